@@ -1,0 +1,195 @@
+//! The few ptrace calls that stepping and system call tracing share.
+//!
+//! A traced child is forked, asks to be traced, prepares, and raises SIGSTOP: the start marker. At the end of what
+//! is traced it raises SIGSTOP again. All calls come from the thread that forked it, as the kernel demands.
+
+#![expect(unsafe_code, reason = "ptrace has no safe form")]
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+
+use crate::fork;
+use crate::watchdog::say;
+
+/// A system call that a traced child entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entered {
+    pub(crate) number: u64,
+    pub(crate) arguments: [u64; 6],
+}
+
+/// What a traced child came to after it was resumed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stop {
+    /// A step, or the entry or exit of a system call.
+    Trap,
+    /// The end marker.
+    Marker,
+    /// Another signal is about to be delivered.
+    Signal(i32),
+    /// The child has ended, and is waited for.
+    Ended(WaitStatus),
+}
+
+/// How to resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resume {
+    Step,
+    Syscall,
+}
+
+/// A traced child at a stop. Dropping it kills it and waits for its end.
+#[derive(Debug)]
+pub(crate) struct Tracee {
+    pid: Pid,
+    ended: bool,
+}
+
+impl Tracee {
+    /// Forks a child that runs `prepare`, stops, runs `operation`, and stops again; returns at the first stop.
+    pub(crate) fn start<P>(prepare: impl FnOnce() -> P, operation: impl FnOnce(P)) -> io::Result<Self> {
+        let pid = fork::child(|| {
+            std::panic::set_hook(Box::new(|panic| say(&format!("in a traced child: {panic}\n"))));
+            let marked: Result<(), Box<dyn Any + Send>> = catch_unwind(AssertUnwindSafe(|| {
+                request_tracing();
+                let own = std::process::id().cast_signed();
+                let prepared = prepare();
+                stop_here(own);
+                operation(prepared);
+                stop_here(own);
+            }));
+            fork::leave(if marked.is_ok() { 0 } else { 101 })
+        })?;
+        let mut tracee = Self { pid, ended: false };
+        match tracee.wait()? {
+            Stop::Marker => {}
+            other => {
+                return Err(io::Error::other(format!("a traced child came to {other:?} before its start")));
+            }
+        }
+        tracee.set_options()?;
+        Ok(tracee)
+    }
+
+    /// Resumes the child, delivering `signal` unless it is 0, and waits for its next stop.
+    pub(crate) fn resume(&mut self, how: Resume, signal: i32) -> io::Result<Stop> {
+        let request = match how {
+            Resume::Step => libc::PTRACE_SINGLESTEP,
+            Resume::Syscall => libc::PTRACE_SYSCALL,
+        };
+        // SAFETY: these requests take no pointers: the address is ignored, and the data is a signal's number.
+        let result = unsafe {
+            libc::ptrace(
+                request,
+                self.raw(),
+                std::ptr::null_mut::<u8>(),
+                signal as usize as *mut libc::c_void,
+            )
+        };
+        check(result)?;
+        self.wait()
+    }
+
+    /// The system call that the child has just entered, or `None` at an exit.
+    pub(crate) fn entered(&self) -> io::Result<Option<Entered>> {
+        // struct ptrace_syscall_info as words: operation and architecture, instruction pointer, stack pointer, and
+        // for an entry the number and its arguments.
+        let mut words = [0_u64; 11];
+        // SAFETY: the kernel writes at most as many bytes as the size given says, which is that of `words`.
+        let result = unsafe {
+            libc::ptrace(
+                libc::PTRACE_GET_SYSCALL_INFO,
+                self.raw(),
+                size_of_val(&words) as *mut libc::c_void,
+                words.as_mut_ptr(),
+            )
+        };
+        check(result)?;
+        let operation = words[0].to_ne_bytes()[0];
+        if operation != libc::PTRACE_SYSCALL_INFO_ENTRY {
+            return Ok(None);
+        }
+        let arguments = std::array::from_fn(|index| words[4 + index]);
+        Ok(Some(Entered { number: words[3], arguments }))
+    }
+
+    /// Kills the child where it is and waits for its end.
+    pub(crate) fn kill(mut self) -> io::Result<()> {
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        kill_process(self.pid, Signal::KILL)?;
+        while !self.ended {
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self) -> io::Result<Stop> {
+        let status = loop {
+            match waitpid(Some(self.pid), WaitOptions::empty()) {
+                Ok(Some((_, status))) => break status,
+                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        Ok(match status.stopping_signal() {
+            None => {
+                self.ended = true;
+                Stop::Ended(status)
+            }
+            Some(libc::SIGSTOP) => Stop::Marker,
+            // The high bit tells the stop at a system call from a signal of that number.
+            Some(signal) if signal & 0x7f == libc::SIGTRAP => Stop::Trap,
+            Some(signal) => Stop::Signal(signal),
+        })
+    }
+
+    fn set_options(&self) -> io::Result<()> {
+        let options = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACESYSGOOD;
+        // SAFETY: this request takes no pointers: the address is ignored, and the data is a bit set.
+        let result = unsafe {
+            libc::ptrace(
+                libc::PTRACE_SETOPTIONS,
+                self.raw(),
+                std::ptr::null_mut::<u8>(),
+                options as usize as *mut libc::c_void,
+            )
+        };
+        check(result)
+    }
+
+    fn raw(&self) -> libc::pid_t {
+        self.pid.as_raw_nonzero().get()
+    }
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn request_tracing() {
+    // SAFETY: this request takes no arguments.
+    let result = unsafe { libc::ptrace(libc::PTRACE_TRACEME) };
+    assert!(result == 0, "a forked child can ask to be traced: {}", io::Error::last_os_error());
+}
+
+/// The marker: one system call and nothing else that a trace would show.
+#[inline(always)]
+fn stop_here(own: libc::pid_t) {
+    // SAFETY: stops this process, which its tracer expects.
+    unsafe { libc::kill(own, libc::SIGSTOP) };
+}

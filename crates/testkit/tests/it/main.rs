@@ -1,0 +1,12 @@
+//! The testkit's own promises.
+
+mod census;
+mod isolated;
+mod limits;
+mod others;
+mod role;
+mod step;
+mod storm;
+mod syscalls;
+mod wait;
+mod watchdog;
