@@ -1,0 +1,35 @@
+//! The one door of `procession` to the operating system.
+//!
+//! Everything that blocks, spins, signals a process or runs at its end goes through this crate, so that the
+//! rules for it stand in one place:
+//!
+//! * [`futex`]: waits on a 32-bit word in memory that processes share, with absolute monotonic deadlines;
+//! * [`Deadline`] and [`Spin`]: how long to wait, and how long to wait without sleeping;
+//! * [`PidFd`] and [`ProcessId`]: a process by a handle that cannot be reused, and by a name that can be printed;
+//! * [`hooks`]: what runs at the end of a process and around `fork`;
+//! * [`crash_point!`]: a named step of a protocol at which a test may kill the process;
+//! * [`sync`]: the atomics; the real ones, or loom's when built with `--cfg loom`.
+//!
+//! # When a process dies
+//!
+//! No wait here relies on another process reaching its wake call: callers sleep in slices of at most [`SLICE`] and
+//! look again, since a process may be killed between its commit and its wake, and a woken one before it acts.
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("procession supports Linux only");
+
+mod clock;
+pub mod crash;
+pub mod fd;
+pub mod futex;
+pub mod hooks;
+mod over_fork;
+mod pidfd;
+mod spin;
+pub mod sync;
+
+pub use clock::{Deadline, SLICE};
+pub use over_fork::OverFork;
+pub use pidfd::{PidFd, ProcessExit, ProcessId};
+pub use spin::Spin;

@@ -1,0 +1,5 @@
+//! The door's promises, across threads and processes.
+
+mod futex;
+mod hooks;
+mod pidfd;
