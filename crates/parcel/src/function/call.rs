@@ -1,0 +1,305 @@
+//! The trampolines: from bytes to a typed call and back.
+//!
+//! For each function type there is one entry, a function that is compiled with the types and called without them.
+//! It decodes the argument, calls, encodes the result; all of it under one `catch_unwind`, with no allocation but
+//! the growth of the output.
+#![expect(unsafe_code, reason = "turns the address of a function back into a function of the type it was")]
+
+use super::signature::signature;
+use crate::codec::{self, Fault};
+use crate::panics;
+use crate::{Outcome, Parcel, RemoteError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::any::{Any, type_name};
+use std::error::Error as StdError;
+use std::marker::PhantomData;
+use std::mem::transmute;
+use std::sync::OnceLock;
+
+/// A trampoline.
+pub(super) type Entry = for<'a, 'i> fn(&Target, Body<'a, 'i>);
+
+/// What an entry calls.
+pub(super) struct Target {
+    /// The address of a function of the type that `signature` stands for.
+    pub(super) function: usize,
+    pub(super) signature: u64,
+    pub(super) state: Option<State>,
+}
+
+/// How the argument comes and the result goes.
+pub(super) enum Body<'a, 'i> {
+    Parcel(&'a mut Option<Parcel>, &'a mut Outcome),
+    Bytes { input: &'a [u8], trusted: bool, output: &'a mut Vec<u8>, outcome: &'a mut Outcome<()> },
+    Batch { count: usize, input: &'a mut &'i [u8], trusted: bool, batch: &'a mut dyn Batch },
+}
+
+/// Who takes part in a batch of calls: gives room for the results, and is told of each.
+///
+/// See [`Erased::call_batch`](super::Erased::call_batch).
+pub trait Batch {
+    /// Call `index` is about to be decoded and run. Returning false ends the batch before it.
+    fn starting(&mut self, index: usize) -> bool;
+
+    /// Where the encoded value of the current call is appended.
+    fn output(&mut self) -> &mut Vec<u8>;
+
+    /// Call `index` is over. With [`Outcome::Value`] its encoded value has been appended to
+    /// [`output`](Batch::output); with any other the output is as [`starting`](Batch::starting) left it.
+    fn finished(&mut self, index: usize, outcome: Outcome<()>);
+}
+
+/// The captured values of a task: packed, and decoded when first needed.
+pub(super) struct State {
+    pub(super) packed: Parcel,
+    pub(super) decoded: OnceLock<Result<Box<dyn Any + Send + Sync>, String>>,
+}
+
+impl State {
+    pub(super) fn new(packed: Parcel) -> State {
+        State { packed, decoded: OnceLock::new() }
+    }
+
+    fn get<C: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<&C, Failure> {
+        let decoded = self.decoded.get_or_init(|| {
+            let value = self.packed.try_clone().and_then(Parcel::unpack::<C>);
+            value.map(|value| Box::new(value) as _).map_err(|error| format!("captured values: {error}"))
+        });
+        match decoded {
+            Ok(value) => value
+                .downcast_ref::<C>()
+                .ok_or_else(|| Failure::Arguments("captured values of another type".to_owned())),
+            Err(cause) => Err(Failure::Arguments(cause.clone())),
+        }
+    }
+}
+
+/// Why there is no value; the kinds of [`Outcome`] that are no panic.
+pub(super) enum Failure {
+    Arguments(String),
+    Failed(RemoteError),
+    Result(String),
+}
+
+impl Failure {
+    fn into_outcome<V>(self) -> Outcome<V> {
+        match self {
+            Failure::Arguments(cause) => Outcome::BadArguments(cause),
+            Failure::Failed(error) => Outcome::Failed(error),
+            Failure::Result(cause) => Outcome::BadResult(cause),
+        }
+    }
+}
+
+/// A kind of function: how its address becomes a call.
+trait Call {
+    type Argument: DeserializeOwned + 'static;
+    type Value: Serialize;
+
+    fn call(&self, argument: Self::Argument) -> Result<Self::Value, Failure>;
+}
+
+struct Plain<A, R>(fn(A) -> R);
+struct Fallible<A, T, E>(fn(A) -> Result<T, E>);
+struct OfTask<'s, C, A, R>(&'s State, fn(&C, A) -> R);
+
+impl<A: DeserializeOwned + 'static, R: Serialize> Call for Plain<A, R> {
+    type Argument = A;
+    type Value = R;
+    #[inline(always)]
+    fn call(&self, argument: A) -> Result<R, Failure> {
+        Ok((self.0)(argument))
+    }
+}
+
+impl<A, T, E> Call for Fallible<A, T, E>
+where
+    A: DeserializeOwned + 'static,
+    T: Serialize,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    type Argument = A;
+    type Value = T;
+    #[inline(always)]
+    fn call(&self, argument: A) -> Result<T, Failure> {
+        (self.0)(argument)
+            .map_err(|error| Failure::Failed(RemoteError::named(type_name::<E>(), &*error.into())))
+    }
+}
+
+impl<C, A, R> Call for OfTask<'_, C, A, R>
+where
+    C: DeserializeOwned + Send + Sync + 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize,
+{
+    type Argument = A;
+    type Value = R;
+    #[inline(always)]
+    fn call(&self, argument: A) -> Result<R, Failure> {
+        Ok((self.1)(self.0.get::<C>()?, argument))
+    }
+}
+
+/// The signature of each kind: its types, and which entry takes them.
+pub(super) fn plain_signature<A: 'static, R: 'static>() -> u64 {
+    signature::<PhantomData<fn(A) -> R>, A, R>()
+}
+pub(super) fn fallible_signature<A: 'static, T: 'static, E: 'static>() -> u64 {
+    signature::<PhantomData<fn(A, E) -> T>, A, Result<T, E>>()
+}
+pub(super) fn task_signature<C: 'static, A: 'static, R: 'static>() -> u64 {
+    signature::<PhantomData<(C, fn(A) -> R)>, A, R>()
+}
+
+pub(super) fn plain<A, R>(target: &Target, body: Body<'_, '_>)
+where
+    A: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+{
+    if target.signature != plain_signature::<A, R>() {
+        return refuse::<fn(A) -> R>(body);
+    }
+    // SAFETY: a target whose signature is this one holds the address of an `fn(A) -> R` (invariants 1 and 2).
+    let function = unsafe { transmute::<usize, fn(A) -> R>(target.function) };
+    run(&Plain(function), body);
+}
+
+pub(super) fn fallible<A, T, E>(target: &Target, body: Body<'_, '_>)
+where
+    A: DeserializeOwned + 'static,
+    T: Serialize + 'static,
+    E: Into<Box<dyn StdError + Send + Sync>> + 'static,
+{
+    if target.signature != fallible_signature::<A, T, E>() {
+        return refuse::<fn(A) -> Result<T, E>>(body);
+    }
+    // SAFETY: as in `plain`, for an `fn(A) -> Result<T, E>`.
+    let function = unsafe { transmute::<usize, fn(A) -> Result<T, E>>(target.function) };
+    run(&Fallible(function), body);
+}
+
+pub(super) fn task<C, A, R>(target: &Target, body: Body<'_, '_>)
+where
+    C: DeserializeOwned + Send + Sync + 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+{
+    let (true, Some(state)) = (target.signature == task_signature::<C, A, R>(), &target.state) else {
+        return refuse::<fn(&C, A) -> R>(body);
+    };
+    // SAFETY: as in `plain`, for an `fn(&C, A) -> R`.
+    let function = unsafe { transmute::<usize, fn(&C, A) -> R>(target.function) };
+    run(&OfTask(state, function), body);
+}
+
+/// Says no in the form that the caller waits for.
+#[cold]
+fn refuse<F>(body: Body<'_, '_>) {
+    refuse_with(body, &format!("the reference is not to a function of type `{}`", type_name::<F>()));
+}
+
+/// Ends a call, or each of a batch, without calling anything.
+#[cold]
+pub(super) fn refuse_with(body: Body<'_, '_>, cause: &str) {
+    let cause = || cause.to_owned();
+    match body {
+        Body::Parcel(_, outcome) => *outcome = Outcome::BadArguments(cause()),
+        Body::Bytes { outcome, .. } => *outcome = Outcome::BadArguments(cause()),
+        Body::Batch { count, batch, .. } => {
+            for index in 0..count {
+                if !batch.starting(index) {
+                    break;
+                }
+                batch.finished(index, Outcome::BadArguments(cause()));
+            }
+        }
+    }
+}
+
+#[inline]
+fn run<C: Call>(call: &C, body: Body<'_, '_>) {
+    match body {
+        Body::Bytes { mut input, trusted, output, outcome } => {
+            *outcome = once(call, &mut input, trusted, true, output).0;
+        }
+        Body::Batch { count, input, trusted, batch } => {
+            for index in 0..count {
+                if !batch.starting(index) {
+                    return;
+                }
+                let (outcome, decoded) = once(call, input, trusted, false, batch.output());
+                batch.finished(index, outcome);
+                if !decoded {
+                    return skip_rest(index + 1..count, batch);
+                }
+            }
+        }
+        Body::Parcel(input, outcome) => {
+            let input = input.take().unwrap_or_else(|| Parcel::new(Vec::new(), Vec::new()));
+            let result = panics::catch(|| {
+                let argument = input.unpack().map_err(|e| Failure::Arguments(e.to_string()))?;
+                let value = call.call(argument)?;
+                Parcel::pack(&value).map_err(|e| Failure::Result(e.to_string()))
+            });
+            *outcome = match result {
+                Ok(Ok(value)) => Outcome::Value(value),
+                Ok(Err(failure)) => failure.into_outcome(),
+                Err(panic) => Outcome::Panicked(panic),
+            };
+        }
+    }
+}
+
+/// One call; also whether the argument was decoded, so that `input` stands at the next.
+#[inline]
+fn once<C: Call>(
+    call: &C,
+    input: &mut &[u8],
+    trusted: bool,
+    whole: bool,
+    output: &mut Vec<u8>,
+) -> (Outcome<()>, bool) {
+    let mut decoded = false;
+    let result = panics::catch(|| {
+        let bytes = *input;
+        let (argument, rest) = codec::take_raw::<C::Argument>(bytes, None, trusted)
+            .and_then(|(argument, rest)| match rest.len() {
+                left if whole && left > 0 => Err(codec::trailing(left)),
+                _ => Ok((argument, rest)),
+            })
+            .map_err(|fault| bad_argument::<C::Argument>(bytes.len(), fault))?;
+        *input = rest;
+        decoded = true;
+        let value = call.call(argument)?;
+        codec::encode_raw(&value, None, output).map_err(bad_result::<C::Value>)
+    });
+    let outcome = match result {
+        Ok(Ok(())) => Outcome::Value(()),
+        Ok(Err(failure)) => failure.into_outcome(),
+        Err(panic) => Outcome::Panicked(panic),
+    };
+    (outcome, decoded)
+}
+
+#[cold]
+fn skip_rest(rest: std::ops::Range<usize>, batch: &mut dyn Batch) {
+    for index in rest {
+        if !batch.starting(index) {
+            break;
+        }
+        let cause = "an earlier argument of the same batch could not be decoded".to_owned();
+        batch.finished(index, Outcome::BadArguments(cause));
+    }
+}
+
+#[cold]
+fn bad_argument<A>(bytes: usize, fault: Fault) -> Failure {
+    Failure::Arguments(codec::decode_error::<A>(bytes, fault).to_string())
+}
+
+#[cold]
+fn bad_result<R>(fault: Fault) -> Failure {
+    Failure::Result(codec::encode_error::<R>(fault).to_string())
+}

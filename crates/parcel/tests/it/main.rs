@@ -1,0 +1,13 @@
+//! What the crate promises, tested through its public interface.
+
+mod borrowed;
+mod codec;
+mod functions;
+mod handles;
+mod panics;
+mod refused;
+mod roles;
+mod support;
+mod values;
+mod wire;
+mod wire_hostile;
