@@ -1,0 +1,47 @@
+//! Memory that processes share.
+//!
+//! A [`Segment`] is a memory file that is mapped once per process, sealed against resizing, and starts with a
+//! header that tells what it holds; whoever attaches it compares. It has no name: the kernel frees it when the last
+//! process that has it lets go of it, however that process ends.
+//!
+//! ```
+//! use procession_shm::{Kind, Segment, signature};
+//!
+//! const JOBS: Kind = Kind::new("jobs", 1, signature(&[64]));
+//! let segment = Segment::anonymous(JOBS, 1 << 20)?;
+//! // Another process would get the descriptor inside a parcel.
+//! let again = Segment::attach(segment.fd().try_clone_to_owned()?, JOBS)?;
+//! assert!(again.same(&segment));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Words used here
+//!
+//! * *segment*: the shared object and its bytes; *mapping*: its view in one address space;
+//! * *offset*: a position in a segment's payload, the only kind of pointer that is stored in shared memory;
+//! * *header*, *magic*, *version*, *layout signature*: the segment's first bytes and what is compared on attach;
+//! * *seal*: the kernel's promise that the size never changes, without which any holder could make the others
+//!   fail with SIGBUS.
+//!
+//! # When a process dies
+//!
+//! Nothing here belongs to a process: a segment needs no clean-up, and a death cannot leave a header half written
+//! for others, since the descriptor is handed over only when the header is complete.
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("procession supports Linux only");
+
+mod error;
+mod layout;
+mod mapping;
+mod segment;
+
+pub use error::Error;
+pub use layout::{Kind, signature};
+pub use segment::Segment;
+
+/// The README's examples, run as tests.
+#[cfg(all(doctest, not(loom)))]
+#[doc = include_str!("../README.md")]
+struct Readme;

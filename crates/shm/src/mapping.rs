@@ -1,0 +1,131 @@
+//! One mapping per segment and process.
+//!
+//! # Invariants
+//!
+//! 1. A mapping covers the whole object, whose size is sealed: no access within it can meet the end of the file.
+//! 2. The table holds a weak reference per object, by device and inode. A live mapping holds a descriptor of its
+//!    object, so its inode cannot come to mean another.
+//! 3. [`Mapping::unmap`] is the only place that unmaps, and runs when the last clone of a segment is dropped.
+//! 4. `MADV_DONTDUMP` is set before the first access: a core dump would otherwise fault in every hole.
+#![expect(unsafe_code, reason = "mmap, madvise and munmap")]
+
+use rustix::{
+    io::Errno,
+    mm::{Advice, MapFlags, ProtFlags},
+};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    ptr::NonNull,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+/// A whole object in the address space of this process, and the descriptor that stands for it.
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    size: usize,
+    object: Object,
+    fd: OwnedFd,
+}
+
+/// An object by device and inode.
+type Object = (u64, u64);
+
+static TABLE: Mutex<BTreeMap<Object, Weak<Mapping>>> = Mutex::new(BTreeMap::new());
+
+fn table() -> MutexGuard<'static, BTreeMap<Object, Weak<Mapping>>> {
+    // Nothing under this lock panics half way through a change.
+    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// SAFETY: the pointer stands for memory that is shared with other processes anyway; whoever accesses it does so by
+// atomics or under a protocol of its own. The mapping itself is not changed until it is dropped.
+unsafe impl Send for Mapping {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// The mapping of the object behind `fd`, of `size` bytes: the one that exists, else a new one.
+    ///
+    /// The object must be sealed against resizing (invariant 1). The error names the call.
+    pub(crate) fn of(fd: OwnedFd, size: usize) -> Result<Arc<Mapping>, (&'static str, Errno)> {
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| ("fstat", errno))?;
+        let object = (stat.st_dev, stat.st_ino);
+        // Held while mapping, so that two threads that attach one object get one mapping.
+        let mut table = table();
+        if let Some(mapping) = table.get(&object).and_then(Weak::upgrade) {
+            return Ok(mapping);
+        }
+        // SAFETY: a null hint lets the kernel choose unused addresses.
+        let start = unsafe {
+            rustix::mm::mmap(
+                core::ptr::null_mut(),
+                size,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &fd,
+                0,
+            )
+        }
+        .map_err(|errno| ("mmap", errno))?;
+        let Some(start) = NonNull::new(start.cast::<u8>()) else { return Err(("mmap", Errno::NOMEM)) };
+        // From here on dropping the mapping unmaps. The drop takes the table's lock: it must not run below it.
+        let mapping = Arc::new(Mapping { start, size, object, fd });
+        // SAFETY: the range is the mapping's own, and the advice does not change its contents.
+        let advised = unsafe { rustix::mm::madvise(start.as_ptr().cast(), size, Advice::LinuxDontDump) };
+        if let Err(errno) = advised {
+            drop(table);
+            drop(mapping);
+            return Err(("madvise", errno));
+        }
+        table.insert(object, Arc::downgrade(&mapping));
+        Ok(mapping)
+    }
+
+    /// Where the object starts.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// The size of the object.
+    pub(crate) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Touches the pages of a part of the object for writing, so that no later access pays for it.
+    pub(crate) fn populate(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.size), "a range within the mapping");
+        // SAFETY: the start of the range lies within the mapping, as just asserted.
+        let start = unsafe { self.start.as_ptr().add(offset) };
+        // SAFETY: the range lies within the mapping, and populating does not change its contents.
+        unsafe { rustix::mm::madvise(start.cast(), len, Advice::LinuxPopulateWrite) }
+    }
+
+    /// Removes the mapping from the address space and from the table.
+    ///
+    /// Here is the place to assert that no lock in the range is held by this process, once there are robust locks.
+    fn unmap(&mut self) {
+        let mut table = table();
+        // Another thread may have mapped the object anew since the last reference went.
+        if table.get(&self.object).is_some_and(|other| core::ptr::eq(other.as_ptr(), self)) {
+            table.remove(&self.object);
+        }
+        drop(table);
+        // SAFETY: this is the whole mapping, and the last reference to it is being dropped: pointers into it are
+        // only handed out together with a clone of the segment, or under the caller's promise to keep one.
+        let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };
+        debug_assert!(unmapped.is_ok(), "munmap of a mapping of ours: {unmapped:?}");
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.unmap();
+    }
+}
+
+impl AsFd for Mapping {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

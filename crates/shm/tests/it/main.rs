@@ -1,0 +1,6 @@
+//! What a segment promises.
+
+mod attach;
+mod contents;
+mod limits;
+mod support;
