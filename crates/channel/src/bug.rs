@@ -1,0 +1,50 @@
+//! Mistakes that the model checker must find. In any other build there are none.
+#![cfg_attr(not(loom), allow(unreachable_pub, reason = "public in the model only"))]
+
+/// A mistake in the algorithm, to be planted in a model.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Bug {
+    /// The commit of a message does not publish its bytes.
+    RelaxedCommit = 1,
+    /// The freed space is announced before it has been copied out.
+    HeadBeforeCopy,
+    /// The freed space is announced by a store that does not order the copy before it.
+    RelaxedHead,
+    /// A ringer looks for sleepers without a fence after its commit.
+    NoFenceBeforeRing,
+    /// A ringer clears the flag after the wake, and with it the flag of the next sleep.
+    FlagClearedAfterWake,
+    /// A ringer does not count, so a sleeper on its way falls asleep after the wake.
+    BellNotCounted,
+    /// A sleeper reads the count after it has set the flag.
+    BellReadAfterFlag,
+    /// A sleeper looks at the state before it sets the flag, and not after.
+    LookBeforeFlag,
+    /// An end that closes does not ring.
+    CloseWithoutRing,
+    /// A receiver that finds the other end closed does not look for a last message.
+    NoLookAfterClose,
+}
+
+#[cfg(loom)]
+static PLANTED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
+
+/// Plants a mistake, or takes it out again.
+#[cfg(loom)]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.store(bug.map_or(0, |bug| bug as u32), core::sync::atomic::Ordering::SeqCst);
+}
+
+/// Whether this mistake is planted.
+#[cfg(loom)]
+pub(crate) fn planted(bug: Bug) -> bool {
+    PLANTED.load(core::sync::atomic::Ordering::SeqCst) == bug as u32
+}
+
+/// Whether this mistake is planted: never outside the model.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}

@@ -1,0 +1,42 @@
+//! Channels between processes.
+//!
+//! What is here so far:
+//!
+//! * [`lane`]: a ring in shared memory with one sender and one receiver, no lock, and deaths at any instruction;
+//! * [`Bell`]: a sleeping place in shared memory, which many lanes may share.
+//!
+//! # Words used here
+//!
+//! * *lane*: a single-producer, single-consumer ring of bytes, one direction between two processes;
+//! * *commit*: the one atomic store that makes a message visible; an *accepted* message is committed;
+//! * *ticket*: a message's number in its lane, from 1;
+//! * *bell*: a futex word and a flag on which one or many sleep until somebody *rings*;
+//! * *slice*: the longest sleep, after which everybody looks at the state again.
+//!
+//! # When a process dies
+//!
+//! A killed process leaves whole messages behind, and nobody waits for it for ever: see the section of this name in
+//! [`lane`].
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("procession supports Linux only");
+
+mod bell;
+mod bug;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod handle;
+pub mod lane;
+#[cfg(loom)]
+pub mod model;
+
+pub use bell::Waited;
+#[cfg(not(loom))]
+pub use {error::Error, handle::Bell};
+
+/// The README's examples, run as tests.
+#[cfg(all(doctest, not(loom)))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,170 @@
+//! Deaths at each step of the protocol: built with `--cfg crash_points`.
+
+use crate::support::{drain, give, next, past, pattern, take, with_capacity};
+use procession_channel::{
+    Bell,
+    lane::{Config, RawReceiver, RawSender, RecvError, SendError, pair},
+};
+use procession_sys::{Spin, crash};
+use procession_testkit::{role, watchdog};
+use std::{
+    os::unix::{net::UnixStream, process::ExitStatusExt},
+    time::Duration,
+};
+
+/// From now on this process dies at `point`.
+fn arm(point: &str) {
+    // SAFETY: this is the only thread of the role that reads or writes the environment; the other one is the
+    // harness's, which waits for this one.
+    unsafe { std::env::set_var(crash::VARIABLE, point) };
+}
+
+/// Starts a role that is given a point and a value.
+fn start<F: Fn()>(role: F, point: &str, value: &impl serde::Serialize) -> role::RoleProcess {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let process = role::start(role, &[&theirs]);
+    give(&ours, &(point, value));
+    process
+}
+
+/// Waits for a death at the crash point, which is by SIGKILL.
+fn died(process: &mut role::RoleProcess, point: &str) {
+    let status = process.wait();
+    assert_eq!(status.signal(), Some(9), "at {point}: {status:?}\n{}", process.output());
+}
+
+#[test]
+fn role_sender() {
+    let Some(mut role) = role::enter(role_sender) else { return };
+    let (point, mut sender): (String, RawSender) = take(role.fd());
+    sender.send(&[b"first"], None).unwrap();
+    arm(&point);
+    let len = if point.starts_with("lane.send.piece") { 9_000 } else { 40 };
+    sender.send(&[&pattern(1, len)], None).unwrap();
+}
+
+#[test]
+fn a_sender_that_dies_before_its_commit_leaves_nothing_and_after_it_the_message() {
+    let _watchdog = watchdog!();
+    let points = [
+        ("lane.send.header", false),
+        ("lane.send.copied", false),
+        ("lane.send.piece", false),
+        ("lane.send.piece:2", false),
+        ("lane.send.committed", true),
+    ];
+    for (point, accepted) in points {
+        let (sender, mut receiver) = with_capacity(16_384);
+        let mut process = start(role_sender, point, &sender);
+        drop(sender);
+        died(&mut process, point);
+        receiver.abandon_peer();
+        let mut expected = vec![b"first".to_vec()];
+        expected.extend(accepted.then(|| pattern(1, 40)));
+        assert_eq!(drain(&mut receiver), (expected, Some(RecvError::Disconnected)), "at {point}");
+    }
+}
+
+#[test]
+fn role_receiver() {
+    let Some(mut role) = role::enter(role_receiver) else { return };
+    let (point, mut receiver): (String, RawReceiver) = take(role.fd());
+    next(&mut receiver).unwrap();
+    receiver.mark_started(receiver.taken());
+    arm(&point);
+    next(&mut receiver).unwrap();
+    receiver.mark_started(receiver.taken());
+}
+
+#[test]
+fn a_receiver_that_dies_has_recorded_what_it_had_in_hand_and_what_it_started() {
+    let _watchdog = watchdog!();
+    let points = [
+        ("lane.recv.copied", 1, 1),
+        ("lane.recv.taken", 2, 1),
+        ("lane.recv.freed", 2, 1),
+        ("lane.recv.started", 2, 2),
+    ];
+    for (point, taken, started) in points {
+        let (mut sender, receiver) = with_capacity(4096);
+        for seed in 0..3 {
+            sender.try_send(&[&pattern(seed, 40)]).unwrap();
+        }
+        let mut process = start(role_receiver, point, &receiver);
+        drop(receiver);
+        died(&mut process, point);
+        assert_eq!((sender.sent(), sender.taken(), sender.started()), (3, taken, started), "at {point}");
+        // Nobody waits for room that will never come.
+        let hangup = sender.hangup();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| sender.send(&[&pattern(0, 100_000)], None));
+            hangup.peer_died();
+            assert_eq!(waits.join().unwrap(), Err(SendError::Disconnected), "at {point}");
+        });
+    }
+}
+
+#[test]
+fn role_ringer() {
+    let Some(mut role) = role::enter(role_ringer) else { return };
+    let (point, mut sender): (String, RawSender) = take(role.fd());
+    arm(&point);
+    sender.send(&[b"committed, perhaps not rung for"], None).unwrap();
+}
+
+#[test]
+fn a_sender_that_dies_before_its_wake_call_delays_a_sleeper_by_a_slice_at_most() {
+    let _watchdog = watchdog!();
+    for point in ["bell.ring.cleared", "bell.ring.counted", "bell.ring.woken"] {
+        let (sender, mut receiver) = with_capacity(4096);
+        // A sleep that ended at once leaves the flag set, as a sleep that goes on does.
+        assert!(!receiver.wait(Some(past())));
+        let mut process = start(role_ringer, point, &sender);
+        drop(sender);
+        // Nobody tells that the sender died: the message must be found all the same.
+        assert_eq!(next(&mut receiver).unwrap(), b"committed, perhaps not rung for", "at {point}");
+        died(&mut process, point);
+    }
+}
+
+#[test]
+fn role_sleeper() {
+    let Some(mut role) = role::enter(role_sleeper) else { return };
+    let (point, (bell, mut receiver)): (String, (Bell, RawReceiver)) = take(role.fd());
+    arm(&point);
+    bell.wait_while(None, &mut Spin::none(), || !receiver.has_news());
+    next(&mut receiver).unwrap();
+}
+
+#[test]
+fn a_sleeper_that_dies_takes_no_wake_with_it() {
+    let _watchdog = watchdog!(Duration::from_secs(120));
+    for point in ["bell.wait.flagged", "bell.wait.woken"] {
+        // Two lanes on one bell: one sleeper is killed, the other one must still be woken.
+        let bell = Bell::new().unwrap();
+        let config = Config { receiver_bell: Some(bell.clone()), ..Config::default() };
+        let (_to_victim, victims) = pair(&config).unwrap();
+        let (mut to_us, mut ours) = pair(&config).unwrap();
+        let mut process = start(role_sleeper, point, &(&bell, &victims));
+        drop(victims);
+        std::thread::scope(|scope| {
+            let wakes = scope.spawn(|| {
+                bell.wait_while(None, &mut Spin::none(), || !ours.has_news());
+                next(&mut ours).unwrap()
+            });
+            // One dies with its flag set and our ring after it, the other one as the ring, or a slice, wakes it.
+            let rings_first = point == "bell.wait.woken";
+            if rings_first {
+                to_us.try_send(&[b"ours"]).unwrap();
+            }
+            died(&mut process, point);
+            if !rings_first {
+                to_us.try_send(&[b"ours"]).unwrap();
+            }
+            assert_eq!(wakes.join().unwrap(), b"ours", "at {point}");
+        });
+        // The flag of the dead one costs a wake call for nobody, and no more.
+        to_us.try_send(&[b"again"]).unwrap();
+        assert_eq!(next(&mut ours).unwrap(), b"again");
+    }
+}

@@ -1,0 +1,16 @@
+//! What lanes and bells promise.
+#![cfg(not(loom))]
+
+mod bell;
+#[cfg(crash_points)]
+mod crash;
+mod hostile;
+mod lane;
+mod memory;
+mod moves;
+mod processes;
+// With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
+#[cfg(not(crash_points))]
+mod steps;
+mod support;
+mod typed;
