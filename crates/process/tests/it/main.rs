@@ -1,0 +1,23 @@
+//! The behaviour of processes, as a user sees it.
+
+mod boot;
+mod builds;
+mod descriptors;
+mod ends;
+mod exit;
+mod forks;
+mod forkserver;
+mod functions;
+mod handles;
+mod hostile;
+mod join;
+mod lifecycle;
+mod nesting;
+mod settings;
+mod signals;
+mod start_methods;
+mod stop;
+mod storm;
+mod streams;
+mod support;
+mod survival;
