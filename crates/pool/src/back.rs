@@ -1,0 +1,317 @@
+//! The border between who decides ([the front](crate)) and who runs: the [`Back`] trait.
+//!
+//! A back is given tasks and reports events. What it may do and what it must do:
+//!
+//! * It may report events in any order and more than once. If it may lose tasks or events it says so
+//!   ([`Capabilities::patience`]) and answers [`Back::query`].
+//! * It runs each item of a task at most once per [`Key`]. A task of which it says [`Event::Unknown`] has never been
+//!   started and never will be.
+//! * When a worker dies, it reports [`Event::Ended`] for each task which that worker had, saying how many of its items
+//!   have a result (those results are, or will be, reported as well) and how many of the next ones were in hand.
+
+use crate::{Death, TaskError};
+use procession_parcel::Erased;
+use procession_sys::Deadline;
+use std::{fmt, sync::Arc, time::Duration};
+
+/// The version of the task envelope. A back that talks to workers of other builds sends it along.
+pub const ENVELOPE_VERSION: u16 = 1;
+
+/// Names one dispatch of one task. It is never used again in the same pool.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Key {
+    /// The task.
+    pub task: u64,
+    /// Which try of its items this is, from 1.
+    pub attempt: u32,
+}
+
+/// Names a function that was given to [`Back::define`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FunctionId(pub u32);
+
+/// Everything a back needs to know of one task.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    /// The key under which its events are reported.
+    pub key: Key,
+    /// What to call with each item.
+    pub function: FunctionId,
+    /// Reserved, 0.
+    pub flags: u32,
+    /// Higher runs first, where a back keeps a queue of its own.
+    pub priority: i32,
+    /// When its result is of no use any more.
+    pub deadline: Option<Deadline>,
+    /// The number of items.
+    pub items: u32,
+    /// The items.
+    pub arguments: Arguments<'a>,
+}
+
+/// The items of a task.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub enum Arguments<'a> {
+    /// One record per item: its length (`u32`, little endian), then the encoded argument.
+    Inline(&'a [u8]),
+}
+
+impl Arguments<'_> {
+    /// The records, if they are inline.
+    #[must_use]
+    pub fn inline(&self) -> Option<&[u8]> {
+        match self {
+            Arguments::Inline(records) => Some(records),
+        }
+    }
+}
+
+impl fmt::Debug for Arguments<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Arguments::Inline(records) => write!(f, "Inline({} bytes)", records.len()),
+        }
+    }
+}
+
+/// What a back can do, so that the front knows what to ask of it.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Whether arguments may carry descriptors.
+    pub descriptors: bool,
+    /// Whether a running task can be killed.
+    pub kills: bool,
+    /// Whether it reports [`Event::Started`].
+    pub started: bool,
+    /// `None` if no task and no event is ever lost. Otherwise how long to wait for a sign of life of a task before
+    /// asking by [`Back::query`].
+    pub patience: Option<Duration>,
+}
+
+/// The answer to [`Back::submit`].
+#[derive(Debug)]
+pub enum Submit {
+    /// The task is on its way.
+    Accepted,
+    /// Every worker has enough to do; ask again after the next events.
+    Full,
+    /// This back can never run it: that task's error.
+    Refused(TaskError),
+}
+
+/// What happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// An item has been started.
+    Started {
+        /// The task.
+        key: Key,
+        /// The item's index in the task.
+        item: u32,
+    },
+    /// Items that follow each other have returned values.
+    Results {
+        /// The task.
+        key: Key,
+        /// The first item's index in the task.
+        first: u32,
+        /// How many items.
+        count: u32,
+        /// One record per item, as in [`Arguments::Inline`].
+        records: Vec<u8>,
+    },
+    /// An item has failed without harm to its worker: it panicked, or its argument or result could not cross.
+    Failed {
+        /// The task.
+        key: Key,
+        /// The item's index in the task.
+        item: u32,
+        /// Why.
+        error: TaskError,
+    },
+    /// The worker that had this task has died.
+    Ended {
+        /// The task.
+        key: Key,
+        /// So many of its first items have been reported as results or failures, or will be.
+        completed: u32,
+        /// How many of the items after those had been started, or may have been. More than one only if the worker's
+        /// word is not to be trusted any more.
+        in_hand: u32,
+        /// How the worker died.
+        death: Arc<Death>,
+    },
+    /// The answer to a query: this task was lost on its way. It was never started and never will be.
+    Unknown {
+        /// The task.
+        key: Key,
+    },
+    /// No worker can be kept alive. Every task that is unfinished gets this error, and so does every later one.
+    Broken {
+        /// Why.
+        error: TaskError,
+    },
+}
+
+/// The events of one poll, and spare buffers for their records.
+#[derive(Debug, Default)]
+pub struct Events {
+    list: Vec<Event>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Events {
+    /// How many buffers are kept for later use, and up to which size.
+    const SPARE: usize = 512;
+    const SPARE_BYTES: usize = 64 * 1024;
+
+    /// Adds an event.
+    pub fn push(&mut self, event: Event) {
+        self.list.push(event);
+    }
+
+    /// An empty buffer, perhaps one that was used before.
+    #[must_use]
+    pub fn buffer(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes back a buffer that has served.
+    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < Events::SPARE && (1..=Events::SPARE_BYTES).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// The number of events.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.list)
+    }
+
+    pub(crate) fn give_back(&mut self, list: Vec<Event>) {
+        debug_assert!(list.is_empty());
+        if self.list.is_empty() {
+            self.list = list;
+        }
+    }
+}
+
+/// Who runs tasks. See the [module](crate::back) for what the front relies on.
+pub trait Back: Send + fmt::Debug {
+    /// What this back can do. It never changes.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The number of workers it means to keep.
+    fn workers(&self) -> usize;
+
+    /// Makes `function` known under `id`, before the first task that names it. `encoding` is what it is as bytes, for
+    /// workers that run the same program.
+    fn define(&mut self, id: FunctionId, function: &Arc<Erased>, encoding: &Arc<[u8]>);
+
+    /// Forgets `id`: no unfinished task names it, and no later one will until it is defined anew.
+    fn undefine(&mut self, id: FunctionId);
+
+    /// Offers a task.
+    fn submit(&mut self, task: &Envelope<'_>) -> Submit;
+
+    /// Collects what has happened, without waiting; also sends on what could not be sent before, and replaces workers
+    /// that have died.
+    fn poll(&mut self, events: &mut Events);
+
+    /// Asks about a task that has not been heard of for long; the answer is an event.
+    fn query(&mut self, _key: Key) {}
+
+    /// Says that nothing about this task matters any more.
+    fn forget(&mut self, _key: Key) {}
+
+    /// The time that `patience` is measured in: the monotonic clock, unless the back has one of its own.
+    fn now(&self) -> Deadline {
+        Deadline::now()
+    }
+
+    /// How long one item of this function takes, once that is known.
+    fn item_time(&self, _id: FunctionId) -> Option<Duration> {
+        None
+    }
+
+    /// Something to wait with while nothing happens.
+    fn waiter(&self) -> Arc<dyn Waiter>;
+
+    /// Takes a function that polls this back, to be called from any thread when something has happened while perhaps
+    /// nobody waits: a worker has died, and should be replaced.
+    fn set_attendant(&mut self, _attend: Attendant) {}
+
+    /// The pids of the workers that live, where they are processes.
+    fn pids(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// Kills a worker by its index, if there is one and it lives; tells whether it did.
+    fn kill_worker(&mut self, _index: usize) -> bool {
+        false
+    }
+
+    /// Tells the workers to end once they have run what they were given.
+    fn close(&mut self);
+
+    /// Ends the workers at once, and returns when they are gone, or after a bounded time.
+    fn terminate(&mut self);
+
+    /// After [`close`](Back::close): whether all workers are gone.
+    fn has_ended(&mut self) -> bool;
+}
+
+/// Polls a back when nobody else does; see [`Back::set_attendant`].
+#[derive(Clone)]
+pub struct Attendant(Arc<dyn Fn() + Send + Sync>);
+
+impl Attendant {
+    pub(crate) fn new(attend: impl Fn() + Send + Sync + 'static) -> Attendant {
+        Attendant(Arc::new(attend))
+    }
+
+    /// Polls the back, unless somebody is at it.
+    pub fn attend(&self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Attendant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Attendant")
+    }
+}
+
+/// Waits for a back's next event, without holding the pool's lock.
+pub trait Waiter: Send + Sync + fmt::Debug {
+    /// Returns when `pending` says false, or at the deadline. `pending` is called before each sleep, after it, and
+    /// while spinning; it polls the back.
+    fn wait_while(&self, deadline: Option<Deadline>, pending: &mut dyn FnMut() -> bool);
+}
+
+/// For backs that need no sleep: their time passes by being polled.
+#[derive(Debug, Default)]
+pub struct NoSleep;
+
+impl Waiter for NoSleep {
+    fn wait_while(&self, deadline: Option<Deadline>, pending: &mut dyn FnMut() -> bool) {
+        while pending() && !deadline.is_some_and(Deadline::passed) {
+            std::thread::yield_now();
+        }
+    }
+}

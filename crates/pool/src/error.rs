@@ -1,0 +1,201 @@
+//! What a task can come to besides a value, and what the pool itself can fail with.
+
+use procession_parcel::{Panic, RemoteError};
+use procession_process::ExitStatus;
+use std::{fmt, sync::Arc};
+
+/// Why one item of a pool's work gave no value. The other items are not concerned.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// The function panicked.
+    Panicked(Panic),
+    /// The function returned an error (see [`Work::fallible`](crate::Work::fallible)).
+    Failed(RemoteError),
+    /// The worker died with this item in hand: begun, or on its way into the worker's memory.
+    Died(Box<Died>),
+    /// The argument could not be encoded here, or not be decoded in the worker.
+    BadArguments(String),
+    /// The result could not be encoded in the worker, or not be decoded here.
+    BadResult(String),
+    /// The function cannot be sent.
+    BadFunction(String),
+    /// The pool was closed, terminated or dropped before the item had a result.
+    Terminated,
+    /// The pool cannot keep any worker alive, or its initialiser fails.
+    Broken(Arc<str>),
+    /// This process is a forked copy of the one that owns the pool. The pool is the original's alone.
+    ForkedCopy,
+}
+
+/// A worker's death with an item in hand.
+#[derive(Clone, Debug)]
+pub struct Died {
+    /// The worker, and how it ended.
+    pub death: Arc<Death>,
+    /// Which item of the call it was, from 0.
+    pub item: u64,
+    /// Which try of the item it was, from 1.
+    pub attempt: u32,
+}
+
+/// How a worker died.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Death {
+    /// The worker's name.
+    pub worker: String,
+    /// Its pid.
+    pub pid: u32,
+    /// Its exit status, or the signal that ended it.
+    pub exit: ExitStatus,
+    /// Whether the pool ended it because what it told, or the memory that it shares with the pool, was nonsense: code
+    /// that it ran has written where it should not.
+    pub damaged: bool,
+}
+
+impl TaskError {
+    pub(crate) fn died(death: Arc<Death>, item: u64, attempt: u32) -> TaskError {
+        TaskError::Died(Box::new(Died { death, item, attempt }))
+    }
+
+    /// Whether another try may help: the worker died, or the function panicked.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, TaskError::Panicked(_) | TaskError::Died(_))
+    }
+
+    /// The panic, if it was one.
+    #[must_use]
+    pub fn panic(&self) -> Option<&Panic> {
+        if let TaskError::Panicked(panic) = self { Some(panic) } else { None }
+    }
+
+    /// The error that the function returned, if it did.
+    #[must_use]
+    pub fn remote(&self) -> Option<&RemoteError> {
+        if let TaskError::Failed(error) = self { Some(error) } else { None }
+    }
+
+    /// The worker's death, if it died.
+    #[must_use]
+    pub fn death(&self) -> Option<&Died> {
+        if let TaskError::Died(died) = self { Some(died) } else { None }
+    }
+
+    /// Whether the pool ended first.
+    #[must_use]
+    pub fn is_terminated(&self) -> bool {
+        matches!(self, TaskError::Terminated)
+    }
+
+    /// Goes on with the worker's panic in this thread, if it was one.
+    ///
+    /// # Errors
+    ///
+    /// The error itself, if it was not a panic.
+    pub fn resume_unwind(self) -> Result<std::convert::Infallible, TaskError> {
+        match self {
+            TaskError::Panicked(panic) => panic.resume(),
+            other => Err(other),
+        }
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker `{}` (pid {}) ", self.worker, self.pid)?;
+        match self.exit {
+            ExitStatus::Code(code) => write!(f, "exited with status {code}"),
+            exit => write!(f, "was ended by {exit}"),
+        }
+    }
+}
+
+impl fmt::Display for Died {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} while running item {} (attempt {})", self.death, self.item, self.attempt)?;
+        if self.death.damaged {
+            return f.write_str("; the memory that it shares with the pool was damaged");
+        }
+        f.write_str(match self.death.exit {
+            ExitStatus::Code(_) => "; the task called `exit`",
+            ExitStatus::Signal { signal: libc::SIGKILL, .. } => "; the system may be out of memory",
+            ExitStatus::Signal { signal: libc::SIGSEGV | libc::SIGBUS, .. } => {
+                "; it touched memory that is not its own, or overflowed its stack"
+            }
+            ExitStatus::Signal { signal: libc::SIGABRT, .. } => {
+                "; the task aborted, perhaps by a second panic or for want of memory"
+            }
+            _ => "",
+        })
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TaskError::Panicked(panic) => write!(f, "task {panic}"),
+            TaskError::Failed(error) => write!(f, "task failed: {error}"),
+            TaskError::Died(died) => died.fmt(f),
+            TaskError::BadArguments(why) => write!(f, "failed to pass a task's argument: {why}"),
+            TaskError::BadResult(why) => write!(f, "failed to pass a task's result: {why}"),
+            TaskError::BadFunction(why) => write!(f, "failed to send a task's function: {why}"),
+            TaskError::Terminated => f.write_str("the pool ended before the task had a result"),
+            TaskError::Broken(why) => write!(f, "the pool cannot keep a worker alive: {why}"),
+            TaskError::ForkedCopy => {
+                f.write_str("failed to use a pool: this process is a forked copy of the one that owns it")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for TaskError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            TaskError::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A pool could not be made.
+pub struct Error {
+    operation: String,
+    cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// The result of this crate's calls that make or end a pool.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn new(
+        operation: impl Into<String>,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        Error { operation: operation.into(), cause: cause.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "failed to {}: {}", self.operation, self.cause)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.cause)
+    }
+}

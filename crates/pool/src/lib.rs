@@ -1,0 +1,85 @@
+//! A pool of worker processes in which nothing is lost when a worker dies.
+//!
+//! ```no_run
+//! use procession_pool::Pool;
+//!
+//! let pool = Pool::new(2)?;
+//! assert_eq!(pool.map(|n: u64| n * n, 0..4)?, [0, 1, 4, 9]);
+//! for length in pool.imap_unordered(|word: String| word.len(), ["a", "bc"].map(String::from)) {
+//!     println!("{}", length?);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Start with [`Pool`]; everything it runs goes through the lazy builder [`Tasks`]. A failure is per item:
+//! [`TaskError`].
+//!
+//! # Words used here
+//!
+//! * *item*: one argument, and the one call that is made with it;
+//! * *task* or *chunk*: consecutive items of one call that are sent together;
+//! * *attempt*: a try of an item; *in hand*: started, and without a result when its worker died;
+//! * *front*: orders, windows, attempts and results; *back*: who runs tasks; *driver*: the thread that connects them,
+//!   which is whoever waits.
+//!
+//! # Layers
+//!
+//! ```text
+//! Pool, Tasks, Results      types: encode arguments, decode results; in the caller's thread, under no lock
+//! driver                    hands tasks to the back, events to the front; one waiting thread at a time
+//! front                     pure state machine: keys, order, windows, attempts
+//! ------------------------- the trait Back: envelopes down, events up
+//! local | simulated         worker processes | seeded faults in simulated time
+//! ```
+//!
+//! The front assumes neither order nor exactly-once nor loss-free events: results are keyed by task and attempt, and
+//! each item is settled once. So a back may be a simulator that loses things, or a cluster that does.
+//!
+//! # The local workers' protocol
+//!
+//! For each worker there are two [lanes](procession_channel::lane), one for each direction, and no lock that crosses
+//! processes. The parent keeps some tasks ahead in a worker's lane, about 50 µs of work. The worker publishes which
+//! message it is running, runs its items in order, and commits each result by one store before it begins the next.
+//! So when its pidfd says that it is dead, its lanes say the rest:
+//!
+//! | the item | what the lanes say | what becomes of it |
+//! |---|---|---|
+//! | has a result | committed to the results lane | delivered |
+//! | was in hand | the first without a result, in a message that was begun | retried, or [`TaskError::Died`] |
+//! | is behind that | in a message that was not begun, or later in the same one | runs elsewhere, no attempt spent |
+//!
+//! A worker whose lanes are damaged, by a stray write of code that it ran, is killed, and all items of the messages that
+//! it had begun count as in hand: none of them is run twice unless it may be retried.
+//!
+//! # When a process dies
+//!
+//! A worker: as above, and a replacement is started; no call hangs. Workers that die over and over before they do
+//! anything break the pool, with the cause ([`TaskError::Broken`]); see [`Pool`] for the rules. The parent: the kernel
+//! kills its workers.
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("procession supports Linux only");
+
+pub mod back;
+mod driver;
+mod error;
+mod front;
+mod local;
+mod pool;
+mod records;
+pub mod simulated;
+mod slab;
+mod tasks;
+mod work;
+
+pub use error::{Death, Died, Error, Result, TaskError};
+pub use local::Builder;
+pub use pool::{Pool, Submitted};
+pub use procession_parcel::task;
+pub use tasks::{Results, Tasks, TimedOut};
+pub use work::Work;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

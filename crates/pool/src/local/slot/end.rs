@@ -1,0 +1,124 @@
+//! A worker's end: what it did, what becomes of its tasks, and what it says about the workers to come.
+
+use super::{Given, Slot};
+use crate::{
+    Death,
+    back::{Event, Events, FunctionId},
+};
+use procession_process::ExitStatus;
+use std::sync::Arc;
+
+/// What a worker's death says about those to come.
+#[derive(Debug)]
+pub(in crate::local) enum Verdict {
+    /// Nothing: it did its work, or was killed by request.
+    Good,
+    /// It ended before it had ever done anything, while it had nothing to do.
+    Idle,
+    /// It ended before it was ready, or before it began anything of what it was given.
+    Start,
+    /// Its initialiser failed, or ended it.
+    Initializer(String),
+}
+
+/// What went wrong since something last went well.
+#[derive(Debug, Default)]
+pub(in crate::local) struct Failures {
+    /// Workers of which none did anything. Any result ends the count.
+    pub(in crate::local) starts: u32,
+    /// Initialisers. One of a replacement that succeeds ends the count. Those of the first workers do not count for
+    /// that: they say nothing about what has changed since.
+    pub(in crate::local) inits: u32,
+}
+
+impl Failures {
+    /// Takes note of what a worker has told.
+    pub(in crate::local) fn learn(&mut self, slot: &mut Slot) {
+        if std::mem::take(&mut slot.new_result) {
+            self.starts = 0;
+        }
+        if std::mem::take(&mut slot.newly_ready) && slot.replacement {
+            self.inits = 0;
+        }
+    }
+}
+
+impl Slot {
+    /// It cannot be trusted with anything any more. Its death is found like any other.
+    pub(super) fn end_damaged(&mut self) {
+        if !self.damaged {
+            self.damaged = true;
+            let _ = self.process.kill();
+        }
+    }
+
+    /// What its death says. To be asked before [`end`](Slot::end).
+    pub(in crate::local) fn verdict(&self, exit: ExitStatus) -> Verdict {
+        if self.killed {
+            Verdict::Good
+        } else if let Some(error) = &self.init_failure {
+            Verdict::Initializer(error.to_string())
+        } else if self.begun && !self.ready {
+            Verdict::Initializer(self.death(exit).to_string())
+        } else if !self.ready {
+            Verdict::Start
+        } else if self.resulted {
+            Verdict::Good
+        } else {
+            match self.given.front().map(|task| self.in_hand(task)) {
+                None => Verdict::Idle,
+                Some(0) => Verdict::Start,
+                Some(_) => Verdict::Good,
+            }
+        }
+    }
+
+    /// The function that it was taking in when it died, if that is large. To be asked before [`end`](Slot::end).
+    pub(in crate::local) fn died_of_function(&self) -> Option<FunctionId> {
+        let (id, key, ticket) = self.large?;
+        let next = self.given.front().filter(|next| next.key == key)?;
+        let begun = next.first_ticket().is_some_and(|first| first <= self.started());
+        (ticket <= self.started() && !begun && !self.damaged && !self.killed).then_some(id)
+    }
+
+    fn death(&self, exit: ExitStatus) -> Death {
+        Death { worker: self.process.name().to_owned(), pid: self.process.pid(), exit, damaged: self.damaged }
+    }
+
+    /// The ticket of the last message that may have been begun.
+    fn started(&self) -> u64 {
+        match &self.tasks {
+            None => u64::MAX,
+            // In doubt, rather an item too many is said to have been in hand than one is run twice.
+            Some(tasks) if self.damaged => tasks.started().max(tasks.taken()),
+            Some(tasks) => tasks.started(),
+        }
+    }
+
+    /// How many items of `task` may have been begun and have no result: one at most, but all that were in the worker's
+    /// reach if it cannot be trusted to have told what it did.
+    fn in_hand(&self, task: &Given) -> u32 {
+        let started = self.started();
+        let reached = match task.whole {
+            Some(ticket) if ticket <= started => task.items,
+            Some(_) => 0,
+            None => {
+                let begun = task.pieces.partition_point(|(_, ticket)| *ticket <= started);
+                task.pieces[..begun].last().map_or(0, |(end, _)| *end)
+            }
+        };
+        let rest = reached.saturating_sub(task.done);
+        if self.damaged { rest } else { rest.min(1) }
+    }
+
+    /// Reports what becomes of its tasks, after its death and after everything it told was taken in.
+    pub(in crate::local) fn end(&mut self, exit: ExitStatus, events: &mut Events) -> Arc<Death> {
+        let death = Arc::new(self.death(exit));
+        for task in std::mem::take(&mut self.given) {
+            let in_hand = self.in_hand(&task);
+            events.push(Event::Ended { key: task.key, completed: task.done, in_hand, death: death.clone() });
+        }
+        self.outbox.clear();
+        death
+    }
+}

@@ -1,0 +1,170 @@
+//! The messages on a worker's two lanes. Integers are little endian.
+//!
+//! | to the worker | |
+//! |---|---|
+//! | `DEFINE` | kind, function id (`u32`), the encoded function |
+//! | `UNDEFINE` | kind, function id (`u32`) |
+//! | `TASK` | [`TaskHeader`], then one record per item |
+//! | `FRAGMENT`, `LAST_FRAGMENT` | kind, bytes of one message that is larger than a piece |
+//!
+//! | from the worker | |
+//! |---|---|
+//! | `BEGUN` | kind: the initialiser is called now |
+//! | `READY` | kind: the initialiser is done |
+//! | `VALUE` | kind, the encoded value of the next item |
+//! | `FAILURE` | kind, the encoded outcome of the next item |
+//! | `TIMES` | kind, function id (`u32`), items (`u32`), busy nanoseconds (`u64`) |
+//! | `INIT_FAILED` | kind, the encoded outcome of the initialiser |
+//! | `DAMAGED` | kind: what came to the worker was nonsense, and it ends |
+//!
+//! The worker runs items in the order in which they were sent, so results need no key.
+
+use crate::back::{ENVELOPE_VERSION, Envelope, FunctionId, Key};
+
+pub(super) const DEFINE: u8 = 1;
+pub(super) const UNDEFINE: u8 = 2;
+pub(super) const TASK: u8 = 3;
+pub(super) const FRAGMENT: u8 = 4;
+pub(super) const LAST_FRAGMENT: u8 = 5;
+
+pub(super) const READY: u8 = 16;
+pub(super) const VALUE: u8 = 17;
+pub(super) const FAILURE: u8 = 18;
+pub(super) const TIMES: u8 = 19;
+pub(super) const INIT_FAILED: u8 = 20;
+pub(super) const BEGUN: u8 = 21;
+pub(super) const DAMAGED: u8 = 22;
+
+/// Messages to a worker are no larger than this, a quarter of a lane, so that one is on its way while another is
+/// taken out. A task goes in as many messages as it needs; an item that is larger goes in fragments.
+pub(super) const PIECE: usize = 64 * 1024;
+
+/// Set on a piece after which the parent has more for which there was no room: it wants to be woken.
+pub(super) const MORE: u8 = 1;
+
+/// The head of a `TASK`: consecutive items of one task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct TaskHeader {
+    /// [`MORE`].
+    pub(super) flags: u8,
+    pub(super) function: FunctionId,
+    pub(super) key: Key,
+    /// The first item's index in the task, and how many are in this message.
+    pub(super) first: u32,
+    pub(super) items: u32,
+    pub(super) priority: i32,
+    /// On the monotonic clock, 0 for none.
+    pub(super) deadline: u64,
+}
+
+impl TaskHeader {
+    pub(super) const SIZE: usize = 40;
+
+    /// The head of the whole task.
+    pub(super) fn of(task: &Envelope<'_>) -> TaskHeader {
+        TaskHeader {
+            flags: 0,
+            function: task.function,
+            key: task.key,
+            first: 0,
+            items: task.items,
+            priority: task.priority,
+            deadline: task.deadline.map_or(0, |deadline| deadline.as_nanos()),
+        }
+    }
+
+    pub(super) fn encode(&self) -> [u8; TaskHeader::SIZE] {
+        let mut bytes = [0; TaskHeader::SIZE];
+        bytes[0] = TASK;
+        bytes[1] = self.flags;
+        bytes[2..4].copy_from_slice(&ENVELOPE_VERSION.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.function.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.key.task.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.key.attempt.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.first.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.items.to_le_bytes());
+        bytes[28..32].copy_from_slice(&self.priority.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.deadline.to_le_bytes());
+        bytes
+    }
+
+    /// The head and the records behind it. `None` for what no parent of this version sends.
+    pub(super) fn decode(message: &[u8]) -> Option<(TaskHeader, &[u8])> {
+        let (head, records) = message.split_first_chunk::<{ TaskHeader::SIZE }>()?;
+        if head[0] != TASK || u16::from_le_bytes([head[2], head[3]]) != ENVELOPE_VERSION {
+            return None;
+        }
+        let header = TaskHeader {
+            flags: head[1],
+            function: FunctionId(u32_at(head, 4)?),
+            key: Key { task: u64_at(head, 8)?, attempt: u32_at(head, 16)? },
+            first: u32_at(head, 20)?,
+            items: u32_at(head, 24)?,
+            priority: i32::from_le_bytes(u32_at(head, 28)?.to_le_bytes()),
+            deadline: u64_at(head, 32)?,
+        };
+        Some((header, records))
+    }
+}
+
+/// What a worker tells of its speed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Times {
+    pub(super) function: FunctionId,
+    pub(super) items: u32,
+    pub(super) nanos: u64,
+}
+
+impl Times {
+    pub(super) fn encode(&self) -> [u8; 17] {
+        let mut bytes = [0; 17];
+        bytes[0] = TIMES;
+        bytes[1..5].copy_from_slice(&self.function.0.to_le_bytes());
+        bytes[5..9].copy_from_slice(&self.items.to_le_bytes());
+        bytes[9..17].copy_from_slice(&self.nanos.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(message: &[u8]) -> Option<Times> {
+        Some(Times {
+            function: FunctionId(u32_at(message, 1)?),
+            items: u32_at(message, 5)?,
+            nanos: u64_at(message, 9)?,
+        })
+    }
+}
+
+/// The number at `at`, if the message is long enough.
+pub(super) fn u32_at(message: &[u8], at: usize) -> Option<u32> {
+    message.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+}
+
+fn u64_at(message: &[u8], at: usize) -> Option<u64> {
+    message.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_comes_back_whole_and_a_foreign_one_not_at_all() {
+        let header = TaskHeader {
+            flags: MORE,
+            function: FunctionId(7),
+            key: Key { task: 1 << 40, attempt: 3 },
+            first: 5,
+            items: 9,
+            priority: -2,
+            deadline: 11,
+        };
+        let mut message = header.encode().to_vec();
+        message.extend_from_slice(b"rest");
+        assert_eq!(TaskHeader::decode(&message), Some((header, &b"rest"[..])));
+        message[2] += 1;
+        assert_eq!(TaskHeader::decode(&message), None);
+        assert_eq!(TaskHeader::decode(&message[..20]), None);
+        let times = Times { function: FunctionId(1), items: 2, nanos: 3 };
+        assert_eq!(Times::decode(&times.encode()), Some(times));
+    }
+}

@@ -1,0 +1,14 @@
+//! The pool's behaviour, as a user sees it.
+
+mod basics;
+mod copies;
+mod damage;
+mod deaths;
+mod failures;
+mod functions;
+mod lazy;
+mod scripted;
+mod simulated;
+mod storm;
+mod support;
+mod threads;

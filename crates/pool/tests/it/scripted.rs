@@ -1,0 +1,260 @@
+//! The front over a back that is told what to do: what it relies on, and what it must put up with.
+
+use procession_parcel::Erased;
+use procession_pool::{
+    Death, Pool, TaskError,
+    back::{Back, Capabilities, Envelope, Event, Events, FunctionId, Key, NoSleep, Submit, Waiter},
+};
+use procession_process::ExitStatus;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
+
+/// A task as the back got it.
+#[derive(Clone, Debug)]
+struct Seen {
+    key: Key,
+    items: Vec<u32>,
+}
+
+/// What to do about each task: it is called once per poll with the tasks that were not reported on.
+type Script = Box<dyn FnMut(&mut VecDeque<Seen>) -> Vec<Event> + Send>;
+
+struct Scripted {
+    script: Script,
+    tasks: VecDeque<Seen>,
+    all: Arc<Mutex<Vec<Seen>>>,
+    room: usize,
+}
+
+impl std::fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scripted").field("tasks", &self.tasks).finish_non_exhaustive()
+    }
+}
+
+impl Back for Scripted {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+    fn workers(&self) -> usize {
+        1
+    }
+    fn define(&mut self, _: FunctionId, _: &Arc<Erased>, _: &Arc<[u8]>) {}
+    fn undefine(&mut self, _: FunctionId) {}
+    fn submit(&mut self, task: &Envelope<'_>) -> Submit {
+        if self.tasks.len() >= self.room {
+            return Submit::Full;
+        }
+        // An item's encoding is one byte for small numbers, after a length of four.
+        let records = task.arguments.inline().unwrap();
+        let items: Vec<u32> = records.chunks(5).map(|record| u32::from(record[4])).collect();
+        assert_eq!(items.len(), task.items as usize);
+        if items == [99] {
+            return Submit::Refused(TaskError::BadArguments("99 has descriptors".to_owned()));
+        }
+        let seen = Seen { key: task.key, items };
+        self.all.lock().unwrap().push(seen.clone());
+        self.tasks.push_back(seen);
+        Submit::Accepted
+    }
+    fn poll(&mut self, events: &mut Events) {
+        for event in (self.script)(&mut self.tasks) {
+            events.push(event);
+        }
+    }
+    fn waiter(&self) -> Arc<dyn Waiter> {
+        Arc::new(NoSleep)
+    }
+    fn close(&mut self) {}
+    fn terminate(&mut self) {}
+    fn has_ended(&mut self) -> bool {
+        true
+    }
+}
+
+fn pool(
+    room: usize,
+    script: impl FnMut(&mut VecDeque<Seen>) -> Vec<Event> + Send + 'static,
+) -> (Pool, Arc<Mutex<Vec<Seen>>>) {
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let back = Scripted { script: Box::new(script), tasks: VecDeque::new(), all: all.clone(), room };
+    (Pool::with_back(back), all)
+}
+
+/// Results of the items from `first` on, each twice its argument.
+fn doubled(task: &Seen, first: usize, count: usize) -> Event {
+    let records = task.items[first..first + count].iter().flat_map(|n| [1, 0, 0, 0, 2 * *n as u8]).collect();
+    Event::Results { key: task.key, first: first as u32, count: count as u32, records }
+}
+
+fn ended(task: &Seen, completed: u32, in_hand: u32) -> Event {
+    let exit = ExitStatus::Signal { signal: 9, core_dumped: false };
+    let death = Arc::new(Death { worker: "Scripted-1".to_owned(), pid: 1, exit, damaged: false });
+    Event::Ended { key: task.key, completed, in_hand, death }
+}
+
+fn unused(n: u32) -> u32 {
+    n
+}
+
+#[test]
+fn results_in_any_order_and_more_than_once_are_handed_out_once_and_in_order() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let (pool, _) = pool(10, |tasks| {
+        let tasks: Vec<Seen> = tasks.drain(..).collect();
+        let late = tasks.iter().rev().flat_map(|task| {
+            let count = task.items.len();
+            let mut events = vec![doubled(task, count / 2, count - count / 2), doubled(task, 0, count)];
+            events.extend([doubled(task, 0, count), doubled(task, count - 1, 1)]);
+            events
+        });
+        late.collect()
+    });
+    let values = pool.tasks(unused, 0..30).chunk_size(4).collect().unwrap();
+    assert!(values.into_iter().eq((0..30).map(|n| 2 * n)));
+}
+
+#[test]
+fn a_death_costs_the_item_in_hand_and_what_was_behind_is_sent_again() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let mut deaths = 0;
+    let (pool, all) = pool(1, move |tasks| {
+        let Some(task) = tasks.pop_front() else { return Vec::new() };
+        deaths += 1;
+        match deaths {
+            // Two are done, though the second one's result comes after the news of the death, and twice.
+            1 => {
+                vec![doubled(&task, 0, 1), ended(&task, 2, 1), ended(&task, 2, 1), doubled(&task, 1, 1)]
+            }
+            // Died before it began.
+            2 => vec![ended(&task, 0, 0)],
+            _ => vec![doubled(&task, 0, task.items.len())],
+        }
+    });
+    let results = pool.tasks(unused, 0..6).chunk_size(6).collect_results();
+    let died = results[2].as_ref().unwrap_err().death().unwrap().clone();
+    assert_eq!((died.item, died.attempt), (2, 1));
+    let values: Vec<u32> = results.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(values, [0, 2, 6, 8, 10]);
+    let sent: Vec<_> =
+        all.lock().unwrap().iter().map(|seen| (seen.items.clone(), seen.key.attempt)).collect();
+    let rest = vec![3, 4, 5];
+    assert_eq!(
+        sent,
+        [(vec![0, 1, 2, 3, 4, 5], 1), (rest.clone(), 1), (rest, 1)],
+        "no attempt was spent behind it"
+    );
+    let keys: std::collections::BTreeSet<Key> = all.lock().unwrap().iter().map(|seen| seen.key).collect();
+    assert_eq!(keys.len(), 3, "each dispatch has a key of its own");
+}
+
+#[test]
+fn a_retried_item_gets_its_next_attempt_and_old_news_of_it_is_ignored() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let mut first: Option<Seen> = None;
+    let (pool, all) = pool(4, move |tasks| {
+        let mut events = Vec::new();
+        while let Some(task) = tasks.pop_front() {
+            match &first {
+                None => {
+                    events.push(ended(&task, 1, 1));
+                    first = Some(task);
+                }
+                Some(old) => {
+                    // A ghost of the first attempt claims nonsense.
+                    let records = vec![1, 0, 0, 0, 77];
+                    events.push(Event::Results { key: old.key, first: 1, count: 1, records });
+                    events.push(Event::Failed {
+                        key: old.key,
+                        item: 2,
+                        error: TaskError::BadResult("nonsense".to_owned()),
+                    });
+                    events.push(doubled(&task, 0, task.items.len()));
+                    events.push(doubled(old, 0, 1));
+                }
+            }
+        }
+        events
+    });
+    let values = pool.tasks(unused, 0..3).chunk_size(3).retry(1).collect().unwrap();
+    assert_eq!(values, [0, 2, 4]);
+    let sent: Vec<_> =
+        all.lock().unwrap().iter().map(|seen| (seen.items.clone(), seen.key.attempt)).collect();
+    assert_eq!(sent, [(vec![0, 1, 2], 1), (vec![1], 2), (vec![2], 1)]);
+}
+
+#[test]
+fn of_several_items_in_hand_none_is_run_again_unless_its_attempts_allow_it() {
+    let _watchdog = procession_testkit::test_watchdog();
+    for retries in [0, 1] {
+        let mut dead = false;
+        let (pool, all) = pool(1, move |tasks| {
+            let Some(task) = tasks.pop_front() else { return Vec::new() };
+            if std::mem::replace(&mut dead, true) {
+                return vec![doubled(&task, 0, task.items.len())];
+            }
+            vec![doubled(&task, 0, 1), ended(&task, 1, 3)]
+        });
+        let results = pool.tasks(unused, 0..6).chunk_size(6).retry(retries).collect_results();
+        let died: Vec<u64> =
+            results.iter().filter_map(|r| r.as_ref().err()?.death()).map(|died| died.item).collect();
+        let sent: Vec<_> =
+            all.lock().unwrap().iter().map(|seen| (seen.items.clone(), seen.key.attempt)).collect();
+        let first = (vec![0, 1, 2, 3, 4, 5], 1);
+        if retries == 0 {
+            assert_eq!((died, sent), (vec![1, 2, 3], vec![first, (vec![4, 5], 1)]));
+        } else {
+            assert_eq!((died, sent), (vec![], vec![first, (vec![1, 2, 3], 2), (vec![4, 5], 1)]));
+        }
+    }
+}
+
+#[test]
+fn impossible_events_change_nothing() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let (pool, _) = pool(4, |tasks| {
+        let Some(task) = tasks.pop_front() else { return Vec::new() };
+        let key = task.key;
+        let stranger = Key { task: key.task + 12345, attempt: 1 };
+        let other = Key { attempt: 9, ..key };
+        vec![
+            Event::Results { key, first: 3, count: u32::MAX, records: Vec::new() },
+            Event::Results { key, first: 0, count: 0, records: Vec::new() },
+            Event::Results { key: stranger, first: 0, count: 1, records: vec![1, 0, 0, 0, 1] },
+            Event::Failed { key, item: 88, error: TaskError::BadResult(String::new()) },
+            Event::Failed { key: other, item: 0, error: TaskError::BadResult(String::new()) },
+            Event::Unknown { key: stranger },
+            Event::Started { key: stranger, item: 4 },
+            doubled(&task, 0, task.items.len()),
+        ]
+    });
+    assert_eq!(pool.tasks(unused, 0..2).chunk_size(2).collect().unwrap(), [0, 2]);
+}
+
+#[test]
+fn a_refused_task_is_that_items_error() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let (pool, _) = pool(4, |tasks| tasks.drain(..).map(|task| doubled(&task, 0, 1)).collect());
+    let results = pool.tasks(unused, [1, 99, 3]).chunk_size(1).collect_results();
+    assert!(matches!(&results[1], Err(TaskError::BadArguments(why)) if why.contains("descriptors")));
+    assert!(results[0].is_ok() && results[2].is_ok());
+}
+
+#[test]
+fn a_broken_pool_ends_every_call_with_the_cause() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let mut polls = 0;
+    let (pool, _) = pool(4, move |_| {
+        polls += 1;
+        let error = TaskError::Broken("no workers".into());
+        if polls == 5 { vec![Event::Broken { error }] } else { Vec::new() }
+    });
+    let error = pool.tasks(unused, 0..100).chunk_size(1).collect().unwrap_err();
+    assert!(matches!(error, TaskError::Broken(_)), "{error}");
+    // An endless input ends, too.
+    let results: Vec<_> = pool.imap(unused, 0..).collect();
+    assert!(!results.is_empty() && results.iter().all(Result::is_err));
+    assert!(matches!(pool.apply(unused, 1), Err(TaskError::Broken(_))));
+}
