@@ -1,0 +1,42 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("procession supports Linux only");
+
+#[doc(inline)]
+pub use procession_channel as channel;
+#[doc(inline)]
+pub use procession_parcel as parcel;
+#[cfg(feature = "pool")]
+#[doc(inline)]
+pub use procession_pool as pool;
+#[doc(inline)]
+pub use procession_process as process;
+#[doc(inline)]
+pub use procession_shm as shm;
+
+pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
+#[cfg(feature = "pool")]
+pub use procession_pool::{Pool, TaskError};
+pub use procession_process::{
+    Builder, Context, Error, ExitStatus, Interrupts, JoinError, Process, Resource, Run, Scope, StartMethod,
+    Stdio, active_children, at_exit, cpu_count, current_process, fork_server_preload, handle_interrupts,
+    init, interrupted, join_at_exit, on_child_start, parent_process, scope, set_exit_bound, spawn,
+};
+
+/// The examples of the repository's own page are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+#[derive(Debug)]
+pub struct RepositoryReadme;
+
+/// Everything that most programs need.
+pub mod prelude {
+    pub use crate::{
+        Context, ExitStatus, Fd, JoinError, Process, RemoteError, Run, StartMethod, active_children, at_exit,
+        cpu_count, current_process, fork_server_preload, on_child_start, parent_process, scope, spawn, task,
+    };
+    #[cfg(feature = "pool")]
+    pub use crate::{Pool, TaskError};
+}
