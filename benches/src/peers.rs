@@ -1,0 +1,11 @@
+//! The rivals, and the limits that the system sets.
+
+pub mod boot;
+pub mod c_fork_server;
+pub mod cpython;
+pub mod crossbeam;
+pub mod forked;
+pub mod ping_pong;
+pub mod posix_spawn;
+pub mod procspawn;
+pub mod unix_socket;

@@ -1,0 +1,51 @@
+//! Pinning the calling thread to a core.
+
+use std::io;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::scenario::{Cores, Failure, Regime};
+
+/// The cores that this process may use.
+///
+/// # Errors
+///
+/// If the kernel does not tell.
+pub fn cores() -> io::Result<Vec<usize>> {
+    let set = sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
+}
+
+/// Pins the calling thread.
+///
+/// # Errors
+///
+/// If this process may not use that core.
+pub fn pin(core: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set)?;
+    Ok(())
+}
+
+/// Pins the near side (this thread) as the regime says, and returns the core for the far side.
+///
+/// # Errors
+///
+/// If the regime needs two cores and there is one.
+pub fn near_side(regime: Regime) -> Result<Option<usize>, Failure> {
+    let cores = ALL.with(|all| all.clone());
+    let (near, far) = match (regime.cores, &cores[..]) {
+        (Cores::Free, _) => return Ok(None),
+        (Cores::One, [first, ..]) => (*first, *first),
+        (Cores::Two, [first, second, ..]) => (*first, *second),
+        _ => return Err("needs two cores".into()),
+    };
+    pin(near)?;
+    Ok(Some(far))
+}
+
+thread_local! {
+    /// The cores as they were before anything was pinned: looked up once, by the first who asks.
+    static ALL: Vec<usize> = cores().unwrap_or_default();
+}

@@ -1,0 +1,279 @@
+//! Interleaves the entrants of a scenario and measures them.
+//!
+//! Everyone first finds out how many operations fill a slice of time. Then come the rounds: in each, everyone runs
+//! one slice, in an order that turns by one from round to round. A figure is the median of the rounds; comparisons
+//! use the ratio within each round, so that what slows the machine for a while slows both sides.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::scenario::{Against, Entrant, Failure, Field, Goal, Scenario, Surroundings, Unit};
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How many rounds.
+    pub rounds: usize,
+    /// How long each entrant runs in a round, if one operation is not longer.
+    pub slice: Duration,
+}
+
+impl Pace {
+    /// For a figure one can quote.
+    pub const FULL: Pace = Pace { rounds: 41, slice: Duration::from_millis(40) };
+    /// For a quick look.
+    pub const QUICK: Pace = Pace { rounds: 15, slice: Duration::from_millis(12) };
+}
+
+/// Median and spread over the rounds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// The middle round.
+    pub median: f64,
+    /// The lowest round.
+    pub min: f64,
+    /// The highest round.
+    pub max: f64,
+}
+
+/// What the system allows at best.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Limit {
+    /// Who sets it.
+    pub name: String,
+    /// The middle round.
+    pub median: f64,
+}
+
+/// One scenario's outcome.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Measured {
+    /// Our figures, if ours could run.
+    pub ours: Option<Figures>,
+    /// The rivals' figures.
+    pub peers: BTreeMap<String, Figures>,
+    /// The limit, if there is one.
+    pub limit: Option<Limit>,
+    /// All bounds hold by the medians.
+    pub met: bool,
+    /// Some bound is missed even at the kind end of its interval.
+    pub surely_missed: bool,
+    /// Who could not run, and why.
+    pub absent: Vec<(String, String)>,
+}
+
+impl Measured {
+    /// Nobody could be measured, for that reason.
+    #[must_use]
+    pub fn failed(reason: String) -> Measured {
+        let absent = vec![("all".to_owned(), reason)];
+        Measured { ours: None, peers: BTreeMap::new(), limit: None, met: false, surely_missed: false, absent }
+    }
+}
+
+/// One entrant with the figures of its rounds.
+struct Entered {
+    name: String,
+    role: Role,
+    who: Box<dyn Entrant>,
+    n: u64,
+    figures: Vec<f64>,
+    failed: Option<Failure>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Ours,
+    Peer,
+    Limit,
+}
+
+/// Runs one scenario.
+#[must_use]
+pub fn measure(scenario: &Scenario, surroundings: &Surroundings, pace: Pace) -> Measured {
+    let field = (scenario.field)(surroundings, scenario.regime);
+    let (mut entrants, mut absent) = entered(field);
+    for entrant in &mut entrants {
+        entrant.attempt(|entrant| entrant.calibrate(pace.slice));
+    }
+    for round in 0..pace.rounds {
+        let count = entrants.len();
+        for turn in 0..count {
+            entrants[(round + turn) % count].attempt(|entrant| {
+                let time = entrant.who.run(entrant.n)?;
+                entrant.figures.push(scenario.unit.figure(entrant.n, time));
+                Ok(())
+            });
+        }
+    }
+    for entrant in &mut entrants {
+        if let Some(failure) = entrant.failed.take() {
+            absent.push((entrant.name.clone(), failure.to_string()));
+            entrant.figures.clear();
+        }
+    }
+    entrants.retain(|entrant| !entrant.figures.is_empty());
+    summary(scenario, &entrants, absent)
+}
+
+fn entered(field: Field) -> (Vec<Entered>, Vec<(String, String)>) {
+    let ours = field.ours.map(|entrant| ("ours".to_owned(), Role::Ours, entrant));
+    let limit = field.limit.map(|(name, entrant)| (name, Role::Limit, entrant));
+    let peers = field.peers.into_iter().map(|(name, entrant)| (name, Role::Peer, entrant));
+    let entrants = ours
+        .into_iter()
+        .chain(limit)
+        .chain(peers)
+        .map(|(name, role, who)| Entered { name, role, who, n: 1, figures: Vec::new(), failed: None })
+        .collect();
+    (entrants, field.absent)
+}
+
+impl Entered {
+    /// Runs a step unless an earlier one failed.
+    fn attempt(&mut self, step: impl FnOnce(&mut Entered) -> Result<(), Failure>) {
+        if self.failed.is_none()
+            && let Err(failure) = step(self)
+        {
+            self.failed = Some(failure);
+        }
+    }
+
+    /// Warms up and finds how many operations fill a slice.
+    fn calibrate(&mut self, slice: Duration) -> Result<(), Failure> {
+        self.who.run(1)?;
+        loop {
+            let time = self.who.run(self.n)?;
+            if time >= slice / 2 {
+                let fit = self.n as f64 * slice.as_secs_f64() / time.as_secs_f64();
+                self.n = (fit as u64).max(1);
+                return Ok(());
+            }
+            self.n *= 2;
+        }
+    }
+}
+
+fn summary(scenario: &Scenario, entrants: &[Entered], absent: Vec<(String, String)>) -> Measured {
+    let of_role = |role| entrants.iter().filter(move |entrant| entrant.role == role);
+    let ours = of_role(Role::Ours).next();
+    let limit = of_role(Role::Limit).next();
+    let (met, surely_missed) = match ours {
+        None => (false, false),
+        Some(ours) => judge(scenario.goal, scenario.unit, ours, entrants),
+    };
+    Measured {
+        ours: ours.map(|entrant| figures(&entrant.figures)),
+        peers: of_role(Role::Peer).map(|entrant| (entrant.name.clone(), figures(&entrant.figures))).collect(),
+        limit: limit
+            .map(|entrant| Limit { name: entrant.name.clone(), median: figures(&entrant.figures).median }),
+        met,
+        surely_missed,
+        absent,
+    }
+}
+
+/// Whether all bounds hold, and whether one is missed for sure.
+fn judge(goal: Goal, unit: Unit, ours: &Entered, entrants: &[Entered]) -> (bool, bool) {
+    let mut met = true;
+    let mut surely_missed = false;
+    for bound in goal.bounds {
+        let lower_is_better = unit == Unit::Nanoseconds;
+        let ratios: Vec<f64> = match bound.against {
+            Against::Figure(figure) => ours.figures.iter().map(|own| own / figure).collect(),
+            Against::Limit => ratios(ours, entrants.iter().find(|entrant| entrant.role == Role::Limit)),
+            Against::Peer(name) => ratios(ours, entrants.iter().find(|entrant| entrant.name == name)),
+            // They enter oldest first.
+            Against::CPython => {
+                ratios(ours, entrants.iter().rfind(|entrant| entrant.name.starts_with("cpython")))
+            }
+        };
+        if ratios.is_empty() {
+            continue;
+        }
+        let (low, high) = interval(&ratios);
+        let middle = figures(&ratios).median;
+        let holds = |ratio: f64| if lower_is_better { ratio <= bound.factor } else { ratio >= bound.factor };
+        met &= holds(middle);
+        surely_missed |= !holds(if lower_is_better { low } else { high });
+    }
+    (met, surely_missed)
+}
+
+fn ratios(ours: &Entered, theirs: Option<&Entered>) -> Vec<f64> {
+    let theirs = theirs.map_or(&[][..], |entrant| &entrant.figures);
+    ours.figures.iter().zip(theirs).map(|(own, their)| own / their).collect()
+}
+
+fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+fn figures(values: &[f64]) -> Figures {
+    let sorted = sorted(values);
+    let last = sorted.len() - 1;
+    let median = (sorted[last / 2] + sorted[last.div_ceil(2)]) / 2.0;
+    Figures { median, min: sorted[0], max: sorted[last] }
+}
+
+/// The interval that holds the true median with 95 % confidence, by order statistics.
+fn interval(values: &[f64]) -> (f64, f64) {
+    let sorted = sorted(values);
+    let count = sorted.len();
+    let half_width = 0.98 * (count as f64).sqrt();
+    let low = (count as f64 / 2.0 - half_width).floor().max(0.0) as usize;
+    (sorted[low], sorted[count - 1 - low])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Bound, Regime};
+
+    fn field(_: &Surroundings, _: Regime) -> Field {
+        let fixed =
+            |ns: u64| -> crate::scenario::Entry { Ok(Box::new(move |n| Ok(Duration::from_nanos(ns * n)))) };
+        let broken: crate::scenario::Entry =
+            Ok(Box::new(|n| if n > 4 { Err("gone".into()) } else { Ok(Duration::ZERO) }));
+        Field::default()
+            .ours(fixed(30))
+            .limit("limit", fixed(20))
+            .peer("cpython-3.x", fixed(900))
+            .peer("broken", broken)
+    }
+
+    fn outcome(bounds: &'static [Bound]) -> Measured {
+        let goal = Goal { text: "", bounds };
+        let scenario =
+            Scenario { id: "x", what: "", unit: Unit::Nanoseconds, regime: Regime::FREE, goal, field };
+        let surroundings = Surroundings { pythons: Vec::new(), scripts: ".".into() };
+        measure(&scenario, &surroundings, Pace { rounds: 9, slice: Duration::from_micros(10) })
+    }
+
+    #[test]
+    fn bounds_are_judged_by_the_ratio() {
+        assert!(outcome(&[Bound { against: Against::Limit, factor: 1.6 }]).met);
+        let missed = outcome(&[Bound { against: Against::Limit, factor: 1.4 }]);
+        assert!(!missed.met && missed.surely_missed);
+        assert!(outcome(&[Bound { against: Against::CPython, factor: 1.0 / 20.0 }]).met);
+        assert!(!outcome(&[Bound { against: Against::Figure(10.0), factor: 1.0 }]).met);
+        assert!(outcome(&[Bound { against: Against::Peer("absent"), factor: 0.1 }]).met);
+    }
+
+    #[test]
+    fn who_fails_is_absent_with_the_reason() {
+        let measured = outcome(&[]);
+        assert_eq!(measured.absent, [("broken".to_owned(), "gone".to_owned())]);
+        assert_eq!(measured.ours.map(|figures| figures.median), Some(30.0));
+        assert!(!measured.peers.contains_key("broken") && measured.peers.contains_key("cpython-3.x"));
+    }
+
+    #[test]
+    fn the_median_of_an_even_count_is_the_middle_of_two() {
+        assert_eq!(figures(&[4.0, 1.0, 2.0, 3.0]), Figures { median: 2.5, min: 1.0, max: 4.0 });
+    }
+}
