@@ -1,0 +1,164 @@
+//! `cargo xtask ci`: exactly what CI runs, step by step.
+
+use std::fs;
+use std::time::Instant;
+
+use crate::leftovers::Before;
+use crate::shell::Step;
+use crate::workspace::{Example, Package, packages};
+use crate::{Outcome, root, workspace};
+
+const HELP: &str = "\
+Runs everything that CI runs, and stops at the first step that fails.
+
+Usage: cargo xtask ci [OPTION…]
+
+  --after-tests   leave out the README's test command: it ran just before
+  --only PATTERN  only steps whose name contains PATTERN
+  --list          print the steps and their commands, run nothing
+
+After the steps: no process of the run may be left, nothing in /dev/shm, no temporary file.
+An example tells in its source how to run it and what it prints: `// ci: ARGUMENTS => FRAGMENT`.";
+
+const TESTS: &str = "tests";
+/// An example that takes longer, its compilation included, hangs.
+const EXAMPLE_SECONDS: u32 = 300;
+/// The same for the README's other command, in release.
+const README_SECONDS: u32 = 900;
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The first step that failed, and the line to run it by hand; or what the run left behind.
+pub fn run(args: &[String]) -> Outcome {
+    let mut after_tests = false;
+    let mut list = false;
+    let mut only = None;
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--help" | "-h" => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            "--after-tests" => after_tests = true,
+            "--list" => list = true,
+            "--only" => only = Some(args.next().ok_or("--only needs a pattern")?.clone()),
+            other => return Err(format!("unknown option `{other}`; see `cargo xtask ci --help`")),
+        }
+    }
+    let mut steps = steps()?;
+    steps.retain(|step| !(after_tests && step.name == TESTS));
+    steps.retain(|step| only.as_ref().is_none_or(|pattern| step.name.contains(pattern.as_str())));
+    if list {
+        for step in &steps {
+            println!("{:32} {}", step.name, step.by_hand());
+        }
+        return Ok(());
+    }
+    let started = Instant::now();
+    let before = Before::take(after_tests)?;
+    for (index, step) in steps.iter().enumerate() {
+        eprintln!("xtask: [{}/{}] {}: {}", index + 1, steps.len(), step.name, step.by_hand());
+        step.run(before.temp())?;
+    }
+    before.check()?;
+    eprintln!(
+        "xtask: ci passed, {} steps in {:.0} s, nothing left behind",
+        steps.len(),
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn steps() -> Result<Vec<Step>, String> {
+    let packages = packages()?;
+    let mut steps = vec![
+        Step::cargo("fmt", "fmt --all --check"),
+        Step::cargo("tidy", "xtask tidy"),
+        Step::cargo("clippy", "clippy --workspace --all-targets --all-features -- -D warnings"),
+        Step::cargo(TESTS, "test --workspace"),
+        Step::cargo("tests, all features", "test --workspace --all-features"),
+        Step::cargo("docs", "doc --workspace --no-deps --all-features").env("RUSTDOCFLAGS", "-Dwarnings"),
+    ];
+    steps.extend(packages.iter().filter(|package| package.published && package.has_lib).flat_map(alone));
+    steps.push(Step::cargo("readme", "run --release --example wordcount").at_most(README_SECONDS));
+    for package in &packages {
+        for example in &package.examples {
+            steps.extend(example_steps(package, example)?);
+        }
+    }
+    steps.extend(packages.iter().filter_map(loom));
+    steps.extend(packages.iter().filter_map(crash_points));
+    steps.push(Step::cargo("bench", "xtask bench --quick"));
+    Ok(steps)
+}
+
+/// A crate by itself: without default features, and with each feature alone. Clippy, since it keeps warnings to the
+/// crate itself and shares what `check` compiled.
+fn alone(package: &Package) -> Vec<Step> {
+    let name = &package.name;
+    let bare = format!("clippy -p {name} --lib --no-default-features");
+    let mut steps = vec![Step::cargo(format!("{name}, no features"), &format!("{bare} -- -D warnings"))];
+    for feature in &package.features {
+        let line = format!("{bare} --features {feature} -- -D warnings");
+        steps.push(Step::cargo(format!("{name}, feature {feature}"), &line));
+    }
+    steps
+}
+
+/// One step per `// ci: ARGUMENTS => FRAGMENT` line of the example; without one it must end well.
+fn example_steps(package: &Package, example: &Example) -> Result<Vec<Step>, String> {
+    let source = fs::read_to_string(&example.source)
+        .map_err(|error| format!("failed to read `{}`: {error}", example.source.display()))?;
+    let base = format!("run --quiet -p {} --all-features --example {}", package.name, example.name);
+    let name = format!("example {}", example.name);
+    let mut steps: Vec<Step> = source
+        .lines()
+        .filter_map(|line| line.strip_prefix("// ci:"))
+        .map(|line| {
+            let (arguments, fragment) = line.split_once("=>").unwrap_or((line, ""));
+            Step::cargo(&name, &format!("{base} -- {arguments}"))
+                .at_most(EXAMPLE_SECONDS)
+                .expecting(fragment.trim())
+        })
+        .collect();
+    if steps.is_empty() {
+        steps.push(Step::cargo(name, &base).at_most(EXAMPLE_SECONDS));
+    }
+    Ok(steps)
+}
+
+/// The models of a crate that has some: in a test of that name, or among its unit tests.
+fn loom(package: &Package) -> Option<Step> {
+    let place = match package.folder.join("tests/loom.rs").exists() {
+        true => "--test loom",
+        false if contains(package, "loom::model") => "--lib",
+        false => return None,
+    };
+    let step = Step::cargo(
+        format!("{}, loom", package.name),
+        &format!("test --release -p {} {place}", package.name),
+    );
+    package.published.then(|| step.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", "target/loom"))
+}
+
+/// The tests of a crate that has crash points, with the points switched on.
+fn crash_points(package: &Package) -> Option<Step> {
+    // `sys` only defines the macro.
+    let has_points = package.published
+        && package.folder != root().join("crates/sys")
+        && contains(package, concat!("crash_", "point!("));
+    has_points.then(|| {
+        Step::cargo(format!("{}, crash points", package.name), &format!("test -p {} --tests", package.name))
+            .env("RUSTFLAGS", "--cfg crash_points")
+            .env("CARGO_TARGET_DIR", "target/crash")
+    })
+}
+
+/// Whether a source file of the package contains that.
+fn contains(package: &Package, text: &str) -> bool {
+    let sources = workspace::files(&package.folder.join("src"), &[".rs"]);
+    sources.iter().filter_map(|path| fs::read_to_string(path).ok()).any(|source| source.contains(text))
+}
