@@ -170,8 +170,13 @@ fn a_larger_stack_can_be_given(method: StartMethod) {
 
 fn groups_and_sessions_can_be_made(method: StartMethod) {
     // Not through rustix, for which a group or session of another pid namespace, told as 0, does not exist.
-    // SAFETY: numbers only, of the caller itself.
-    let ids = |()| unsafe { [libc::getpid(), libc::getpgid(0), libc::getsid(0)] };
+    let ids = |()| {
+        // SAFETY: takes and gives a number.
+        let group = unsafe { libc::getpgid(0) };
+        // SAFETY: as above.
+        let session = unsafe { libc::getsid(0) };
+        [getpid().as_raw_nonzero().get(), group, session]
+    };
     let [_, group, session] = ids(());
     let plain = builder(method).spawn(ids, ()).unwrap().join().unwrap();
     assert_eq!(plain[1..], [group, session]);
