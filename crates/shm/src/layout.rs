@@ -32,9 +32,16 @@ const _: () = assert!(offset_of!(Header, ready) == 20 && offset_of!(Header, size
 /// "procseg" and the number of this header's form.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"procseg\x01");
 /// Changes whenever the header changes its meaning.
-pub(crate) const VERSION: u32 = 1;
-/// Where the payload starts. The header has a page of its own, so that payloads are aligned to pages.
-pub(crate) const PAYLOAD: usize = 4096;
+pub(crate) const VERSION: u32 = 2;
+/// Payloads are a multiple of this.
+pub(crate) const PAGE: usize = 4096;
+/// Where the payload starts. Header and members have pages of their own, so that payloads are aligned to pages.
+pub(crate) const PAYLOAD: usize = 8192;
+/// How many processes can be members of a segment at a time.
+pub(crate) const MEMBERS: usize = 1000;
+/// Where the table of members starts, one 64-bit word each.
+pub(crate) const TABLE: usize = 128;
+const _: () = assert!(TABLE >= size_of::<Header>() && TABLE + MEMBERS * size_of::<u64>() <= PAYLOAD);
 
 /// What a segment holds: the creator writes it into the header, and whoever attaches compares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

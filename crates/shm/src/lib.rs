@@ -20,12 +20,13 @@
 //! * *segment*: the shared object and its bytes; *mapping*: its view in one address space;
 //! * *offset*: a position in a segment's payload, the only kind of pointer that is stored in shared memory;
 //! * *header*, *magic*, *version*, *layout signature*: the segment's first bytes and what is compared on attach;
+//! * *member*: a process that takes part in a segment, by a number that no other living process has there;
 //! * *seal*: the kernel's promise that the size never changes, without which any holder could make the others
 //!   fail with SIGBUS.
 //!
 //! # When a process dies
 //!
-//! Nothing here belongs to a process: a segment needs no clean-up, and a death cannot leave a header half written
+//! Of all this only a membership belongs to a process, and the kernel ends it with the process. A segment needs no clean-up, and a death cannot leave a header half written
 //! for others, since the descriptor is handed over only when the header is complete.
 #![deny(unsafe_code)]
 
@@ -35,10 +36,12 @@ compile_error!("procession supports Linux only");
 mod error;
 mod layout;
 mod mapping;
+mod members;
 mod segment;
 
 pub use error::Error;
 pub use layout::{Kind, signature};
+pub use members::Member;
 pub use segment::Segment;
 
 /// The README's examples, run as tests.

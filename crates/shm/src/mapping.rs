@@ -6,9 +6,18 @@
 //! 2. The table holds a weak reference per object, by device and inode. A live mapping holds a descriptor of its
 //!    object, so its inode cannot come to mean another.
 //! 3. [`Mapping::unmap`] is the only place that unmaps, and runs when the last clone of a segment is dropped.
-//! 4. `MADV_DONTDUMP` is set before the first access: a core dump would otherwise fault in every hole.
+//! 4. Memory in which the kernel knows a structure by its address is never unmapped: see [`Mapping::keep_while`].
+//! 5. `MADV_DONTDUMP` is set before the first access: a core dump would otherwise fault in every hole.
 #![expect(unsafe_code, reason = "mmap, madvise and munmap")]
 
+use crate::{
+    layout::PAYLOAD,
+    members::{self, Membership},
+};
+use procession_sys::{
+    OverFork,
+    hooks::{ForkHooks, around_fork},
+};
 use rustix::{
     io::Errno,
     mm::{Advice, MapFlags, ProtFlags},
@@ -17,7 +26,7 @@ use std::{
     collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
     ptr::NonNull,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, MutexGuard, Once, OnceLock, Weak},
 };
 
 /// A whole object in the address space of this process, and the descriptor that stands for it.
@@ -26,16 +35,47 @@ pub(crate) struct Mapping {
     size: usize,
     object: Object,
     fd: OwnedFd,
+    membership: Membership,
+    in_use: OnceLock<InUse>,
 }
+
+/// Tells whether the kernel, or a thread of this process, still uses a structure in the payload.
+type InUse = fn(NonNull<u8>, usize) -> bool;
 
 /// An object by device and inode.
 type Object = (u64, u64);
 
-static TABLE: Mutex<BTreeMap<Object, Weak<Mapping>>> = Mutex::new(BTreeMap::new());
+static TABLE: OverFork<BTreeMap<Object, Weak<Mapping>>> = OverFork::new(BTreeMap::new());
 
 fn table() -> MutexGuard<'static, BTreeMap<Object, Weak<Mapping>>> {
-    // Nothing under this lock panics half way through a change.
-    TABLE.lock().unwrap_or_else(PoisonError::into_inner)
+    TABLE.lock()
+}
+
+/// Lets forked children join anew what their parent is a member of.
+fn watch_forks() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        around_fork(ForkHooks {
+            before: Some(|| {
+                members::before_fork();
+                TABLE.hold();
+            }),
+            in_parent: Some(|| {
+                TABLE.release();
+                members::after_fork_in_parent();
+            }),
+            in_child: Some(|| {
+                TABLE.reset(|table| {
+                    for mapping in table.values() {
+                        // SAFETY: a mapping is in the table until its drop takes it out, under the lock that is held
+                        // here over the fork, so it is whole. (A count of its own could be the last one to go.)
+                        unsafe { &*mapping.as_ptr() }.membership.end();
+                    }
+                });
+                members::after_fork_in_child();
+            }),
+        });
+    });
 }
 
 // SAFETY: the pointer stands for memory that is shared with other processes anyway; whoever accesses it does so by
@@ -51,6 +91,7 @@ impl Mapping {
     pub(crate) fn of(fd: OwnedFd, size: usize) -> Result<Arc<Mapping>, (&'static str, Errno)> {
         let stat = rustix::fs::fstat(&fd).map_err(|errno| ("fstat", errno))?;
         let object = (stat.st_dev, stat.st_ino);
+        watch_forks();
         // Held while mapping, so that two threads that attach one object get one mapping.
         let mut table = table();
         if let Some(mapping) = table.get(&object).and_then(Weak::upgrade) {
@@ -70,7 +111,14 @@ impl Mapping {
         .map_err(|errno| ("mmap", errno))?;
         let Some(start) = NonNull::new(start.cast::<u8>()) else { return Err(("mmap", Errno::NOMEM)) };
         // From here on dropping the mapping unmaps. The drop takes the table's lock: it must not run below it.
-        let mapping = Arc::new(Mapping { start, size, object, fd });
+        let mapping = Arc::new(Mapping {
+            start,
+            size,
+            object,
+            fd,
+            membership: Membership::none(),
+            in_use: OnceLock::new(),
+        });
         // SAFETY: the range is the mapping's own, and the advice does not change its contents.
         let advised = unsafe { rustix::mm::madvise(start.as_ptr().cast(), size, Advice::LinuxDontDump) };
         if let Err(errno) = advised {
@@ -92,6 +140,16 @@ impl Mapping {
         self.size
     }
 
+    pub(crate) fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// Has `in_use` asked at the end of the mapping. The first function that is given stays.
+    pub(crate) fn keep_while(&self, in_use: InUse) {
+        // Whoever gives one gives the same: it depends on the segment's kind.
+        let _ = self.in_use.set(in_use);
+    }
+
     /// Touches the pages of a part of the object for writing, so that no later access pays for it.
     pub(crate) fn populate(&self, offset: usize, len: usize) -> Result<(), Errno> {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.size), "a range within the mapping");
@@ -101,9 +159,7 @@ impl Mapping {
         unsafe { rustix::mm::madvise(start.cast(), len, Advice::LinuxPopulateWrite) }
     }
 
-    /// Removes the mapping from the address space and from the table.
-    ///
-    /// Here is the place to assert that no lock in the range is held by this process, once there are robust locks.
+    /// Removes the mapping from the table, and from the address space unless it is in use.
     fn unmap(&mut self) {
         let mut table = table();
         // Another thread may have mapped the object anew since the last reference went.
@@ -111,6 +167,13 @@ impl Mapping {
             table.remove(&self.object);
         }
         drop(table);
+        // SAFETY: every mapping is larger than that.
+        let payload = unsafe { self.start.add(PAYLOAD) };
+        if self.in_use.get().is_some_and(|in_use| in_use(payload, self.size - PAYLOAD)) {
+            // The membership stays as well: whatever is in use is in use by this process.
+            return;
+        }
+        self.membership.end();
         // SAFETY: this is the whole mapping, and the last reference to it is being dropped: pointers into it are
         // only handed out together with a clone of the segment, or under the caller's promise to keep one.
         let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.size) };

@@ -4,8 +4,9 @@
 use crate::{
     Error, Kind,
     error::Cause,
-    layout::{Header, MAGIC, PAYLOAD, VERSION},
+    layout::{Header, MAGIC, PAGE, PAYLOAD, VERSION},
     mapping::Mapping,
+    members::Membership,
 };
 use core::sync::atomic::{AtomicU32, Ordering};
 use rustix::{
@@ -56,7 +57,7 @@ impl Segment {
             return Err(invalid("it would be empty"));
         }
         let size = len
-            .checked_next_multiple_of(PAYLOAD)
+            .checked_next_multiple_of(PAGE)
             .and_then(|len| len.checked_add(PAYLOAD))
             .filter(|&size| isize::try_from(size).is_ok())
             .ok_or_else(|| invalid("it would be larger than the address space"))?;
@@ -162,6 +163,24 @@ impl Segment {
             compare("layout", header.layout.into(), kind.layout.into())?;
         }
         Ok(())
+    }
+
+    pub(crate) fn membership(&self) -> &Membership {
+        self.mapping.membership()
+    }
+
+    pub(crate) fn object_start(&self) -> NonNull<u8> {
+        self.mapping.start()
+    }
+
+    /// Has `in_use` asked before the mapping ends, with the payload's place and length: if it gives true, the memory
+    /// stays mapped until this process ends.
+    ///
+    /// For structures that the kernel knows by address: it walks a thread's list of robust mutexes when the thread
+    /// ends, and an entry in memory that is gone cuts the walk short (`get_robust_list(2)`). The first function that
+    /// is given stays.
+    pub fn keep_while(&self, in_use: fn(NonNull<u8>, usize) -> bool) {
+        self.mapping.keep_while(in_use);
     }
 
     fn header(&self) -> *mut Header {

@@ -34,7 +34,7 @@ fn forged(changes: &[(usize, u8)]) -> OwnedFd {
     for &(offset, byte) in changes {
         header[offset] = byte;
     }
-    memory_file(&header, 8192, SIZE)
+    memory_file(&header, 3 * 4096, SIZE)
 }
 
 fn refused(fd: OwnedFd, words: &str) -> Error {
@@ -56,11 +56,11 @@ fn an_unchanged_copy_of_a_header_is_attached() {
 fn the_error_says_which_part_of_the_header_differs() {
     let _watchdog = watchdog!();
     refused(forged(&[(0, b'X')]), "does not start as a segment does");
-    refused(forged(&[(8, 99)]), "its version is 0x63, expected 0x1");
+    refused(forged(&[(8, 99)]), "its version is 0x63, expected 0x2");
     refused(forged(&[(12, 8)]), "its kind is 0x8, expected 0x7");
     refused(forged(&[(16, 1)]), "from another build, this one expects");
     refused(forged(&[(20, 0)]), "its ready mark is 0x0, expected 0x1");
-    refused(forged(&[(24, 1)]), "its size is 0x2001, expected 0x2000");
+    refused(forged(&[(24, 1)]), "its size is 0x3001, expected 0x3000");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn what_is_no_memory_file_is_refused() {
 #[test]
 fn what_is_too_small_for_a_header_and_a_payload_is_refused() {
     let _watchdog = watchdog!();
-    for size in [0, 64, 4096] {
+    for size in [0, 64, 4096, 8192] {
         refused(memory_file(b"", size, SIZE), "too small");
     }
 }

@@ -37,7 +37,7 @@ fn a_limit_on_file_sizes_is_an_error_and_no_signal() {
         let error = refused(1 << 20);
         assert!(error.is_limit());
         assert!(error.to_string().contains("RLIMIT_FSIZE of this process is 1048576 bytes"), "{error}");
-        Segment::anonymous(KIND, (1 << 20) - 4096).unwrap();
+        Segment::anonymous(KIND, (1 << 20) - 2 * 4096).unwrap();
     });
 }
 

@@ -3,4 +3,5 @@
 mod attach;
 mod contents;
 mod limits;
+mod members;
 mod support;
