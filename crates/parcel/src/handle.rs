@@ -41,6 +41,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 use serde::ser::{Error as _, Serialize, Serializer};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -49,6 +50,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The name by which our (de)serialiser knows a handle.
 pub(crate) const MARK: &str = "procession_parcel::handle";
+/// The name of one that others in the parcel may have as well.
+pub(crate) const MARK_SHARED: &str = "procession_parcel::shared_handle";
 
 const NO_PARCEL_OUT: &str = "a handle (it holds a file descriptor) can only be packed into a parcel: pass it \
                              as an argument of a process, or to a pool's initialiser";
@@ -57,10 +60,15 @@ const NO_PARCEL_IN: &str = "a handle (it holds a file descriptor) can only be un
 
 enum Offer {
     Borrowed(RawFd),
+    /// One that may be in the parcel already, as what this key stands for.
+    Shared(RawFd, Object),
     /// One of an inner parcel's, and that parcel's marks of delivery.
     Lent(RawFd, Vec<Delivered>),
     Unique(Arc<Cell1>),
 }
+
+/// What a descriptor stands for: device and inode.
+type Object = (u64, u64);
 
 /// The place of a descriptor that may be packed once.
 type Cell1 = Mutex<Option<OwnedFd>>;
@@ -75,7 +83,22 @@ thread_local! {
 /// # Errors
 /// The serialiser's, if it packs no parcel, or if this process has no descriptor left.
 pub fn serialize<S: Serializer>(fd: BorrowedFd<'_>, s: S) -> Result<S::Ok, S::Error> {
-    offer(Offer::Borrowed(fd.as_raw_fd()), s)
+    offer(Offer::Borrowed(fd.as_raw_fd()), MARK, s)
+}
+
+/// As [`serialize`], but values that stand for one object share one descriptor in the parcel: thousands of locks in one
+/// segment cost one. `object` is its device and inode.
+///
+/// It is read by [`deserialize_shared`] only.
+///
+/// # Errors
+/// As [`serialize`].
+pub fn serialize_shared<S: Serializer>(
+    fd: BorrowedFd<'_>,
+    object: (u64, u64),
+    s: S,
+) -> Result<S::Ok, S::Error> {
+    offer(Offer::Shared(fd.as_raw_fd(), object), MARK_SHARED, s)
 }
 
 /// Moves the descriptor of `unique` into the parcel being packed, and puts its index into the bytes.
@@ -83,10 +106,10 @@ pub fn serialize<S: Serializer>(fd: BorrowedFd<'_>, s: S) -> Result<S::Ok, S::Er
 /// # Errors
 /// The serialiser's, if it packs no parcel, or the descriptor has been packed before.
 pub fn serialize_owned<S: Serializer>(unique: &Unique, s: S) -> Result<S::Ok, S::Error> {
-    offer(Offer::Unique(unique.cell.clone()), s)
+    offer(Offer::Unique(unique.cell.clone()), MARK, s)
 }
 
-fn offer<S: Serializer>(offer: Offer, s: S) -> Result<S::Ok, S::Error> {
+fn offer<S: Serializer>(offer: Offer, mark: &'static str, s: S) -> Result<S::Ok, S::Error> {
     struct Withdraw;
     impl Drop for Withdraw {
         fn drop(&mut self) {
@@ -95,7 +118,7 @@ fn offer<S: Serializer>(offer: Offer, s: S) -> Result<S::Ok, S::Error> {
     }
     let withdraw = Withdraw;
     OFFER.set(Some(offer));
-    let result = s.serialize_newtype_struct(MARK, &Stray);
+    let result = s.serialize_newtype_struct(mark, &Stray);
     drop(withdraw);
     result
 }
@@ -114,6 +137,18 @@ impl Serialize for Stray {
 /// # Errors
 /// The deserialiser's, if it unpacks no parcel, or the bytes name a descriptor that the parcel does not hold.
 pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<OwnedFd, D::Error> {
+    take(MARK, d)
+}
+
+/// A duplicate of a descriptor that [`serialize_shared`] put into the parcel being unpacked.
+///
+/// # Errors
+/// As [`deserialize`]; and if this process has no descriptor left.
+pub fn deserialize_shared<'de, D: Deserializer<'de>>(d: D) -> Result<OwnedFd, D::Error> {
+    take(MARK_SHARED, d)
+}
+
+fn take<'de, D: Deserializer<'de>>(mark: &'static str, d: D) -> Result<OwnedFd, D::Error> {
     struct Take;
     impl<'de> Visitor<'de> for Take {
         type Value = OwnedFd;
@@ -131,13 +166,15 @@ pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<OwnedFd, D::Error>
         }
     }
     drop(GIVEN.take());
-    d.deserialize_newtype_struct(MARK, Take)
+    d.deserialize_newtype_struct(mark, Take)
 }
 
 /// The descriptors of a parcel being packed.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     next: u32,
+    /// Those of [`serialize_shared`] in this pass, by object.
+    shared: BTreeMap<Object, u32>,
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) returns: Returns,
     /// Why a descriptor could not be duplicated, for the error's predicates.
@@ -147,6 +184,7 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     pub(crate) fn second_pass(&mut self) {
         self.next = 0;
+        self.shared.clear();
     }
 }
 
@@ -154,10 +192,16 @@ impl Outgoing {
 pub(crate) fn take_offer(handles: Option<&mut Outgoing>, moves: bool) -> Result<u32, Fault> {
     let offer = OFFER.take().ok_or_else(|| Fault::new("a type misuses the name that marks handles"))?;
     let handles = handles.ok_or_else(|| Fault::new(NO_PARCEL_OUT))?;
+    if let Offer::Shared(_, object) = offer {
+        if let Some(&index) = handles.shared.get(&object) {
+            return Ok(index);
+        }
+        handles.shared.insert(object, handles.next);
+    }
     match offer {
         // Only counted in the first pass.
-        Offer::Borrowed(_) | Offer::Lent(..) if !moves => {}
-        Offer::Borrowed(raw) => {
+        Offer::Borrowed(_) | Offer::Shared(..) | Offer::Lent(..) if !moves => {}
+        Offer::Borrowed(raw) | Offer::Shared(raw, _) => {
             // SAFETY: `offer`'s caller laid down this number in this very call, and borrows its descriptor until we
             // return to it; a number is taken once and withdrawn when `offer` returns.
             let fd = unsafe { BorrowedFd::borrow_raw(raw) };
@@ -250,13 +294,22 @@ impl Drop for Returns {
 
 /// The descriptors of a parcel being unpacked.
 pub(crate) struct Incoming {
-    fds: Vec<Option<OwnedFd>>,
+    fds: Vec<Place>,
     left: usize,
+}
+
+struct Place {
+    fd: Option<OwnedFd>,
+    /// Whether the value has named it.
+    named: bool,
 }
 
 impl Incoming {
     pub(crate) fn new(fds: Vec<OwnedFd>) -> Incoming {
-        Incoming { left: fds.len(), fds: fds.into_iter().map(Some).collect() }
+        Incoming {
+            left: fds.len(),
+            fds: fds.into_iter().map(|fd| Place { fd: Some(fd), named: false }).collect(),
+        }
     }
 
     pub(crate) fn left(&self) -> usize {
@@ -264,20 +317,27 @@ impl Incoming {
     }
 }
 
-/// Called by our deserialiser: lays down descriptor `index` while `visit` runs.
+/// Called by our deserialiser: lays down descriptor `index`, or a duplicate of it if it is shared, while `visit` runs.
 pub(crate) fn give<T>(
     handles: Option<&mut Incoming>,
     index: u32,
+    shared: bool,
     visit: impl FnOnce() -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let handles = handles.ok_or_else(|| Fault::new(NO_PARCEL_IN))?;
     let count = handles.fds.len();
-    let Some(fd) = handles.fds.get_mut(index as usize).and_then(Option::take) else {
-        return Err(Fault::text(format!(
-            "it names descriptor {index} of {count}, which is missing or already taken"
-        )));
+    let missing =
+        || Fault::text(format!("it names descriptor {index} of {count}, which is missing or already taken"));
+    let place = handles.fds.get_mut(index as usize).ok_or_else(missing)?;
+    let fd = if shared {
+        let fd = place.fd.as_ref().ok_or_else(missing)?;
+        duplicate(fd.as_fd(), &mut None)?
+    } else {
+        place.fd.take().ok_or_else(missing)?
     };
-    handles.left -= 1;
+    if !core::mem::replace(&mut place.named, true) {
+        handles.left -= 1;
+    }
     GIVEN.set(Some(fd));
     let result = visit();
     drop(GIVEN.take());
@@ -340,7 +400,7 @@ pub(crate) struct Lent<'a> {
 
 impl Serialize for Lent<'_> {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        offer(Offer::Lent(self.fd.as_raw_fd(), self.returns.marks().cloned().collect()), s)
+        offer(Offer::Lent(self.fd.as_raw_fd(), self.returns.marks().cloned().collect()), MARK, s)
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct Mapping {
 type InUse = fn(NonNull<u8>, usize) -> bool;
 
 /// An object by device and inode.
-type Object = (u64, u64);
+pub(crate) type Object = (u64, u64);
 
 static TABLE: OverFork<BTreeMap<Object, Weak<Mapping>>> = OverFork::new(BTreeMap::new());
 
@@ -138,6 +138,11 @@ impl Mapping {
     /// The size of the object.
     pub(crate) fn size(&self) -> usize {
         self.size
+    }
+
+    /// The device and inode of the object.
+    pub(crate) fn object(&self) -> Object {
+        self.object
     }
 
     pub(crate) fn membership(&self) -> &Membership {

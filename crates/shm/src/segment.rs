@@ -338,17 +338,17 @@ impl AsFd for Segment {
     }
 }
 
-/// Only inside a parcel: the descriptor travels beside the bytes.
+/// Only inside a parcel: the descriptor travels beside the bytes, once per parcel and segment.
 impl Serialize for Segment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        procession_parcel::handle::serialize(self.fd(), serializer)
+        procession_parcel::handle::serialize_shared(self.fd(), self.mapping.object(), serializer)
     }
 }
 
 /// Attaches, as [`Segment::attach_any`] does: what knows the kind calls [`Segment::check`].
 impl<'de> Deserialize<'de> for Segment {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Segment, D::Error> {
-        let fd = procession_parcel::handle::deserialize(deserializer)?;
+        let fd = procession_parcel::handle::deserialize_shared(deserializer)?;
         Segment::attach_any(fd).map_err(serde::de::Error::custom)
     }
 }

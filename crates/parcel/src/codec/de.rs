@@ -262,9 +262,10 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        if name == handle::MARK {
+        if name == handle::MARK || name == handle::MARK_SHARED {
             let index = self.varint(32)? as u32;
-            return handle::give(self.handles.as_deref_mut(), index, || visitor.visit_unit());
+            let shared = name == handle::MARK_SHARED;
+            return handle::give(self.handles.as_deref_mut(), index, shared, || visitor.visit_unit());
         }
         if name == trust::MARK {
             let trusted = self.trusted;

@@ -159,7 +159,7 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
     }
     #[inline]
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Done {
-        if name == handle::MARK {
+        if name == handle::MARK || name == handle::MARK_SHARED {
             let index = handle::take_offer(self.handles.as_deref_mut(), O::WRITES)?;
             return self.varint(u64::from(index));
         }

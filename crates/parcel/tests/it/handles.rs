@@ -30,6 +30,56 @@ fn several_handles_keep_their_places() {
     }
 }
 
+fn inode(of: &Fd) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let meta = File::from(of.as_fd().try_clone_to_owned().unwrap()).metadata().unwrap();
+    (meta.dev(), meta.ino())
+}
+
+/// A handle of which there may be many for one object.
+#[derive(Debug)]
+struct Many(Fd);
+
+impl Serialize for Many {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        procession_parcel::handle::serialize_shared(self.0.as_fd(), inode(&self.0), s)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Many {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Many, D::Error> {
+        procession_parcel::handle::deserialize_shared(d).map(|fd| Many(fd.into()))
+    }
+}
+
+#[test]
+fn handles_of_one_object_share_a_descriptor_in_a_parcel() {
+    let (one, other) = (object(), object());
+    let many = |fd: &std::os::fd::OwnedFd| Many(Fd::from(fd.try_clone().unwrap()));
+    let values = (many(&one), many(&other), Fd::from(other.try_clone().unwrap()), many(&one), many(&other));
+    let parcel = Parcel::pack(&values).unwrap();
+    assert_eq!(parcel.fds().len(), 3, "two shared ones, and one of its own");
+    drop(values);
+    let back = parcel.unpack::<(Many, Many, Fd, Many, Many)>().unwrap();
+    for (fd, object) in [(&back.0.0, &one), (&back.3.0, &one), (&back.1.0, &other), (&back.2, &other)] {
+        assert_eq!(identity(fd), identity(object));
+    }
+    drop(back);
+    assert_eq!((open_copies(&one), open_copies(&other)), (1, 1));
+}
+
+#[test]
+fn a_shared_handle_is_not_one_that_was_taken() {
+    let fd = object();
+    let parcel = |count| Parcel::new(vec![0; count], vec![fd.try_clone().unwrap()]);
+    let error = parcel(2).unpack::<(Fd, Many)>().unwrap_err().to_string();
+    assert!(error.contains("names descriptor 0 of 1"), "{error}");
+    parcel(2).unpack::<(Many, Fd)>().unwrap();
+    assert!(parcel(1).unpack::<Many>().is_ok());
+    assert!(parcel(1).unpack::<u8>().unwrap_err().to_string().contains("does not name"));
+    assert_eq!(open_copies(&fd), 1);
+}
+
 #[test]
 fn sockets_and_files_convert_both_ways() {
     let (a, b) = UnixStream::pair().unwrap();

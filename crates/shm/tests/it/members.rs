@@ -97,7 +97,6 @@ fn a_dead_ones_number_is_used_again_once_it_is_recovered() {
     let mut other = role::start(role_member, &[&segment.fd()]);
     let living = number(&other.hear());
     fill(&segment);
-    let before = Census::take();
     let mut asked = Vec::new();
     let error = segment.join(&mut |member| {
         asked.push(member);
@@ -107,7 +106,6 @@ fn a_dead_ones_number_is_used_again_once_it_is_recovered() {
     assert!(error.contains("all of its 1000 places for processes are taken"), "{error}");
     assert_eq!(asked.len(), Member::COUNT - 1);
     assert!(!asked.contains(&living));
-    before.assert_settles(BOUND);
     let wanted = asked[17];
     let mut recovered = |member| {
         assert!(segment.is_dead(member) || segment.pid_of(member) == Some(7));
@@ -115,6 +113,18 @@ fn a_dead_ones_number_is_used_again_once_it_is_recovered() {
     };
     assert_eq!(segment.join(&mut recovered).unwrap(), wanted);
     assert_eq!(segment.pid_of(wanted), Some(std::process::id()));
+}
+
+#[test]
+fn a_join_that_fails_leaves_nothing_behind() {
+    isolated!({
+        let segment = Segment::anonymous(KIND, 4096).unwrap();
+        fill(&segment);
+        let before = Census::take();
+        assert!(segment.join(&mut |_| false).is_err());
+        before.assert_settles(BOUND);
+        assert_eq!(segment.member(), None);
+    });
 }
 
 #[test]
