@@ -7,6 +7,7 @@ mod handles;
 mod panics;
 mod refused;
 mod roles;
+mod sealed;
 mod support;
 mod values;
 mod wire;
