@@ -17,7 +17,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         scenario(
             "process.start.fork",
-            "fork a child that adds one to a number, take the result, reap; raw_fork and CPython return no result",
+            "fork a child that adds one to a number, take the result, reap; raw_fork and CPython return no result, \
+             raw_fork_with_result sends one number",
             Goal {
                 text: "at most 1.5 times raw fork + exit + wait",
                 bounds: &[Bound { against: Against::Peer("raw_fork"), factor: 1.5 }],
@@ -53,11 +54,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 fn fork(surroundings: &Surroundings, regime: Regime) -> Field {
-    Field::default().ours(ours(StartMethod::Fork)).peer("raw_fork", forked::fork_exit_wait()).cpython(
-        surroundings,
-        regime,
-        "process.fork",
-    )
+    Field::default()
+        .ours(ours(StartMethod::Fork))
+        .peer("raw_fork", forked::fork_exit_wait())
+        .peer("raw_fork_with_result", forked::fork_result_wait())
+        .cpython(surroundings, regime, "process.fork")
 }
 
 fn fork_server(surroundings: &Surroundings, regime: Regime) -> Field {

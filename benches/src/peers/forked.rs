@@ -1,8 +1,9 @@
 //! Children by plain `fork`: the raw start, and far sides for hand-offs.
 #![expect(unsafe_code, reason = "fork, waitpid, prctl")]
 
-use std::io;
-use std::os::fd::RawFd;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use crate::pin;
 use crate::scenario::{Entry, Failure, timed};
@@ -24,6 +25,39 @@ pub fn fork_exit_wait() -> Entry {
                 unsafe { libc::_exit(0) }
             }
             reap(pid)
+        })
+    }))
+}
+
+/// The same with a result: the child sends one number over a socket of its own, and the parent reads it when the child has
+/// ended.
+///
+/// # Errors
+///
+/// None here; the entrant fails if the kernel refuses.
+pub fn fork_result_wait() -> Entry {
+    let mut number: u64 = 0;
+    Ok(Box::new(move |n| {
+        timed(n, || {
+            number += 1;
+            let (mut near, far) = UnixStream::pair()?;
+            let flags = libc::SIGCHLD as libc::c_long;
+            // SAFETY: a clone without a stack of its own is a fork; the child makes two system calls.
+            let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
+            let pid = check(pid as libc::c_int)?;
+            if pid == 0 {
+                let answer = (number + 1).to_ne_bytes();
+                let place = (&raw const answer).cast::<libc::c_void>();
+                // SAFETY: the place is the eight bytes of `answer`.
+                let sent = unsafe { libc::send(far.as_raw_fd(), place, 8, libc::MSG_NOSIGNAL) };
+                // SAFETY: ends the process without running anything.
+                unsafe { libc::_exit(libc::c_int::from(sent != 8)) }
+            }
+            drop(far);
+            reap(pid)?;
+            let mut answer = [0; 8];
+            near.read_exact(&mut answer)?;
+            if u64::from_ne_bytes(answer) == number + 1 { Ok(()) } else { Err("wrong answer".into()) }
         })
     }))
 }

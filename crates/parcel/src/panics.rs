@@ -11,8 +11,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::Once;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// A panic that was caught, here or in another process.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +34,12 @@ thread_local! {
 }
 
 static HOOK: Once = Once::new();
-static ABORT_SINK: OnceLock<fn(&Panic)> = OnceLock::new();
+/// Held for a store or a load only. (Not a `OnceLock`, whose code a child that was forked would touch for this alone.)
+static ABORT_SINK: Mutex<Option<fn(&Panic)>> = Mutex::new(None);
+
+fn abort_sink() -> MutexGuard<'static, Option<fn(&Panic)>> {
+    ABORT_SINK.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What stands for the message of a payload that is no text.
 const NO_TEXT: &str = "a value that is no text";
@@ -166,7 +170,7 @@ pub fn catch<R>(f: impl FnOnce() -> R) -> Result<R, Panic> {
 ///
 /// It is called by the panic hook, where `panic = "abort"` and a [`catch`] runs on the panicking thread.
 pub fn set_abort_sink(sink: fn(&Panic)) {
-    ABORT_SINK.get_or_init(|| sink);
+    abort_sink().get_or_insert(sink);
 }
 
 #[cold]
@@ -182,7 +186,8 @@ fn install_hook() {
             }
             let panic = Panic::from_hook(info);
             if cfg!(panic = "abort") {
-                match ABORT_SINK.get() {
+                let sink = *abort_sink();
+                match sink {
                     Some(sink) => sink(&panic),
                     None => previous(info),
                 }

@@ -232,14 +232,7 @@ fn close_inherited() {
     // The size of this directory is the number of open descriptors (Linux 6.2, 0 before): a call instead of a listing,
     // which takes 40 µs. The standard streams are open.
     let open = rustix::fs::stat("/proc/self/fd").map_or(0, |stat| stat.st_size);
-    if open > 0 {
-        let mut left = open - 3;
-        for number in (3..).take_while(|&number| number < MOST_DESCRIPTORS) {
-            if left == 0 {
-                return;
-            }
-            left -= i64::from(close_if_inherited(number));
-        }
+    if open > 0 && usize::try_from(open - 3).is_ok_and(close_first_inherited) {
         return;
     }
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
@@ -250,18 +243,44 @@ fn close_inherited() {
     }
 }
 
-/// The largest limit of descriptors that a kernel allows (`fs.nr_open`).
-const MOST_DESCRIPTORS: i32 = 1 << 30;
+/// Looks for `left` open descriptors above the standard streams, and closes those that are not close-on-exec. False if
+/// it did not find as many.
+fn close_first_inherited(mut left: usize) -> bool {
+    /// How many numbers one call looks at: a few, since most of the descriptors are the lowest, and then many, since one
+    /// that somebody put out of the way is far off.
+    const FEW: usize = 8;
+    const MANY: usize = 256;
+    let mut numbers = [libc::pollfd { fd: -1, events: 0, revents: 0 }; MANY];
+    let (mut next, mut count) = (3, FEW);
+    while left > 0 && next < MOST_DESCRIPTORS {
+        for (number, place) in (next..).zip(&mut numbers[..count]) {
+            place.fd = number;
+        }
+        // SAFETY: the array has at least as many entries.
+        if unsafe { libc::poll(numbers.as_mut_ptr(), count as libc::nfds_t, 0) } == -1 {
+            // More numbers than the limit of descriptors, which may be lower than one that is open.
+            return false;
+        }
+        for place in numbers[..count].iter().filter(|place| place.revents & libc::POLLNVAL == 0) {
+            close_if_inherited(place.fd);
+            left = left.saturating_sub(1);
+        }
+        (next, count) = (next + count as i32, MANY);
+    }
+    left == 0
+}
 
-/// Closes a descriptor that is not close-on-exec; tells whether there was any of this number.
-fn close_if_inherited(number: i32) -> bool {
+/// No number is beyond this one that is worth a look. (The listing finds it.)
+const MOST_DESCRIPTORS: i32 = 1 << 16;
+
+/// Closes a descriptor that is not close-on-exec.
+fn close_if_inherited(number: i32) {
     // SAFETY: only asks; a number that is closed gives an error.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
     if flags != -1 && flags & libc::FD_CLOEXEC == 0 {
         // SAFETY: nobody in this process knows of it yet.
         unsafe { libc::close(number) };
     }
-    flags != -1
 }
 
 /// Runs the constructors that the loader would have run after ours.

@@ -38,7 +38,7 @@
 
 mod serve;
 
-pub(crate) use serve::serve;
+pub(crate) use serve::{serve, server_ignores_interrupt};
 
 use crate::{
     Error, Result,
@@ -52,7 +52,7 @@ use crate::{
 use procession_parcel::{Parcel, function::Erased};
 use procession_sys::{Deadline, PidFd};
 use rustix::{
-    mm::{MapFlags, ProtFlags, mmap, munmap},
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags, recvmsg, sendmsg,
@@ -99,6 +99,12 @@ impl Page {
         // SAFETY: a new mapping, at an address of the kernel's choice.
         let start = unsafe { mmap(std::ptr::null_mut(), PAGE, access, MapFlags::SHARED, fd, 0) }?;
         NonNull::new(start.cast()).map(Page).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Leaves it out of clones of this process.
+    fn keep_to_this_process(&self) {
+        // SAFETY: mapped by `map` with this length; the mapping stays as it is.
+        let _ = unsafe { madvise(self.0.as_ptr().cast(), PAGE, Advice::LinuxDontFork) };
     }
 
     fn word(&self) -> &AtomicU32 {
@@ -280,8 +286,7 @@ impl Server {
             parent: None,
             #[cfg(feature = "tracing")]
             log: crate::log::Inherited::default(),
-            argv0: spawn::argv0(),
-            work: Work::ForkServer { page: page_fd.into() },
+            work: Work::ForkServer { page: page_fd.into(), argv0: spawn::argv0() },
         };
         let parcel = Parcel::pack(&job).map_err(|error| Error::parcel("encode a job", error))?;
         drop(job);
@@ -397,7 +402,7 @@ impl Server {
         }
         drop(place);
         let mut answer = [0_u8; 8];
-        let (length, mut fds) = receive(self.socket.as_fd(), &mut answer)?;
+        let (length, pidfd) = receive(self.socket.as_fd(), &mut answer)?;
         if length != answer.len() {
             return Err(Refusal::Asker(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -407,7 +412,7 @@ impl Server {
             return Err(Refusal::Server(errno));
         }
         let pid = u32::from_le_bytes([a, b, c, d]);
-        match fds.pop() {
+        match pidfd {
             Some(pidfd) => Ok((pid, PidFd::from(pidfd))),
             // No descriptor was left for it here.
             None => Err(Refusal::Asker(io::Error::from_raw_os_error(libc::EMFILE))),
@@ -447,20 +452,20 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Resu
     }
 }
 
-/// One message and the descriptors with it.
-fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> rustix::io::Result<(usize, Vec<OwnedFd>)> {
+/// One message, and the descriptor with it. Without memory of its own: after each clone the server would copy the pages
+/// of its heap that it writes.
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> rustix::io::Result<(usize, Option<OwnedFd>)> {
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message =
         retry(|| recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC))?;
-    let fds = control
-        .drain()
-        .filter_map(
-            |message| if let RecvAncillaryMessage::ScmRights(fds) = message { Some(fds) } else { None },
-        )
-        .flatten()
-        .collect();
-    Ok((message.bytes, fds))
+    let mut fd = None;
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = part {
+            fd = fds.next();
+        }
+    }
+    Ok((message.bytes, fd))
 }
 
 pub(crate) fn start(mut plan: Plan, work: Erased, input: Parcel) -> Result<Started> {
@@ -482,7 +487,10 @@ pub(crate) fn start(mut plan: Plan, work: Erased, input: Parcel) -> Result<Start
     let (ours, theirs) = spawn::job_socket()?;
     let mut sent = Ok(());
     let child = ask(&mut place, theirs.as_fd(), || {
-        sent = send_umask(&ours, umask).and_then(|()| spawn::send(&ours, &[&parcel, &input]));
+        // The umask, which takes a look into `/proc`, while the child unpacks its job.
+        sent = spawn::send(&ours, &[&parcel])
+            .and_then(|()| send_umask(&ours, umask))
+            .and_then(|()| spawn::send(&ours, &[&input]));
     });
     drop((place, theirs));
     let (pid, pidfd) = child?;
@@ -499,7 +507,7 @@ pub(crate) fn start(mut plan: Plan, work: Erased, input: Parcel) -> Result<Start
 /// Stands for a umask that is not known: the clone keeps the server's.
 const UNKNOWN_UMASK: u32 = u32::MAX;
 
-/// The first bytes on the job socket of a clone.
+/// What comes between the job and the arguments on the job socket of a clone.
 fn send_umask(socket: &OwnedFd, umask: Option<u32>) -> Result<()> {
     let umask = umask.or_else(current_umask).unwrap_or(UNKNOWN_UMASK);
     retry(|| rustix::net::send(socket, &umask.to_le_bytes(), SendFlags::NOSIGNAL))
@@ -557,7 +565,11 @@ pub(crate) fn ignores_interrupt() -> bool {
 
 /// This process's umask, which cannot be asked for without changing it except here. `None` without `/proc`.
 fn current_umask() -> Option<u32> {
-    let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
-    u32::from_str_radix(line.trim(), 8).ok()
+    use rustix::fs::{Mode, OFlags, open};
+    let status = open(c"/proc/thread-self/status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    // The second line, after a name of 64 bytes at most: one call, where reading to the end takes three.
+    let mut start = [0; 128];
+    let length = retry(|| rustix::io::read(&status, &mut start)).ok()?;
+    let line = start[..length].split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Umask:"))?;
+    u32::from_str_radix(std::str::from_utf8(line).ok()?.trim(), 8).ok()
 }

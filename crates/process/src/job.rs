@@ -69,8 +69,8 @@ pub(crate) enum Session {
 pub(crate) enum Work {
     /// Run a function on the arguments in the next parcel.
     Call(Erased),
-    /// Serve forks: the page in which the last pid is published.
-    ForkServer { page: Fd },
+    /// Serve forks: the page in which the last pid is published, and the program's name as the parent was called.
+    ForkServer { page: Fd, argv0: OsString },
 }
 
 /// Where [`Job::seal`] lies in the job's parcel: an executed child needs it before it unpacks the rest.
@@ -92,7 +92,5 @@ pub(crate) struct Job {
     pub(crate) parent: Option<Fd>,
     #[cfg(feature = "tracing")]
     pub(crate) log: crate::log::Inherited,
-    /// The program's name as the parent was called, for children of the fork server.
-    pub(crate) argv0: OsString,
     pub(crate) work: Work,
 }

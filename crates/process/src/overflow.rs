@@ -46,7 +46,7 @@ pub(crate) fn is_installed() {
 
 /// Sets the name that the message tells: once per process, a forked child in the place of its parent's.
 pub(crate) fn set_name(name: &str) {
-    let message = format!("process `{name}` has overflowed its stack\n").into_bytes();
+    let message = [b"process `", name.as_bytes(), b"` has overflowed its stack\n"].concat();
     MESSAGE.store(Box::into_raw(Box::new(message)), Ordering::Release);
 }
 

@@ -87,7 +87,6 @@ pub(crate) fn job(mut plan: Plan, nonce: Nonce, work: Work) -> Result<(Job, Kept
         parent,
         #[cfg(feature = "tracing")]
         log: crate::log::inherited(&kept.name)?,
-        argv0: argv0(),
         work,
     };
     Ok((job, kept))

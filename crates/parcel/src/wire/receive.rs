@@ -57,10 +57,13 @@ impl<'a> Receiver<'a> {
 
     /// Receives one frame; unless `block`, only if its beginning is there.
     pub(super) fn frame(mut self, block: bool) -> Result<Received, Error> {
-        let room = if self.packets { HEADER + SPILL } else { HEADER };
-        let mut first = vec![0; room];
+        // A stream's header on the stack: memory that is asked for zeroed comes from another part of glibc's heap than what
+        // was freed last, and a forked child pays for each page that it touches.
+        let mut head = [0; HEADER];
+        let mut packet = if self.packets { vec![0; HEADER + SPILL] } else { Vec::new() };
+        let first = if self.packets { packet.as_mut_slice() } else { head.as_mut_slice() };
         let mut filled = loop {
-            match self.message(&mut first)? {
+            match self.message(first)? {
                 Some(0) => return Ok(Received::Closed),
                 Some(filled) => break filled,
                 None if block => self.wait()?,
@@ -68,7 +71,7 @@ impl<'a> Receiver<'a> {
             }
         };
         if !self.packets {
-            self.fill(&mut first, filled)?;
+            self.fill(first, filled)?;
             filled = HEADER;
         }
         let Some(header) = first[..filled].first_chunk::<HEADER>() else {
@@ -83,9 +86,9 @@ impl<'a> Receiver<'a> {
             self.filler()?;
         }
         let body = if self.packets {
-            first.truncate(filled);
-            first.drain(..HEADER);
-            self.body(first, header.inline())?
+            packet.truncate(filled);
+            packet.drain(..HEADER);
+            self.body(packet, header.inline())?
         } else {
             self.body(Vec::new(), header.inline())?
         };

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     child::{self, Origin},
     job::Job,
+    stdio::Slot,
 };
 use procession_parcel::wire::{self, Limits};
 use procession_sys::{Deadline, PidFd, hooks};
@@ -16,7 +17,7 @@ use std::{
     io::{self, IoSlice},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// The asker decides when the server ends, not the terminal. Blocked rather than ignored, so that a Ctrl-C in the first
@@ -36,15 +37,23 @@ fn block_interrupts() {
 fn warm_up() {
     crate::overflow::install_for_main();
     let _ = Deadline::now();
-    let _ = ignores_interrupt();
+    IGNORES.store(ignores_interrupt(), Ordering::Relaxed);
     let _ = procession_parcel::panics::catch(|| ());
     let _ = io::Write::flush(&mut io::stdout());
+}
+
+/// Whether the server ignores SIGINT, as its clones do at first.
+static IGNORES: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn server_ignores_interrupt() -> bool {
+    IGNORES.load(Ordering::Relaxed)
 }
 
 /// The server's life: one request after the other, until the asker is gone. Never returns.
 pub(crate) fn serve(socket: OwnedFd, page: OwnedFd) -> ! {
     block_interrupts();
     let Ok(page_map) = Page::map(&page) else { child::quit(1) };
+    page_map.keep_to_this_process();
     drop(page);
     SERVING.store(true, Ordering::Relaxed);
     let before = environment();
@@ -55,24 +64,29 @@ pub(crate) fn serve(socket: OwnedFd, page: OwnedFd) -> ! {
         // Clones have the asker's, whatever a hook set.
         child::set_environment(before);
     }
+    // Clones count on it, whatever a hook has opened there.
+    if child::set_stream(0, Slot::Null).is_err() {
+        child::quit(1)
+    }
     warm_up();
     // If the asker is gone, the first request is the end of the socket.
     let _ = retry(|| rustix::net::send(&socket, &[REQUEST], SendFlags::NOSIGNAL));
     let thread = Thread::current();
     loop {
         let mut request = [0_u8; 1];
-        let mut fds = match receive(socket.as_fd(), &mut request) {
-            Ok((1, fds)) => fds,
+        let job = match receive(socket.as_fd(), &mut request) {
+            Ok((1, job)) => job,
             // The asker is gone.
             _ => child::quit(0),
         };
-        let answer = match fds.pop() {
+        let answer = match job {
             None => Err(libc::EMFILE),
             Some(job) => match thread.clone(&page_map) {
                 Ok(Cloned::Child) => {
                     SERVING.store(false, Ordering::Relaxed);
                     drop(socket);
-                    drop(page_map);
+                    // Not in this process.
+                    std::mem::forget(page_map);
                     become_child(job)
                 }
                 Ok(Cloned::Parent(pid, pidfd)) => {
@@ -94,11 +108,12 @@ fn reply(socket: &OwnedFd, answer: Result<(u32, OwnedFd), i32>) {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&pid.to_le_bytes());
     bytes[4..].copy_from_slice(&errno.to_le_bytes());
-    let fds: Vec<BorrowedFd<'_>> = answer.iter().map(|(_, pidfd)| pidfd.as_fd()).collect();
+    let pidfd = answer.as_ref().ok().map(|(_, pidfd)| [pidfd.as_fd()]);
+    let fds: &[BorrowedFd<'_>] = pidfd.as_ref().map_or(&[], |fds| fds);
     let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(&fds));
+        control.push(SendAncillaryMessage::ScmRights(fds));
     }
     // A broken socket is found at the next request.
     let _ = retry(|| sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL));
@@ -199,16 +214,16 @@ fn open_pidfd(pid: u32) -> Result<Cloned, i32> {
 /// The clone takes its job, and goes on as a child.
 fn become_child(socket: OwnedFd) -> ! {
     // The asker writes while we are made; if it dies, or has nothing for us after all, the socket ends.
-    let Some(umask) = receive_umask(&socket) else { child::quit(1) };
     let Ok(Some(parcel)) = wire::recv(socket.as_fd(), &Limits::default(), None) else { child::quit(1) };
     // SAFETY: the socket came over the server's own, which was made by our parent and checked at the server's start.
     let job: Job = match unsafe { parcel.assume_same_program() }.unpack() {
         Ok(job) => job,
         Err(_) => child::quit(1),
     };
+    crate::title::set(&job.identity.name);
+    let Some(umask) = receive_umask(&socket) else { child::quit(1) };
     if umask != UNKNOWN_UMASK {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
     }
-    crate::title::set(&job.argv0, &job.identity.name);
     child::run(job, None, socket, Origin::Cloned)
 }

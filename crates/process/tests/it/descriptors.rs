@@ -64,13 +64,18 @@ fn an_unrelated_descriptor_is_open_in_a_forked_child_only(method: StartMethod) {
     Process::builder().start_method(method).spawn(|()| (), ()).unwrap().join().unwrap();
     let (after, after_path) = open(&name("after"));
     rustix::io::fcntl_setfd(&after, rustix::io::FdFlags::empty()).unwrap();
+    let (far, far_path) = open(&name("far"));
+    // Put out of the way, as shells do; the low number is closed.
+    let far = rustix::io::fcntl_dupfd_cloexec(far, 700).unwrap();
+    rustix::io::fcntl_setfd(&far, rustix::io::FdFlags::empty()).unwrap();
 
     let forked = method == StartMethod::Fork;
-    let seen = [&before_path, &closed_path, &after_path].map(|path| look(path.to_str().unwrap().to_owned()));
-    for path in [before_path, closed_path, after_path] {
+    let paths = [before_path, closed_path, after_path, far_path];
+    let seen = paths.clone().map(|path| look(path.to_str().unwrap().to_owned()));
+    for path in paths {
         std::fs::remove_file(path).unwrap();
     }
-    assert_eq!(seen, [forked; 3]);
+    assert_eq!(seen, [forked; 4]);
 }
 
 fn children_that_live_together_have_no_more_descriptors_each(method: StartMethod) {
