@@ -15,6 +15,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A [`SharedMemory`] is memory with a name, for programs that share nothing but that, CPython's among them; a
+//! [`ShareableList`] lies in one. Here alone is something that a death could leave behind: see
+//! [there](SharedMemory#when-a-process-dies) how it goes.
+//!
 //! # Words used here
 //!
 //! * *segment*: the shared object and its bytes; *mapping*: its view in one address space;
@@ -25,7 +29,7 @@
 //!
 //! # When a process dies
 //!
-//! Nothing here belongs to a process: a segment needs no clean-up, and a death cannot leave a header half written
+//! Names aside, nothing here belongs to a process: a segment needs no clean-up, and a death cannot leave a header half written
 //! for others, since the descriptor is handed over only when the header is complete.
 #![deny(unsafe_code)]
 
@@ -34,11 +38,15 @@ compile_error!("procession supports Linux only");
 
 mod error;
 mod layout;
+mod list;
 mod mapping;
+mod named;
 mod segment;
 
 pub use error::Error;
 pub use layout::{Kind, signature};
+pub use list::{Item, ShareableList};
+pub use named::SharedMemory;
 pub use segment::Segment;
 
 /// The README's examples, run as tests.
