@@ -17,7 +17,7 @@
 use crate::{
     StartMethod, current,
     exit::{Frame, Report, VALUE},
-    forkserver,
+    forkserver, guardian,
     job::{Job, Session, Settings, Work},
     lifeline,
     stdio::Slot,
@@ -74,6 +74,7 @@ pub(crate) fn run(mut job: Job, input: Option<Parcel>, socket: OwnedFd, origin: 
             crate::title::lead_away(&argv0);
             forkserver::serve(socket, page.into())
         }
+        Work::Guardian { owner, work, argument } => guardian::serve(socket, owner.into(), &work, &argument),
         Work::Call(work) => {
             #[cfg(feature = "tracing")]
             crate::log::take_over(job.log, &job.identity.name);

@@ -88,6 +88,7 @@ pub(crate) fn prepare() {
         hooks::prepare();
         crate::threads::prepare();
         crate::watch::prepare();
+        crate::guardian::prepare();
         hooks::around_fork(hooks::ForkHooks {
             before: Some(|| TABLE.hold()),
             in_parent: Some(|| TABLE.release()),

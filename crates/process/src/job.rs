@@ -71,6 +71,8 @@ pub(crate) enum Work {
     Call(Erased),
     /// Serve forks: the page in which the last pid is published, and the program's name as the parent was called.
     ForkServer { page: Fd, argv0: OsString },
+    /// Run a function on the argument when the owner, known by its pidfd, has ended.
+    Guardian { owner: Fd, work: Erased, argument: String },
 }
 
 /// Where [`Job::seal`] lies in the job's parcel: an executed child needs it before it unpacks the rest.

@@ -25,6 +25,8 @@
 //!   program, and not for those that it started by `std::process::Command`.
 //! * **The fork server**: the next start makes a new one. Children that it made live on; a start that was under way
 //!   is neither lost nor done twice.
+//! * **A process that owns names** (shared memory that others find by name): a helper that outlives it takes them away.
+//!   It is started with the first such name, and ends with its work.
 //!
 //! Every wait here ends when what it waits for dies. Signals go through pidfds and never reach a reused pid.
 //!
@@ -67,6 +69,7 @@ mod error;
 mod exit;
 mod fork;
 mod forkserver;
+mod guardian;
 mod handle;
 mod interrupt;
 mod job;

@@ -100,7 +100,7 @@ pub(crate) fn seal_key() -> Result<[u8; 16]> {
 }
 
 /// A pidfd of this process, for a child that may outlive it.
-fn own_pidfd() -> Result<procession_parcel::Fd> {
+pub(crate) fn own_pidfd() -> Result<procession_parcel::Fd> {
     let pidfd = open_pidfd("this process", std::process::id())?;
     Ok(OwnedFd::from(pidfd).into())
 }

@@ -26,6 +26,18 @@ pub(crate) enum Cause {
     Foreign { what: &'static str },
     /// It is a segment, but not the one that was expected.
     Differs { what: &'static str, found: u64, expected: u64 },
+    /// There is no segment of this name.
+    NotFound,
+    /// There is one already.
+    Exists,
+    /// The name is another handle's or process's to take away.
+    NotOwner,
+    /// The mapping is not to be written through.
+    ReadOnly,
+    /// The list has no such place.
+    OutOfRange { index: usize, len: usize },
+    /// The value does not fit into its place.
+    TooLarge { len: usize, room: usize },
     /// The caller asked for the impossible.
     Invalid { what: String },
     /// Anything else.
@@ -89,6 +101,48 @@ impl Error {
         matches!(self.cause, Cause::Foreign { .. } | Cause::Differs { .. })
     }
 
+    /// Whether there is no segment of this name (any more).
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.cause, Cause::NotFound)
+    }
+
+    /// Whether the name is taken.
+    #[must_use]
+    pub fn is_already_exists(&self) -> bool {
+        matches!(self.cause, Cause::Exists)
+    }
+
+    /// Whether only the owner may do this, and this handle is not.
+    #[must_use]
+    pub fn is_not_owner(&self) -> bool {
+        matches!(self.cause, Cause::NotOwner)
+    }
+
+    /// Whether the segment is another user's, or was attached to read only.
+    #[must_use]
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self.cause, Cause::ReadOnly | Cause::Os { errno: Errno::ACCESS | Errno::PERM, .. })
+    }
+
+    /// Whether the caller asked for the impossible: an empty segment, a name with a slash, bytes beyond the end.
+    #[must_use]
+    pub fn is_invalid(&self) -> bool {
+        matches!(self.cause, Cause::Invalid { .. })
+    }
+
+    /// Whether a list has no such place.
+    #[must_use]
+    pub fn is_out_of_range(&self) -> bool {
+        matches!(self.cause, Cause::OutOfRange { .. })
+    }
+
+    /// Whether a value does not fit into its place in a list.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        matches!(self.cause, Cause::TooLarge { .. })
+    }
+
     /// What the kernel said, where it was the kernel that refused.
     #[must_use]
     pub fn os_error(&self) -> Option<io::Error> {
@@ -99,7 +153,15 @@ impl Error {
             Cause::NoSpace => Errno::NOSPC,
             Cause::Limit { .. } => Errno::FBIG,
             Cause::Unsupported { errno, .. } | Cause::Os { errno, .. } => *errno,
-            Cause::Foreign { .. } | Cause::Differs { .. } | Cause::Invalid { .. } => return None,
+            Cause::NotFound => Errno::NOENT,
+            Cause::Exists => Errno::EXIST,
+            Cause::Foreign { .. }
+            | Cause::Differs { .. }
+            | Cause::NotOwner
+            | Cause::ReadOnly
+            | Cause::OutOfRange { .. }
+            | Cause::TooLarge { .. }
+            | Cause::Invalid { .. } => return None,
         };
         Some(errno.into())
     }
@@ -132,6 +194,16 @@ impl fmt::Display for Error {
             Cause::Differs { what, found, expected } => {
                 write!(f, "its {what} is {found:#x}, expected {expected:#x}")
             }
+            Cause::NotFound => f.write_str("there is no segment of this name: not found"),
+            Cause::Exists => f.write_str("a segment of this name exists already"),
+            Cause::NotOwner => {
+                f.write_str("only its owner may, the handle that made it in the process that did")
+            }
+            Cause::ReadOnly => f.write_str("it was attached to read only"),
+            Cause::OutOfRange { index, len } => write!(f, "index {index} is not within its {len} items"),
+            Cause::TooLarge { len, room } => {
+                write!(f, "a value of {len} bytes does not fit into the {room} of its place")
+            }
             Cause::Invalid { what } => f.write_str(what),
             Cause::Os { call, errno } => write!(f, "{call}: {errno}"),
         }
@@ -149,7 +221,10 @@ impl std::error::Error for Error {}
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &error.cause {
-            Cause::Invalid { .. } => io::ErrorKind::InvalidInput,
+            Cause::Invalid { .. } | Cause::OutOfRange { .. } | Cause::TooLarge { .. } => {
+                io::ErrorKind::InvalidInput
+            }
+            Cause::NotOwner | Cause::ReadOnly => io::ErrorKind::PermissionDenied,
             Cause::Foreign { .. } | Cause::Differs { .. } => io::ErrorKind::InvalidData,
             _ => error.os_error().map_or(io::ErrorKind::Other, |os| os.kind()),
         };

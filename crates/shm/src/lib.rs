@@ -15,6 +15,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A [`SharedMemory`] is memory with a name, for programs that share nothing but that, CPython's among them; a
+//! [`ShareableList`] lies in one. Here alone is something that a death could leave behind: see
+//! [there](SharedMemory#when-a-process-dies) how it goes.
+//!
 //! # Words used here
 //!
 //! * *segment*: the shared object and its bytes; *mapping*: its view in one address space;
@@ -26,7 +30,8 @@
 //!
 //! # When a process dies
 //!
-//! Of all this only a membership belongs to a process, and the kernel ends it with the process. A segment needs no clean-up, and a death cannot leave a header half written
+//! Names aside, only a membership belongs to a process, and the kernel ends it with the process: a segment needs no
+//! clean-up, and a death cannot leave a header half written
 //! for others, since the descriptor is handed over only when the header is complete.
 #![deny(unsafe_code)]
 
@@ -35,13 +40,17 @@ compile_error!("procession supports Linux only");
 
 mod error;
 mod layout;
+mod list;
 mod mapping;
 mod members;
+mod named;
 mod segment;
 
 pub use error::Error;
 pub use layout::{Kind, signature};
+pub use list::{Item, ShareableList};
 pub use members::Member;
+pub use named::SharedMemory;
 pub use segment::Segment;
 
 /// The README's examples, run as tests.

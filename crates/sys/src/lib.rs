@@ -7,6 +7,7 @@
 //! * [`Deadline`] and [`Spin`]: how long to wait, and how long to wait without sleeping;
 //! * [`PidFd`] and [`ProcessId`]: a process by a handle that cannot be reused, and by a name that can be printed;
 //! * [`hooks`]: what runs at the end of a process and around `fork`;
+//! * [`guardian`]: a helper that outlives this process and tidies up after it;
 //! * [`crash_point!`]: a named step of a protocol at which a test may kill the process;
 //! * [`sync`]: the atomics; the real ones, or loom's when built with `--cfg loom`.
 //!
@@ -23,6 +24,7 @@ mod clock;
 pub mod crash;
 pub mod fd;
 pub mod futex;
+pub mod guardian;
 pub mod hooks;
 mod over_fork;
 mod pidfd;

@@ -12,6 +12,7 @@ mod handles;
 mod hostile;
 mod join;
 mod lifecycle;
+mod named;
 mod nesting;
 mod settings;
 mod signals;

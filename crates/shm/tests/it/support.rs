@@ -28,3 +28,25 @@ pub(crate) fn resident(segment: &Segment) -> u64 {
     let file = std::fs::File::from(segment.fd().try_clone_to_owned().unwrap());
     file.metadata().unwrap().blocks() * 512
 }
+
+/// A name that no other test uses.
+pub(crate) fn fresh(what: &str) -> String {
+    use std::sync::atomic::AtomicU32;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("test-{what}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The file behind a name.
+pub(crate) fn path(name: &str) -> std::path::PathBuf {
+    std::path::Path::new("/dev/shm").join(name)
+}
+
+/// All there is in the folder of named segments.
+pub(crate) fn folder() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir("/dev/shm")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
