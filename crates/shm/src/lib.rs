@@ -34,12 +34,14 @@
 compile_error!("procession supports Linux only");
 
 mod error;
+mod heap;
 mod layout;
 mod mapping;
 mod members;
 mod segment;
 
 pub use error::Error;
+pub use heap::{Heap, HeapBuilder, HeapStats, Plain, SharedBox, SharedSlice, SharedStr, SharedVec};
 pub use layout::{Kind, signature};
 pub use members::Member;
 pub use segment::Segment;
