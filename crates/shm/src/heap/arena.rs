@@ -257,6 +257,7 @@ impl Arena {
         // A number whose last owner is not recovered yet is as good as another: what that one left is in the name of
         // its life, which is over with the next line but one.
         let member = self.segment.join(&mut |_| true)?;
+        self.control().member_top.fetch_max(member.index() as u64 + 1, Ordering::AcqRel);
         let lives = &self.control().lives[member.index()];
         let life = Life { member: member.index() as u16, life: lives.fetch_add(1, Ordering::AcqRel) + 1 };
         // SAFETY: the shard's lock is held.

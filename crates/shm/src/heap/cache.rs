@@ -170,12 +170,13 @@ impl Class {
     /// A slab may be free as a whole: gives it back, unless it is the only one such.
     #[cold]
     fn settle(&mut self, arena: &Arena, me: Life, class: usize, note: usize) {
-        let other = self.at != note && self.slabs.get(self.at).is_some_and(|slab| !slab.free.is_empty());
+        let has_free = |(at, slab): &(usize, &Slab)| *at != note && !slab.free.is_empty();
+        let other = self.slabs.iter().enumerate().find(has_free).map(|(at, _)| at);
         let span = self.slabs[note].span;
-        if !other || !all_free(arena, class, span) {
+        let Some(other) = other.filter(|_| all_free(arena, class, span)) else {
             self.at = note;
             return;
-        }
+        };
         let entry = arena.span(span);
         if entry.word.compare_exchange(me.slab(class), FREE, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             freed(arena, span);
@@ -185,9 +186,8 @@ impl Class {
         if let Some(moved) = self.slabs.get(note) {
             arena.span(moved.span).note.store(note as u32, Ordering::Relaxed);
         }
-        if self.at >= self.slabs.len() {
-            self.at = note.min(self.slabs.len().saturating_sub(1));
-        }
+        // The last one has moved to the place that became free.
+        self.at = if other == self.slabs.len() { note } else { other };
     }
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct Control {
     pub(crate) span_top: AtomicU64,
     /// No record from here on was ever used. Only grows.
     pub(crate) record_top: AtomicU64,
+    /// No member from here on ever joined. Only grows.
+    pub(crate) member_top: AtomicU64,
     /// A hint: where to begin to look for a free span.
     pub(crate) span_low: AtomicU64,
     /// A hint: where to begin to look for a free record.

@@ -51,7 +51,8 @@ impl Dead {
     fn look(arena: &Arena) -> Dead {
         let control = arena.control();
         let mut news = false;
-        let up_to = (0..Member::COUNT).map(|index| {
+        let top = bounded(&control.member_top, Member::COUNT as u32) as usize;
+        let up_to = (0..top).map(|index| {
             let lives = control.lives[index].load(Ordering::Acquire);
             let swept = control.swept[index].load(Ordering::Acquire);
             if lives <= swept {

@@ -73,7 +73,7 @@ fn a_process_dies_at_every_instruction_of_a_new_slab() {
 #[test]
 fn a_process_dies_at_every_instruction_of_a_large_block() {
     isolated("heap_steps::a_process_dies_at_every_instruction_of_a_large_block", || {
-        let report = each(499, |heap| drop(heap.vec::<u8>(3 * 64 * 1024).unwrap().len()));
+        let report = each(499, |heap| _ = heap.vec::<u8>(3 * 64 * 1024).unwrap().len());
         println!("allocate and free a large block: {report}");
     });
 }
@@ -106,19 +106,29 @@ fn a_process_dies_at_every_instruction_of_the_life_of_a_shared_block() {
 #[test]
 fn a_sweeper_dies_at_every_instruction() {
     isolated("heap_steps::a_sweeper_dies_at_every_instruction", || {
+        // Of the class of which a slab has the fewest blocks, since a sweep looks at each.
+        let long = "x".repeat(8000);
         let setup = || {
-            let world = world();
-            // One that dies with a block of each kind.
+            let heap = of_mib(1);
+            let ours = heap.vec_from(&[5_u8; 8000]).unwrap();
+            let text = heap.str(&long).unwrap();
+            // One that dies with a block of each kind: the end of a process is as good as its death.
             forked(|| {
-                let heap = &world.heap;
-                let left = (heap.alloc(1_u64), heap.vec::<u8>(100_000), heap.str("left"));
-                // The end of a process, as good as its death.
-                std::mem::forget(left);
+                std::mem::forget((heap.vec::<u8>(8000), heap.vec::<u8>(100_000), heap.str(&long)));
             });
-            world
+            (heap, ours, text)
         };
-        let report =
-            each_instruction(&options(49_999), setup, |world| _ = world.heap.sweep().unwrap(), check);
+        let report = each_instruction(
+            &options(1499),
+            setup,
+            |(heap, ..)| _ = heap.sweep().unwrap(),
+            |_, (heap, ours, text)| {
+                heap.sweep().unwrap();
+                assert_eq!(balance(heap).blocks, 2);
+                assert!(**ours == [5; 8000] && **text == *long);
+                drop(heap.vec::<u8>(800_000).unwrap());
+            },
+        );
         println!("sweep: {report}");
     });
 }
