@@ -44,7 +44,8 @@ pub(crate) struct Hold {
     column: u32,
     start: NonNull<u8>,
     bytes: usize,
-    /// The parcels that this process made; the last may not have left yet.
+    /// Parcels whose slots this process has not cleared: those that it made, of which the last may not have left yet, and
+    /// those that brought the block, whose sender may still have them.
     ways: Mutex<Vec<Way>>,
 }
 
@@ -59,16 +60,14 @@ unsafe impl Send for Hold {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Hold {}
 
-/// What a parcel says of a block.
+/// What a parcel says of a block: record, column and token, how many elements, their size and alignment. Of fixed length,
+/// since packing twice (to count, to write) may find different numbers where threads pack at once.
+type Numbers = [[u8; 8]; 6];
+
 #[derive(Serialize)]
 struct Out<'a> {
     fd: &'a Unique,
-    record: u64,
-    column: u64,
-    token: u64,
-    len: u64,
-    size: u64,
-    align: u64,
+    numbers: Numbers,
 }
 
 /// As it comes out of a parcel.
@@ -76,12 +75,7 @@ struct Out<'a> {
 pub(crate) struct In {
     #[serde(deserialize_with = "procession_parcel::handle::deserialize")]
     fd: OwnedFd,
-    record: u64,
-    column: u64,
-    token: u64,
-    len: u64,
-    size: u64,
-    align: u64,
+    numbers: Numbers,
 }
 
 impl Hold {
@@ -134,14 +128,17 @@ impl Hold {
 
     /// Clears the slots of parcels that are no more, and takes those back that never left.
     fn tidy(&self, ways: &mut Vec<Way>) {
-        ways.retain(|way| {
-            drop(way.fd.take());
-            let lost = !is_under_way(self.arena.as_fd(), way.token);
-            if lost {
-                holders::clear(&*self.arena, self.record, way.column, way.token.transit());
-            }
-            !lost
-        });
+        ways.retain(|way| self.tidy_one(way));
+    }
+
+    /// Closes this process's descriptor of a parcel; tells whether the parcel still exists. If not, its slot is cleared.
+    fn tidy_one(&self, way: &Way) -> bool {
+        drop(way.fd.take());
+        let exists = is_under_way(self.arena.as_fd(), way.token);
+        if !exists {
+            holders::clear(&*self.arena, self.record, way.column, way.token.transit());
+        }
+        exists
     }
 
     /// Puts the block into the parcel that is being packed, as `len` elements of that size and alignment.
@@ -166,9 +163,9 @@ impl Hold {
             ways.push(self.set_out().map_err(|error| fail(&error))?);
         }
         let Some(Way { column, token, fd }) = ways.last() else { return Err(fail(&"it is gone")) };
-        let (record, column, token) = (self.record.into(), (*column).into(), token.number());
-        let (len, size, align) = (len as u64, size as u64, align as u64);
-        Out { fd, record, column, token, len, size, align }.serialize(serializer)
+        let (record, column) = (self.record.into(), (*column).into());
+        let numbers = [record, column, token.number(), len as u64, size as u64, align as u64];
+        Out { fd, numbers: numbers.map(u64::to_le_bytes) }.serialize(serializer)
     }
 
     fn set_out(&self) -> Result<Way, Error> {
@@ -193,19 +190,20 @@ impl In {
     /// Holds the block, which must be of elements of that size and alignment, and a string if `text` asks for that; gives
     /// how many elements it has.
     pub(crate) fn receive(self, size: usize, align: usize, text: bool) -> Result<(Arc<Hold>, usize), Error> {
+        let [record, column, token, count, found_size, found_align] = self.numbers.map(u64::from_le_bytes);
         let arena = Arena::behind(self.fd.as_fd())?;
         let fail = |what: String| Error::new("hold a block of", arena.name(), Cause::Invalid { what });
-        if (self.size, self.align) != (size as u64, align as u64) {
+        if (found_size, found_align) != (size as u64, align as u64) {
             return Err(fail(format!(
-                "it holds elements of {} bytes aligned to {}, expected {size} bytes aligned to {align}",
-                self.size, self.align
+                "it holds elements of {found_size} bytes aligned to {found_align}, expected {size} bytes aligned to \
+                 {align}"
             )));
         }
         let (record, column) = arena
-            .slot_of(self.record, self.column)
+            .slot_of(record, column)
             .ok_or_else(|| fail("it says that it lies where there is nothing".to_owned()))?;
         let me = arena.me()?;
-        let transit = Token::new(self.token);
+        let transit = Token::new(token);
         let coming = || arena.slot(record, column).load(Ordering::Acquire) == transit.transit();
         if !coming() || !is_under_way(arena.as_fd(), transit) {
             return Err(refusal(&arena, Refused::Over));
@@ -237,11 +235,11 @@ impl In {
                 Hold { arena, me, forks, record, column: mine, start, bytes, ways }.known()
             }
         };
-        drop(self.fd);
-        if !is_under_way(arena.as_fd(), transit) {
-            holders::clear(&*arena, record, column, transit.transit());
-        }
-        let len = usize::try_from(self.len).unwrap_or(usize::MAX);
+        let came = Way { column, token: transit, fd: Unique::new(self.fd) };
+        let mut ways = hold.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        hold.tidy_one(&came).then(|| ways.insert(0, came));
+        drop(ways);
+        let len = usize::try_from(count).unwrap_or(usize::MAX);
         let fits = len.checked_mul(size) == Some(hold.bytes)
             && hold.start.as_ptr().addr().is_multiple_of(align)
             && (!text || arena.record_of(record).text.load(Ordering::Acquire) == 1);

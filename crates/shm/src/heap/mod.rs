@@ -79,7 +79,7 @@ const SMALLEST: usize = 64 << 20;
 /// A heap is a memory file that is as large as it can become, and takes memory when it is used. Free memory beyond 32 MiB
 /// goes back to the system, block by block; [`trim`](Heap::trim) gives back all of it.
 ///
-/// Allocating a small block costs some 100 ns, a large one a system call and the first touch of its pages.
+/// Allocating and freeing a small block costs some 100 ns, a large one a system call and the first touch of its pages.
 ///
 /// # When a process dies
 ///
@@ -196,7 +196,7 @@ impl Heap {
     ///
     /// As [`alloc`](Heap::alloc).
     pub fn vec<T: Plain>(&self, len: usize) -> Result<SharedVec<T>, Error> {
-        let bytes = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX);
+        let bytes = len.saturating_mul(size_of::<T>());
         let owned = typed::zeroed(&self.arena, bytes, align_of::<T>())?;
         Ok(SharedVec { owned, len, elements: PhantomData })
     }

@@ -99,18 +99,16 @@ impl Arena {
     /// Looks for `n` free spans in a row between `from` and `to`, and takes them.
     fn search(&self, me: Life, from: u32, to: u32, n: u32) -> Option<Run> {
         let mut first = from;
-        'places: while first < to && to - first >= n {
-            for span in first..first + n {
-                let word = self.span(span).word.load(Ordering::Relaxed);
-                if word != FREE {
-                    first = span + self.width(span, word);
-                    continue 'places;
-                }
-            }
-            match self.take(me, first, n) {
-                Some(run) => return Some(run),
-                None => first += 1,
-            }
+        while first < to && to - first >= n {
+            let word = |span: &u32| self.span(*span).word.load(Ordering::Relaxed);
+            let taken = (first..first + n).find(|span| word(span) != FREE);
+            first = match taken {
+                Some(span) => span + self.width(span, word(&span)),
+                None => match self.take(me, first, n) {
+                    Some(run) => return Some(run),
+                    None => first + 1,
+                },
+            };
         }
         None
     }

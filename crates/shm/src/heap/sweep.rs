@@ -105,13 +105,7 @@ fn run(arena: &Arena, me: Life, dead: &Dead) -> usize {
         let span = arena.span(number);
         let seen = span.word.load(Ordering::Acquire);
         match Word::read(seen) {
-            Word::Owned(_) | Word::Transit(_) if dead.left(arena, seen) => {
-                if span.word.compare_exchange(seen, me.owned(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                    crash_point!("heap.sweep.block");
-                    arena.give_spans(me, number);
-                    found += 1;
-                }
-            }
+            Word::Owned(_) | Word::Transit(_) => found += large_block(arena, me, dead, number, seen),
             Word::Slab { class, owner } if class < SIZES.len() => {
                 let small = small_blocks(arena, dead, number, class);
                 found += small;
@@ -137,6 +131,17 @@ fn run(arena: &Arena, me: Life, dead: &Dead) -> usize {
         swept.fetch_max(over, Ordering::AcqRel);
     }
     found
+}
+
+fn large_block(arena: &Arena, me: Life, dead: &Dead, span: u32, seen: u64) -> usize {
+    let word = &arena.span(span).word;
+    let ours = dead.left(arena, seen)
+        && word.compare_exchange(seen, me.owned(), Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    if ours {
+        crash_point!("heap.sweep.block");
+        arena.give_spans(me, span);
+    }
+    usize::from(ours)
 }
 
 fn small_blocks(arena: &Arena, dead: &Dead, span: u32, class: usize) -> usize {

@@ -78,15 +78,14 @@ unsafe impl Send for Owned {}
 // SAFETY: as for `Send`; the wrapper's value is `Sync`.
 unsafe impl Sync for Owned {}
 
-/// What a parcel says of a block.
+/// What a parcel says of a block: its number, the token, how many elements, their size and alignment. Of fixed length, since
+/// packing twice (to count, to write) may find different numbers where threads pack at once.
+type Numbers = [[u8; 8]; 5];
+
 #[derive(Serialize)]
 struct Out<'a> {
     fd: &'a Unique,
-    block: u64,
-    token: u64,
-    len: u64,
-    size: u64,
-    align: u64,
+    numbers: Numbers,
 }
 
 /// As it comes out of a parcel.
@@ -94,11 +93,7 @@ struct Out<'a> {
 pub(crate) struct In {
     #[serde(deserialize_with = "procession_parcel::handle::deserialize")]
     fd: OwnedFd,
-    block: u64,
-    token: u64,
-    len: u64,
-    size: u64,
-    align: u64,
+    numbers: Numbers,
 }
 
 impl Owned {
@@ -233,9 +228,8 @@ impl Owned {
         if owner != way.token.transit() || !way.fd.is_here() {
             return Err(fail(&"it can be sent only once, and has been packed already"));
         }
-        let (block, token) = (self.block.number(), way.token.number());
-        let (len, size, align) = (len as u64, size as u64, align as u64);
-        Out { fd: &way.fd, block, token, len, size, align }.serialize(serializer)
+        let numbers = [self.block.number(), way.token.number(), len as u64, size as u64, align as u64];
+        Out { fd: &way.fd, numbers: numbers.map(u64::to_le_bytes) }.serialize(serializer)
     }
 
     fn set_out(&self) -> Result<Way, Error> {
@@ -280,20 +274,21 @@ impl In {
     /// Takes the block over, which must hold elements of that size and alignment; gives how many.
     pub(crate) fn receive(self, size: usize, align: usize) -> Result<(Owned, usize), Error> {
         const RECEIVE: &str = "receive a block of";
+        let [number, token, count, found_size, found_align] = self.numbers.map(u64::from_le_bytes);
         let arena = Arena::behind(self.fd.as_fd())?;
         let fail = |what: String| Error::new(RECEIVE, arena.name(), Cause::Invalid { what });
-        if (self.size, self.align) != (size as u64, align as u64) {
+        if (found_size, found_align) != (size as u64, align as u64) {
             return Err(fail(format!(
-                "it holds elements of {} bytes aligned to {}, expected {size} bytes aligned to {align}",
-                self.size, self.align
+                "it holds elements of {found_size} bytes aligned to {found_align}, expected {size} bytes aligned to \
+                 {align}"
             )));
         }
-        let block = Block::from_number(self.block);
-        let nowhere = || fail(format!("it says that {} elements lie where there is no such block", self.len));
+        let block = Block::from_number(number);
+        let nowhere = || fail(format!("it says that {count} elements lie where there is no such block"));
         arena.extent(block).ok_or_else(nowhere)?;
         let me = arena.me()?;
         crash_point!("heap.receive.attached");
-        let transit = Token::new(self.token).transit();
+        let transit = Token::new(token).transit();
         arena
             .owner(block)
             .compare_exchange(transit, me.owned(), Ordering::AcqRel, Ordering::Relaxed)
@@ -303,7 +298,7 @@ impl In {
         crash_point!("heap.receive.owned");
         // From here on the block stays what it is; if it is too small it is dropped.
         let owned = Owned::over(arena.clone(), me, block);
-        let len = usize::try_from(self.len).unwrap_or(usize::MAX);
+        let len = usize::try_from(count).unwrap_or(usize::MAX);
         let fits = arena.extent(block).is_some_and(|(_, capacity)| {
             len.checked_mul(size).is_some_and(|bytes| bytes <= capacity)
                 && owned.start.as_ptr().addr().is_multiple_of(align)

@@ -10,25 +10,29 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 struct Unique {
     fd: Fd,
-    numbers: [u64; 5],
+    numbers: [[u8; 8]; 5],
 }
 
 /// What a parcel says of a block with many holders.
 #[derive(Serialize, Deserialize)]
 struct Shared {
     fd: Fd,
-    numbers: [u64; 6],
+    numbers: [[u8; 8]; 6],
 }
 
 fn forge_unique(heap: &Heap, change: impl FnOnce(&mut [u64; 5])) -> Parcel {
     let mut forged: Unique = Parcel::pack(&heap.vec_from(&[7_u64; 10]).unwrap()).unwrap().unpack().unwrap();
-    change(&mut forged.numbers);
+    let mut numbers = forged.numbers.map(u64::from_le_bytes);
+    change(&mut numbers);
+    forged.numbers = numbers.map(u64::to_le_bytes);
     Parcel::pack(&forged).unwrap()
 }
 
 fn forge_shared(slice: &SharedSlice<u64>, change: impl FnOnce(&mut [u64; 6])) -> Parcel {
     let mut forged: Shared = Parcel::pack(slice).unwrap().unpack().unwrap();
-    change(&mut forged.numbers);
+    let mut numbers = forged.numbers.map(u64::from_le_bytes);
+    change(&mut numbers);
+    forged.numbers = numbers.map(u64::to_le_bytes);
     Parcel::pack(&forged).unwrap()
 }
 

@@ -56,7 +56,7 @@ fn each(thin: u64, operation: impl Fn(&Heap)) -> Report {
 #[test]
 fn a_process_dies_at_every_instruction_of_an_allocation_and_a_free() {
     isolated("heap_steps::a_process_dies_at_every_instruction_of_an_allocation_and_a_free", || {
-        let report = each(29, |heap| drop(heap.alloc(1_u64).unwrap()));
+        let report = each(61, |heap| drop(heap.alloc(1_u64).unwrap()));
         println!("allocate and free: {report}");
     });
 }
@@ -65,7 +65,7 @@ fn a_process_dies_at_every_instruction_of_an_allocation_and_a_free() {
 fn a_process_dies_at_every_instruction_of_a_new_slab() {
     isolated("heap_steps::a_process_dies_at_every_instruction_of_a_new_slab", || {
         // Another class than the one that is there.
-        let report = each(599, |heap| drop(heap.alloc([1_u8; 5000]).unwrap()));
+        let report = each(1499, |heap| drop(heap.alloc([1_u8; 5000]).unwrap()));
         println!("allocate from a new slab: {report}");
     });
 }
@@ -73,7 +73,7 @@ fn a_process_dies_at_every_instruction_of_a_new_slab() {
 #[test]
 fn a_process_dies_at_every_instruction_of_a_large_block() {
     isolated("heap_steps::a_process_dies_at_every_instruction_of_a_large_block", || {
-        let report = each(499, |heap| _ = heap.vec::<u8>(3 * 64 * 1024).unwrap().len());
+        let report = each(599, |heap| _ = heap.vec::<u8>(3 * 64 * 1024).unwrap().len());
         println!("allocate and free a large block: {report}");
     });
 }
@@ -81,7 +81,7 @@ fn a_process_dies_at_every_instruction_of_a_large_block() {
 #[test]
 fn a_process_dies_at_every_instruction_of_a_way_through_a_parcel() {
     isolated("heap_steps::a_process_dies_at_every_instruction_of_a_way_through_a_parcel", || {
-        let report = each(1499, |heap| {
+        let report = each(2999, |heap| {
             let block = heap.alloc(1_u64).unwrap();
             let parcel = Parcel::pack(&block).unwrap();
             drop(parcel.unpack::<procession_shm::SharedBox<u64>>().unwrap());
@@ -93,7 +93,7 @@ fn a_process_dies_at_every_instruction_of_a_way_through_a_parcel() {
 #[test]
 fn a_process_dies_at_every_instruction_of_the_life_of_a_shared_block() {
     isolated("heap_steps::a_process_dies_at_every_instruction_of_the_life_of_a_shared_block", || {
-        let report = each(2999, |heap| {
+        let report = each(4999, |heap| {
             let text = heap.str("shared").unwrap();
             let parcel = Parcel::pack(&text).unwrap();
             drop(text);
@@ -119,7 +119,7 @@ fn a_sweeper_dies_at_every_instruction() {
             (heap, ours, text)
         };
         let report = each_instruction(
-            &options(1499),
+            &options(4999),
             setup,
             |(heap, ..)| _ = heap.sweep().unwrap(),
             |_, (heap, ours, text)| {

@@ -3,6 +3,7 @@
 mod attach;
 mod contents;
 mod heap;
+#[cfg(crash_points)]
 mod heap_crash;
 mod heap_hostile;
 mod heap_limits;
