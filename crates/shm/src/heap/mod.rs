@@ -116,7 +116,7 @@ pub struct HeapBuilder {
 }
 
 impl HeapBuilder {
-    /// The most bytes that all blocks together can have; rounded up to 64 KiB. Without it: about 48 GiB, or
+    /// The most bytes that all blocks together can have; rounded up to 64 KiB. Without it: about 50 GiB, or
     /// less where limits of this process allow no more.
     pub fn cap(mut self, bytes: usize) -> HeapBuilder {
         self.cap = Some(bytes);
