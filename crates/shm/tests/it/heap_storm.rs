@@ -105,12 +105,14 @@ fn kills_at_random_instants_lose_nothing_for_good() {
     };
     let mut workers: Vec<_> = (0..WORKERS).map(|_| begin(&mut rng)).collect();
     let mut kept: Vec<Message> = Vec::new();
+    let mut received = 0;
     for _ in 0..KILLS {
-        for _ in 0..10 {
+        for _ in 0..20 {
             let (_, socket) = rng.pick(&workers);
             if let Some(mut message) = receive(socket) {
                 message.check();
                 kept.push(message);
+                received += 1;
             }
             kept.extend(make(&mut rng, &heap));
             while kept.len() > 30 {
@@ -135,6 +137,7 @@ fn kills_at_random_instants_lose_nothing_for_good() {
         assert!(!process.output().contains("panicked"), "{}", process.output());
     }
     drop(workers);
+    println!("{received} blocks came from processes that were killed later");
     heap.sweep().unwrap();
     assert_eq!(balance(&heap).blocks, kept.len(), "what is kept here, and nothing else");
     kept.iter_mut().for_each(Message::check);
