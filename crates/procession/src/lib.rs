@@ -24,7 +24,7 @@ pub use procession_process::{
     Stdio, active_children, at_exit, cpu_count, current_process, fork_server_preload, handle_interrupts,
     init, interrupted, join_at_exit, on_child_start, parent_process, scope, set_exit_bound, spawn,
 };
-pub use procession_shm::{ShareableList, SharedMemory};
+pub use procession_shm::{Heap, ShareableList, SharedBox, SharedMemory, SharedSlice, SharedStr, SharedVec};
 
 /// The examples of the repository's own page are tests too.
 #[cfg(doctest)]

@@ -20,6 +20,8 @@ pub(crate) enum Cause {
     NoMemory { limit: Option<u64> },
     /// No room for the pages.
     NoSpace,
+    /// A heap is as full as it may become.
+    Full { cap: u64 },
     /// The kernel or a sandbox does not offer the call.
     Unsupported { call: &'static str, errno: Errno },
     /// It is no segment of ours, or not one that is safe to map.
@@ -81,6 +83,12 @@ impl Error {
     #[must_use]
     pub fn is_no_space(&self) -> bool {
         matches!(self.cause, Cause::NoSpace)
+    }
+
+    /// Whether a heap has as much in it as its cap allows.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.cause, Cause::Full { .. })
     }
 
     /// Whether a resource limit of this process forbids it (`RLIMIT_FSIZE`).
@@ -151,6 +159,7 @@ impl Error {
             Cause::NoDescriptors { limit: None } => Errno::NFILE,
             Cause::NoMemory { .. } => Errno::NOMEM,
             Cause::NoSpace => Errno::NOSPC,
+            Cause::Full { .. } => return None,
             Cause::Limit { .. } => Errno::FBIG,
             Cause::Unsupported { errno, .. } | Cause::Os { errno, .. } => *errno,
             Cause::NotFound => Errno::NOENT,
@@ -183,6 +192,7 @@ impl fmt::Display for Error {
                 "no memory or address space is left, the limit RLIMIT_AS of this process is {limit} bytes"
             ),
             Cause::NoMemory { limit: None } => write!(f, "no memory or address space is left"),
+            Cause::Full { cap } => write!(f, "its cap of {cap} bytes leaves no room for it"),
             Cause::NoSpace => write!(f, "no room is left for its pages"),
             Cause::Unsupported { call, errno } => {
                 write!(f, "this kernel or the sandbox around this process refuses {call}: {errno}")
@@ -226,6 +236,7 @@ impl From<Error> for io::Error {
             }
             Cause::NotOwner | Cause::ReadOnly => io::ErrorKind::PermissionDenied,
             Cause::Foreign { .. } | Cause::Differs { .. } => io::ErrorKind::InvalidData,
+            Cause::Full { .. } => io::ErrorKind::OutOfMemory,
             _ => error.os_error().map_or(io::ErrorKind::Other, |os| os.kind()),
         };
         io::Error::new(kind, error)

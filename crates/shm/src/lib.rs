@@ -19,26 +19,31 @@
 //! [`ShareableList`] lies in one. Here alone is something that a death could leave behind: see
 //! [there](SharedMemory#when-a-process-dies) how it goes.
 //!
+//! A [`Heap`] is a segment that processes allocate from together. Its blocks go to other processes inside parcels by
+//! reference: [`SharedBox`] and [`SharedVec`] with one owner, [`SharedSlice`] and [`SharedStr`] read-only for many.
+//!
 //! # Words used here
 //!
 //! * *segment*: the shared object and its bytes; *mapping*: its view in one address space;
 //! * *offset*: a position in a segment's payload, the only kind of pointer that is stored in shared memory;
 //! * *header*, *magic*, *version*, *layout signature*: the segment's first bytes and what is compared on attach;
 //! * *member*: a process that takes part in a segment, by a number that no other living process has there;
+//! * *block*: a piece of a heap; *sweep*: freeing what the dead had;
 //! * *seal*: the kernel's promise that the size never changes, without which any holder could make the others
 //!   fail with SIGBUS.
 //!
 //! # When a process dies
 //!
 //! Names aside, only a membership belongs to a process, and the kernel ends it with the process: a segment needs no
-//! clean-up, and a death cannot leave a header half written
-//! for others, since the descriptor is handed over only when the header is complete.
+//! clean-up, and a death cannot leave a header half written for others, since the descriptor is handed over only when the
+//! header is complete. What a process had in a heap is freed by a sweep.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession supports Linux only");
 
 mod error;
+mod heap;
 mod layout;
 mod list;
 mod mapping;
@@ -47,6 +52,7 @@ mod named;
 mod segment;
 
 pub use error::Error;
+pub use heap::{Heap, HeapBuilder, HeapStats, Plain, SharedBox, SharedSlice, SharedStr, SharedVec};
 pub use layout::{Kind, signature};
 pub use list::{Item, ShareableList};
 pub use members::Member;

@@ -4,6 +4,17 @@ mod attach;
 mod contents;
 #[cfg(crash_points)]
 mod crash;
+mod heap;
+#[cfg(crash_points)]
+mod heap_crash;
+mod heap_hostile;
+mod heap_limits;
+mod heap_moves;
+// With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
+#[cfg(not(crash_points))]
+mod heap_steps;
+mod heap_storm;
+mod heap_support;
 mod limits;
 mod list;
 mod members;
