@@ -1,0 +1,5 @@
+//! What the primitives promise.
+#![cfg(not(loom))]
+
+mod lock;
+mod support;
