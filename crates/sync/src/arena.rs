@@ -32,7 +32,16 @@
 //! for the places, which its inherited handles have. In the parent every slot counts as known to others from then on.
 #![expect(unsafe_code, reason = "slots are reached through pointers into a mapping")]
 
-use crate::{Error, error::Cause, lock::LockWords};
+use crate::{
+    Error,
+    barrier::BarrierWords,
+    condition::ConditionWords,
+    error::Cause,
+    event::EventWords,
+    lock::LockWords,
+    once::{OnceValueWords, OnceWords},
+    rwlock::RwLockWords,
+};
 use core::{
     marker::PhantomData,
     ptr::NonNull,
@@ -97,7 +106,6 @@ pub(crate) unsafe trait Shared: Sized + Sync + 'static {
 struct Uses {
     kind: u16,
     len: usize,
-    #[allow(dead_code, reason = "for what counts its holders")]
     recover: fn(NonNull<u8>, &Segment, Member) -> bool,
     in_use: fn(NonNull<u8>) -> bool,
 }
@@ -120,7 +128,15 @@ impl Uses {
 }
 
 /// Every kind of slot there is.
-const USES: &[Uses] = &[Uses::of::<LockWords>()];
+const USES: &[Uses] = &[
+    Uses::of::<LockWords>(),
+    Uses::of::<EventWords>(),
+    Uses::of::<ConditionWords>(),
+    Uses::of::<BarrierWords>(),
+    Uses::of::<RwLockWords>(),
+    Uses::of::<OnceWords>(),
+    Uses::of::<OnceValueWords>(),
+];
 
 /// Calls `visit` for each slot with something in it, until that gives false; whether it never did.
 ///
@@ -151,7 +167,6 @@ fn in_use(payload: NonNull<u8>, len: usize) -> bool {
 }
 
 /// This process's number in a segment of primitives.
-#[expect(dead_code, reason = "for what counts its holders")]
 #[inline]
 pub(crate) fn join(segment: &Segment) -> Result<Member, Error> {
     let mut recover =
@@ -409,6 +424,23 @@ impl<T> Handle<T> {
         unsafe { self.words.as_ref() }
     }
 
+    /// The slot's room behind the words, as far as it lies in the segment; zeroes at the start.
+    pub(crate) fn rest(&self) -> &[AtomicU64] {
+        // SAFETY: a slot starts with a tag, aligned; every process accesses it as an atomic.
+        let tag = unsafe { self.words.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
+        let start = size_of::<T>().next_multiple_of(size_of::<u64>());
+        let room = ((tag & 0xffff) as usize * UNIT).min(self.place.segment.len() - self.place.offset);
+        let count = room.saturating_sub(start) / size_of::<u64>();
+        if count == 0 {
+            return &[];
+        }
+        // SAFETY: there is room behind the words, as just computed.
+        let rest = unsafe { self.words.cast::<u8>().add(start) };
+        // SAFETY: within the slot and the segment, aligned since slots are aligned to a unit, accessed as atomics by
+        // everybody, and mapped as long as the place lives.
+        unsafe { core::slice::from_raw_parts(rest.cast::<AtomicU64>().as_ptr(), count) }
+    }
+
     /// What all handles of this primitive in this process share.
     #[inline]
     pub(crate) fn place(&self) -> &Place {
@@ -422,7 +454,6 @@ impl<T> Handle<T> {
 }
 
 impl Place {
-    #[expect(dead_code, reason = "for what counts its holders")]
     /// The segment that the slot lies in.
     pub(crate) fn segment(&self) -> &Segment {
         &self.segment

@@ -14,6 +14,7 @@ pub(crate) enum Cause {
     TooLarge { len: usize },
     NotThere { offset: u64 },
     Init(io::Error),
+    Invalid { what: String },
 }
 
 impl Error {
@@ -41,6 +42,7 @@ impl fmt::Display for Error {
                 write!(f, "there is none at offset {offset} of the segment that came")
             }
             Cause::Init(error) => write!(f, "{error}"),
+            Cause::Invalid { what } => f.write_str(what),
         }
     }
 }
@@ -65,7 +67,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
         let kind = match &error.cause {
             Cause::Segment(segment) => segment.os_error().map_or(io::ErrorKind::InvalidData, |os| os.kind()),
-            Cause::TooLarge { .. } => io::ErrorKind::InvalidInput,
+            Cause::TooLarge { .. } | Cause::Invalid { .. } => io::ErrorKind::InvalidInput,
             Cause::NotThere { .. } => io::ErrorKind::InvalidData,
             Cause::Init(error) => error.kind(),
         };
@@ -82,6 +84,12 @@ pub enum Poison {
         /// Its pid, as it saw it itself.
         pid: u32,
     },
+    /// A process ended while it held the lock for reading, of a [`RwLock`](crate::RwLock): what that guards is whole, but
+    /// what else the reader was at may be not.
+    ReaderDied {
+        /// Its pid, as it saw it itself.
+        pid: u32,
+    },
     /// A thread panicked while it held the lock.
     Panicked {
         /// Its process, as that saw itself.
@@ -94,6 +102,7 @@ impl Poison {
         match self {
             Poison::Died { pid } => 1 << 32 | u64::from(pid),
             Poison::Panicked { pid } => 2 << 32 | u64::from(pid),
+            Poison::ReaderDied { pid } => 3 << 32 | u64::from(pid),
         }
     }
 
@@ -102,6 +111,7 @@ impl Poison {
         match word >> 32 {
             0 => None,
             2 => Some(Poison::Panicked { pid }),
+            3 => Some(Poison::ReaderDied { pid }),
             _ => Some(Poison::Died { pid }),
         }
     }
@@ -111,6 +121,9 @@ impl fmt::Display for Poison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Poison::Died { pid } => write!(f, "process {pid} died while it held the lock"),
+            Poison::ReaderDied { pid } => {
+                write!(f, "process {pid} died while it held the lock for reading")
+            }
             Poison::Panicked { pid } => write!(f, "process {pid} panicked while it held the lock"),
         }
     }
@@ -181,6 +194,10 @@ pub enum LockError<G = ()> {
     TooManyHeld,
     /// The shared memory was written over: the system's error number.
     Damaged(i32),
+    /// As many threads hold a [`RwLock`](crate::RwLock), or wait for it, as can, 512.
+    TooManyUsers,
+    /// This process cannot become a member of the segment: see [`Segment::join`](procession_shm::Segment::join).
+    Member(Box<Error>),
 }
 
 impl<G> LockError<G> {
@@ -204,6 +221,8 @@ impl<G> LockError<G> {
             LockError::AlreadyHeld => LockError::AlreadyHeld,
             LockError::TooManyHeld => LockError::TooManyHeld,
             LockError::Damaged(code) => LockError::Damaged(code),
+            LockError::TooManyUsers => LockError::TooManyUsers,
+            LockError::Member(error) => LockError::Member(error),
         }
     }
 
@@ -227,6 +246,10 @@ impl<G> fmt::Display for LockError<G> {
             LockError::Damaged(code) => {
                 write!(f, "the lock's memory was written over: {}", io::Error::from_raw_os_error(*code))
             }
+            LockError::TooManyUsers => {
+                f.write_str("512 threads hold this lock or wait for it, as many as can")
+            }
+            LockError::Member(error) => write!(f, "{error}"),
         }
     }
 }

@@ -3,6 +3,11 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Lock`] | mutual exclusion, bound to its holder; a dead holder's lock goes to the next |
+//! | [`Event`] | a flag to set, clear and wait for |
+//! | [`Condition`] | waiting, under a lock, for a notification; a killed waiter's notification goes to another |
+//! | [`Barrier`] | a number of parties wait for each other; one that dies there breaks it |
+//! | [`RwLock`] | many readers or one writer, in the order of arrival |
+//! | [`Once`], [`OnceValue`] | something that is done, or computed, once; a dead runner's turn goes to the next |
 //!
 //! Each is a handle: `Clone`, `Send`, `Sync`, and serialisable inside a parcel. Clones, in whatever process, stand for
 //! the same primitive, which lives in a piece of shared memory together with others.
@@ -25,19 +30,47 @@ compile_error!("procession supports Linux only");
 #[cfg(not(loom))]
 mod arena;
 #[cfg(not(loom))]
+mod barrier;
+#[cfg(not(loom))]
+mod condition;
+#[cfg(not(loom))]
 mod error;
+#[cfg(not(loom))]
+mod event;
+mod event_word;
+#[cfg(not(loom))]
+mod guarded;
 #[cfg(not(loom))]
 mod lock;
 #[cfg(not(loom))]
+mod once;
+#[cfg(not(loom))]
 mod robust;
 #[cfg(not(loom))]
+mod rwlock;
+#[cfg(not(loom))]
+mod spin;
+mod table;
+#[cfg(not(loom))]
 mod who;
+
+/// The algorithms of the event and of the table for the model checker, and mistakes to plant.
+#[cfg(loom)]
+pub mod event_model {
+    pub use crate::event_word::{Bug, EventWord, plant};
+    pub use crate::table::Entry;
+}
 
 pub use procession_sys::Deadline;
 #[cfg(not(loom))]
 pub use {
+    barrier::{Barrier, BarrierBuilder, BarrierError, Broken},
+    condition::{Condition, ConditionGuard, Guard, Held, WaitError},
     error::{Error, LockError, NotHeld, Poison, PoisonError},
+    event::Event,
     lock::{Lock, LockGuard},
+    once::{Once, OnceError, OnceValue},
+    rwlock::{ReadGuard, RwLock, WriteGuard},
     who::Holder,
 };
 
