@@ -32,7 +32,7 @@
 //!
 //! Under the mutex: the next one to lock it carries out what was begun, and then breaks the barrier, since a party that
 //! dies within it will not come. As a waiter, as the one that runs the action, or as one that was released and is on its
-//! way out: whoever waits finds its entry after a slice, and breaks the barrier.
+//! way out: whoever waits finds its entry after a slice, who comes last at once, and breaks the barrier.
 
 mod error;
 
@@ -465,6 +465,11 @@ impl Barrier {
                 crash_point!("barrier.entered");
                 self.sleep(entry, WAITING, member, deadline)?;
                 return Self::leave(entry).map(|()| here);
+            }
+            // One that waits may be dead: it will not pass, so nobody does.
+            words.bury(segment, &mut inside.held.wakes, |member| segment.is_dead(member));
+            if let Some(broken) = words.broken() {
+                return Err(BarrierError::Broken(broken));
             }
             let Some(action) = action else {
                 words.decide(&mut inside.held.wakes, RELEASE | round);

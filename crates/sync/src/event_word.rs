@@ -102,6 +102,12 @@ impl EventWord {
         first & SET != 0 || self.wait_since(first, deadline, spin)
     }
 
+    /// Waits as if the call had begun when the event was new.
+    #[cfg(loom)]
+    pub fn wait_from_the_start(&self) {
+        self.wait_since(0, None, &mut Spin::none());
+    }
+
     #[cold]
     fn wait_since(&self, first: u32, deadline: Option<Deadline>, spin: &mut Spin) -> bool {
         let was_set = |word: u32| word & SET != 0 || (word ^ first) & !(SET | SLEEPERS) != 0;

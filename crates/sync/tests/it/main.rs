@@ -3,9 +3,12 @@
 
 mod barrier;
 mod condition;
+mod crash_state;
 mod event;
 mod lock;
 mod once;
 mod rwlock;
+mod steps_state;
+mod storm_state;
 mod support;
 mod ways;

@@ -15,7 +15,10 @@ each_way! {
 
 fn readers_share_and_a_writer_is_alone(way: Way) {
     let lock = RwLock::new().unwrap();
-    let tries = |lock: RwLock| (lock.try_read().is_ok(), lock.try_write().is_ok());
+    let tries = |lock: RwLock| {
+        let reads = lock.try_read().is_ok();
+        (reads, lock.try_write().is_ok())
+    };
     let read = lock.read().unwrap();
     assert_eq!(way.start(tries, lock.clone()).join(), (true, false));
     assert_eq!((lock.readers(), lock.writer()), (1, None));
