@@ -32,7 +32,11 @@
 //! for the places, which its inherited handles have. In the parent every slot counts as known to others from then on.
 #![expect(unsafe_code, reason = "slots are reached through pointers into a mapping")]
 
-use crate::{Error, error::Cause, lock::LockWords};
+use crate::{
+    Error,
+    error::Cause,
+    mutex::{LockWords, RLockWords},
+};
 use core::{
     marker::PhantomData,
     ptr::NonNull,
@@ -120,7 +124,20 @@ impl Uses {
 }
 
 /// Every kind of slot there is.
-const USES: &[Uses] = &[Uses::of::<LockWords>()];
+const USES: &[Uses] = &[Uses::of::<LockWords>(), Uses::of::<RLockWords>()];
+
+// No two kinds share a number.
+const _: () = {
+    let mut one = 0;
+    while one < USES.len() {
+        let mut other = one + 1;
+        while other < USES.len() {
+            assert!(USES[one].kind != USES[other].kind);
+            other += 1;
+        }
+        one += 1;
+    }
+};
 
 /// Calls `visit` for each slot with something in it, until that gives false; whether it never did.
 ///

@@ -3,6 +3,7 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Lock`] | mutual exclusion, bound to its holder; a dead holder's lock goes to the next |
+//! | [`RLock`] | the same, and its holder may lock it again |
 //!
 //! Each is a handle: `Clone`, `Send`, `Sync`, and serialisable inside a parcel. Clones, in whatever process, stand for
 //! the same primitive, which lives in a piece of shared memory together with others.
@@ -29,6 +30,10 @@ mod error;
 #[cfg(not(loom))]
 mod lock;
 #[cfg(not(loom))]
+mod mutex;
+#[cfg(not(loom))]
+mod rlock;
+#[cfg(not(loom))]
 mod robust;
 #[cfg(not(loom))]
 mod who;
@@ -38,6 +43,7 @@ pub use procession_sys::Deadline;
 pub use {
     error::{Error, LockError, NotHeld, Poison, PoisonError},
     lock::{Lock, LockGuard},
+    rlock::{RLock, RLockGuard},
     who::Holder,
 };
 
