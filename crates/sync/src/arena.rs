@@ -38,7 +38,7 @@ use crate::{
     condition::ConditionWords,
     error::Cause,
     event::EventWords,
-    lock::LockWords,
+    mutex::{LockWords, RLockWords},
     once::{OnceValueWords, OnceWords},
     rwlock::RwLockWords,
 };
@@ -130,6 +130,7 @@ impl Uses {
 /// Every kind of slot there is.
 const USES: &[Uses] = &[
     Uses::of::<LockWords>(),
+    Uses::of::<RLockWords>(),
     Uses::of::<EventWords>(),
     Uses::of::<ConditionWords>(),
     Uses::of::<BarrierWords>(),
@@ -137,6 +138,19 @@ const USES: &[Uses] = &[
     Uses::of::<OnceWords>(),
     Uses::of::<OnceValueWords>(),
 ];
+
+// No two kinds share a number.
+const _: () = {
+    let mut one = 0;
+    while one < USES.len() {
+        let mut other = one + 1;
+        while other < USES.len() {
+            assert!(USES[one].kind != USES[other].kind);
+            other += 1;
+        }
+        one += 1;
+    }
+};
 
 /// Calls `visit` for each slot with something in it, until that gives false; whether it never did.
 ///

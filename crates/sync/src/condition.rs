@@ -34,10 +34,10 @@ mod guard;
 pub use guard::{ConditionGuard, Guard, Held};
 
 use crate::{
-    Error, Holder, Lock, LockError, NotHeld, Poison,
+    Error, Holder, Lock, LockError, NotHeld, Poison, RLock,
     arena::{Handle, Shared, Tag, join},
     guarded::OfCondition,
-    lock::NotTaken,
+    mutex::NotTaken,
     robust::{NotLocked, Robust},
     spin,
     table::{self, Entry, Table, Wakes},
@@ -137,19 +137,21 @@ impl ConditionWords {
 #[derive(Clone, Serialize, Deserialize)]
 enum Of {
     Lock(Lock),
+    RLock(RLock),
 }
 
 impl Of {
     fn lock(&self) -> &dyn OfCondition {
         match self {
             Of::Lock(lock) => lock,
+            Of::RLock(lock) => lock,
         }
     }
 }
 
 /// A place to wait, under a lock, until somebody says that what the lock guards has changed.
 ///
-/// It belongs to a [`Lock`]: its own, or one that is given to it. Whoever holds that lock waits: the lock is let go for
+/// It belongs to a [`Lock`], its own or one that is given to it, or to an [`RLock`]. Whoever holds that lock waits: the lock is let go for
 /// the time of the wait and held again after it, whatever the outcome. Whoever holds it notifies: exactly as many waiters
 /// as asked for, those that came first; a notification for which nobody waits is not remembered.
 ///
@@ -212,6 +214,16 @@ impl Condition {
         Condition::of(Of::Lock(lock))
     }
 
+    /// A condition that belongs to this lock, whose holder may have locked it more than once: a wait lets it go fully, and
+    /// takes it back as often.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Condition::new).
+    pub fn with_rlock(lock: RLock) -> Result<Condition, Error> {
+        Condition::of(Of::RLock(lock))
+    }
+
     fn of(of: Of) -> Result<Condition, Error> {
         Ok(Condition { handle: Handle::new(0, |_| ())?, of })
     }
@@ -224,6 +236,7 @@ impl Condition {
     pub fn lock(&self) -> Result<ConditionGuard<'_>, LockError<ConditionGuard<'_>>> {
         match &self.of {
             Of::Lock(lock) => guard::of_lock(lock.lock()),
+            Of::RLock(lock) => guard::of_rlock(lock.lock()),
         }
     }
 
@@ -235,6 +248,7 @@ impl Condition {
     pub fn try_lock(&self) -> Result<ConditionGuard<'_>, LockError<ConditionGuard<'_>>> {
         match &self.of {
             Of::Lock(lock) => guard::of_lock(lock.try_lock()),
+            Of::RLock(lock) => guard::of_rlock(lock.try_lock()),
         }
     }
 
@@ -261,6 +275,7 @@ impl Condition {
     ) -> Result<ConditionGuard<'_>, LockError<ConditionGuard<'_>>> {
         match &self.of {
             Of::Lock(lock) => guard::of_lock(lock.lock_deadline(deadline)),
+            Of::RLock(lock) => guard::of_rlock(lock.lock_deadline(deadline)),
         }
     }
 
@@ -272,6 +287,7 @@ impl Condition {
     pub fn acquire(&self) -> Result<(), LockError> {
         match &self.of {
             Of::Lock(lock) => lock.acquire(),
+            Of::RLock(lock) => lock.acquire(),
         }
     }
 
@@ -283,6 +299,7 @@ impl Condition {
     pub fn release(&self) -> Result<(), NotHeld> {
         match &self.of {
             Of::Lock(lock) => lock.release(),
+            Of::RLock(lock) => lock.release(),
         }
     }
 
@@ -421,6 +438,7 @@ impl Condition {
     pub fn clear_poison(&self) {
         match &self.of {
             Of::Lock(lock) => lock.clear_poison(),
+            Of::RLock(lock) => lock.clear_poison(),
         }
     }
 
@@ -466,7 +484,9 @@ impl Condition {
                 continue;
             }
             match lock.take_back(depth, Some(Deadline::now())) {
-                Ok(None) => drop(lock.let_go_fully()),
+                Ok(None) => {
+                    lock.let_go_fully();
+                }
                 Err(NotTaken::NotLocked(NotLocked::TimedOut)) => {}
                 poisoned => {
                     back = Some(poisoned);

@@ -8,6 +8,7 @@
 //! | [`Barrier`] | a number of parties wait for each other; one that dies there breaks it |
 //! | [`RwLock`] | many readers or one writer, in the order of arrival |
 //! | [`Once`], [`OnceValue`] | something that is done, or computed, once; a dead runner's turn goes to the next |
+//! | [`RLock`] | the same, and its holder may lock it again |
 //!
 //! Each is a handle: `Clone`, `Send`, `Sync`, and serialisable inside a parcel. Clones, in whatever process, stand for
 //! the same primitive, which lives in a piece of shared memory together with others.
@@ -43,7 +44,11 @@ mod guarded;
 #[cfg(not(loom))]
 mod lock;
 #[cfg(not(loom))]
+mod mutex;
+#[cfg(not(loom))]
 mod once;
+#[cfg(not(loom))]
+mod rlock;
 #[cfg(not(loom))]
 mod robust;
 #[cfg(not(loom))]
@@ -70,6 +75,7 @@ pub use {
     event::Event,
     lock::{Lock, LockGuard},
     once::{Once, OnceError, OnceValue},
+    rlock::{RLock, RLockGuard},
     rwlock::{ReadGuard, RwLock, WriteGuard},
     who::Holder,
 };

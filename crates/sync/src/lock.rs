@@ -1,79 +1,13 @@
-//! [`Lock`]: mutual exclusion.
-//!
-//! # Words
-//!
-//! | word | meaning | who changes it |
-//! |---|---|---|
-//! | `mutex` | the lock | whoever takes it; the kernel, at its holder's death |
-//! | `holder` | who has it, for others to read | the holder |
-//! | `poison` | why what it guards may be half changed | the holder |
-//!
-//! # When a process dies
-//!
-//! The mutex goes to the next one, who finds in `holder` who died, stores that in `poison`, and only then makes the
-//! mutex consistent: a death in between gives the next one the same answer. A death after the mutex was taken and before
-//! `holder` was stored, or after it was cleared and before the mutex was let go, leaves 0: a poison without a pid. Between
-//! these no user code runs.
+//! [`Lock`]: mutual exclusion. What it is made of is told in `mutex.rs`.
 
 use crate::{
-    Error, Holder, LockError, NotHeld, Poison, PoisonError,
-    arena::{Handle, Shared, Tag},
-    robust::{Locked, NotLocked, Robust},
-    who::me,
+    Error, Holder, LockError, NotHeld, Poison,
+    mutex::{Depth, Guarded, LockWords, Mutual, NotTaken, with_guard},
 };
-use core::{
-    marker::PhantomData,
-    sync::atomic::{AtomicU64, Ordering},
-};
-use procession_sys::{Deadline, crash_point};
+use core::marker::PhantomData;
+use procession_sys::Deadline;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
-
-/// What lies in shared memory.
-#[repr(C)]
-pub(crate) struct LockWords {
-    tag: Tag,
-    mutex: Robust,
-    holder: AtomicU64,
-    poison: AtomicU64,
-}
-
-#[expect(unsafe_code, reason = "declares what may lie in a slot")]
-// SAFETY: `repr(C)` with a tag in front; atomics and a mutex, for which zeroes are an unlocked one of the plain kind.
-unsafe impl Shared for LockWords {
-    const KIND: u16 = 1;
-    const NAME: &'static str = "a Lock";
-
-    fn init(&self) -> Result<(), std::io::Error> {
-        self.mutex.init()
-    }
-
-    fn in_use(&self) -> bool {
-        Holder::from_word(self.holder.load(Ordering::Relaxed)).is_some_and(Holder::is_here)
-    }
-}
-
-impl LockWords {
-    /// After the mutex was taken: leaves this thread's name, and finds out about the last holder's end.
-    #[inline]
-    fn taken(&self, locked: Locked) -> Option<Poison> {
-        if locked == Locked::OwnerDied {
-            self.died();
-        }
-        self.holder.store(me(), Ordering::Relaxed);
-        Poison::from_word(self.poison.load(Ordering::Relaxed))
-    }
-
-    #[cold]
-    fn died(&self) {
-        let pid = Holder::from_word(self.holder.load(Ordering::Relaxed)).map_or(0, |holder| holder.pid);
-        crash_point!("lock.died.found");
-        self.poison.store(Poison::Died { pid }.to_word(), Ordering::Relaxed);
-        crash_point!("lock.died.poisoned");
-        self.mutex.made_consistent();
-        crash_point!("lock.died.consistent");
-    }
-}
 
 /// Mutual exclusion between processes and their threads.
 ///
@@ -109,7 +43,7 @@ impl LockWords {
 /// ```
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Lock {
-    handle: Handle<LockWords>,
+    mutex: Mutual<LockWords>,
 }
 
 impl Lock {
@@ -119,7 +53,7 @@ impl Lock {
     ///
     /// No memory for it: see [`Segment::anonymous`](procession_shm::Segment::anonymous).
     pub fn new() -> Result<Lock, Error> {
-        Ok(Lock { handle: Handle::new(0, |_| ())? })
+        Ok(Lock { mutex: Mutual::new()? })
     }
 
     /// Locks it: waits as long as somebody holds it who lives.
@@ -130,7 +64,7 @@ impl Lock {
     /// * [`LockError::AlreadyHeld`], [`LockError::TooManyHeld`].
     #[inline]
     pub fn lock(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
-        self.guarded(self.take(None))
+        self.guarded(self.mutex.take(None))
     }
 
     /// Locks it if nobody holds it.
@@ -140,7 +74,7 @@ impl Lock {
     /// As [`lock`](Lock::lock), and [`LockError::TimedOut`] if somebody holds it.
     #[inline]
     pub fn try_lock(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
-        self.guarded(self.try_take())
+        self.guarded(self.mutex.try_take())
     }
 
     /// As [`lock`](Lock::lock), but waits no longer than `timeout`.
@@ -158,7 +92,7 @@ impl Lock {
     ///
     /// As [`lock`](Lock::lock), and [`LockError::TimedOut`].
     pub fn lock_deadline(&self, deadline: Deadline) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
-        self.guarded(self.take(Some(deadline)))
+        self.guarded(self.mutex.take(Some(deadline)))
     }
 
     /// Locks it without a guard: [`release`](Lock::release) lets it go.
@@ -167,7 +101,7 @@ impl Lock {
     ///
     /// As [`lock`](Lock::lock). With [`LockError::Poisoned`] it is locked all the same.
     pub fn acquire(&self) -> Result<(), LockError> {
-        unguarded(self.take(None))
+        with_guard(self.mutex.take(None), || ())
     }
 
     /// As [`acquire`](Lock::acquire), but does not wait.
@@ -176,7 +110,7 @@ impl Lock {
     ///
     /// As [`try_lock`](Lock::try_lock). With [`LockError::Poisoned`] it is locked all the same.
     pub fn try_acquire(&self) -> Result<(), LockError> {
-        unguarded(self.try_take())
+        with_guard(self.mutex.try_take(), || ())
     }
 
     /// As [`acquire`](Lock::acquire), but waits no longer than `timeout`.
@@ -194,7 +128,7 @@ impl Lock {
     ///
     /// As [`lock_deadline`](Lock::lock_deadline). With [`LockError::Poisoned`] it is locked all the same.
     pub fn acquire_deadline(&self, deadline: Deadline) -> Result<(), LockError> {
-        unguarded(self.take(Some(deadline)))
+        with_guard(self.mutex.take(Some(deadline)), || ())
     }
 
     /// Lets it go.
@@ -203,25 +137,26 @@ impl Lock {
     ///
     /// The calling thread does not hold it.
     pub fn release(&self) -> Result<(), NotHeld> {
-        if self.is_mine() && self.let_go() { Ok(()) } else { Err(NotHeld) }
+        if self.mutex.let_go() { Ok(()) } else { Err(NotHeld) }
     }
 
-    /// Whether anybody holds it.
+    /// Whether anybody holds it who lives.
     #[must_use]
     pub fn is_locked(&self) -> bool {
-        self.holder().is_some()
+        self.mutex.is_locked()
     }
 
-    /// Who holds it. It may have changed by the time that the answer is there.
+    /// Who holds it: process and thread. It may have changed by the time that the answer is there.
     #[must_use]
+    #[inline]
     pub fn holder(&self) -> Option<Holder> {
-        Holder::from_word(self.handle.words().holder.load(Ordering::Relaxed))
+        self.mutex.holder()
     }
 
     /// Whether a holder died or panicked, and who, since the poison was cleared last.
     #[must_use]
     pub fn poison(&self) -> Option<Poison> {
-        Poison::from_word(self.handle.words().poison.load(Ordering::Relaxed))
+        self.mutex.poison()
     }
 
     /// Whether a holder died or panicked since the poison was cleared last.
@@ -232,57 +167,13 @@ impl Lock {
 
     /// Declares that what the lock guards is whole again. Best called by who holds it.
     pub fn clear_poison(&self) {
-        self.handle.words().poison.store(0, Ordering::Relaxed);
+        self.mutex.clear_poison();
     }
 
     /// Whether both stand for the same lock.
     #[must_use]
     pub fn same(&self, other: &Lock) -> bool {
-        self.handle.same(&other.handle)
-    }
-
-    /// Whether the calling thread holds it. The word in shared memory would not do: in another pid namespace another
-    /// thread may have the same numbers.
-    #[inline]
-    pub(crate) fn is_mine(&self) -> bool {
-        self.handle.place().local[0].load(Ordering::Relaxed) == me()
-    }
-
-    #[inline]
-    pub(crate) fn take(&self, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
-        if self.is_mine() {
-            return Err(NotTaken::AlreadyHeld);
-        }
-        self.taken(self.handle.words().mutex.lock(deadline))
-    }
-
-    #[inline]
-    pub(crate) fn try_take(&self) -> Result<Option<Poison>, NotTaken> {
-        self.taken(self.handle.words().mutex.try_lock())
-    }
-
-    #[inline]
-    fn taken(&self, locked: Result<Locked, NotLocked>) -> Result<Option<Poison>, NotTaken> {
-        let locked = locked.map_err(NotTaken::NotLocked)?;
-        crash_point!("lock.taken");
-        let poison = self.handle.words().taken(locked);
-        self.handle.place().local[0].store(me(), Ordering::Relaxed);
-        Ok(poison)
-    }
-
-    /// Lets it go; the calling thread holds it.
-    #[inline]
-    pub(crate) fn let_go(&self) -> bool {
-        let words = self.handle.words();
-        self.handle.place().local[0].store(0, Ordering::Relaxed);
-        words.holder.store(0, Ordering::Relaxed);
-        crash_point!("lock.nameless");
-        words.mutex.unlock()
-    }
-
-    pub(crate) fn panicked(&self) {
-        let pid = Holder::current().pid;
-        self.handle.words().poison.store(Poison::Panicked { pid }.to_word(), Ordering::Relaxed);
+        self.mutex.same(&other.mutex)
     }
 
     #[inline]
@@ -290,44 +181,61 @@ impl Lock {
         &self,
         taken: Result<Option<Poison>, NotTaken>,
     ) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
-        let guard = || LockGuard { lock: self, panicking: std::thread::panicking(), thread: PhantomData };
-        match taken {
-            Ok(None) => Ok(guard()),
-            Ok(Some(cause)) => Err(LockError::Poisoned(PoisonError::new(guard(), cause))),
-            Err(error) => Err(error.into()),
-        }
+        with_guard(taken, || LockGuard {
+            lock: self,
+            panicking: std::thread::panicking(),
+            thread: PhantomData,
+        })
     }
 }
 
-/// Why a lock was not taken.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum NotTaken {
-    AlreadyHeld,
-    NotLocked(NotLocked),
-}
+/// For what stands on a lock.
+#[allow(dead_code, reason = "not all of it is used by every type")]
+impl Lock {
+    #[inline]
+    pub(crate) fn take(&self, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
+        self.mutex.take(deadline)
+    }
 
-impl<G> From<NotTaken> for LockError<G> {
-    fn from(error: NotTaken) -> LockError<G> {
-        match error {
-            NotTaken::AlreadyHeld => LockError::AlreadyHeld,
-            NotTaken::NotLocked(NotLocked::TimedOut) => LockError::TimedOut,
-            NotTaken::NotLocked(NotLocked::TooMany) => LockError::TooManyHeld,
-            NotTaken::NotLocked(NotLocked::Damaged(code)) => LockError::Damaged(code),
-        }
+    #[inline]
+    pub(crate) fn try_take(&self) -> Result<Option<Poison>, NotTaken> {
+        self.mutex.try_take()
+    }
+
+    /// Lets it go; false if the calling thread does not hold it.
+    #[inline]
+    pub(crate) fn let_go(&self) -> bool {
+        self.mutex.let_go()
+    }
+
+    /// The holder's thread panicked.
+    pub(crate) fn panicked(&self) {
+        self.mutex.panicked();
     }
 }
 
-fn unguarded(taken: Result<Option<Poison>, NotTaken>) -> Result<(), LockError> {
-    match taken {
-        Ok(None) => Ok(()),
-        Ok(Some(cause)) => Err(LockError::Poisoned(PoisonError::new((), cause))),
-        Err(error) => Err(error.into()),
+impl Guarded for Lock {
+    #[inline]
+    fn is_mine(&self) -> bool {
+        self.mutex.is_mine()
+    }
+
+    fn let_go_fully(&self) -> Depth {
+        self.mutex.let_go_fully()
+    }
+
+    fn take_back(&self, depth: Depth, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
+        self.mutex.take_back(depth, deadline)
     }
 }
 
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock").field("holder", &self.holder()).field("poison", &self.poison()).finish()
+        f.debug_struct("Lock")
+            .field("locked", &self.is_locked())
+            .field("holder", &self.holder())
+            .field("poison", &self.poison())
+            .finish()
     }
 }
 
@@ -354,9 +262,9 @@ impl Drop for LockGuard<'_> {
     #[inline]
     fn drop(&mut self) {
         if !self.panicking && std::thread::panicking() {
-            self.lock.panicked();
+            self.lock.mutex.panicked();
         }
-        self.lock.let_go();
+        self.lock.mutex.let_go();
     }
 }
 

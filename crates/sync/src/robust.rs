@@ -16,15 +16,15 @@
 //!    between the two, the next one gets the same answer.
 #![expect(unsafe_code, reason = "pthread mutexes")]
 
-use core::cell::{Cell, UnsafeCell};
+use crate::who::{held, hold};
+use core::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicU32, Ordering},
+};
 use procession_sys::Deadline;
 
 /// How many robust mutexes one thread may hold at a time.
 pub(crate) const MOST_HELD: u32 = 1024;
-
-thread_local! {
-    static HELD: Cell<u32> = const { Cell::new(0) };
-}
 
 unsafe extern "C" {
     // glibc 2.30; not in the libc crate.
@@ -33,11 +33,6 @@ unsafe extern "C" {
         clock: libc::clockid_t,
         until: *const libc::timespec,
     ) -> libc::c_int;
-}
-
-/// In a forked child: its one thread holds none of its parent's.
-pub(crate) fn forget_held() {
-    HELD.set(0);
 }
 
 /// A mutex in shared memory.
@@ -118,7 +113,7 @@ impl Robust {
 
     #[inline]
     fn room() -> Result<(), NotLocked> {
-        if HELD.get() < MOST_HELD { Ok(()) } else { Err(NotLocked::TooMany) }
+        if held() < MOST_HELD { Ok(()) } else { Err(NotLocked::TooMany) }
     }
 
     #[inline]
@@ -129,8 +124,22 @@ impl Robust {
             libc::EBUSY | libc::ETIMEDOUT => return Err(NotLocked::TimedOut),
             code => return Err(NotLocked::Damaged(code)),
         };
-        HELD.set(HELD.get() + 1);
+        hold(true);
         Ok(locked)
+    }
+
+    /// Whether a thread that lives holds it. May have changed by the time that the answer is there.
+    #[inline]
+    pub(crate) fn is_locked(&self) -> bool {
+        let word = self.word().load(Ordering::Relaxed);
+        word & libc::FUTEX_TID_MASK != 0 && word & libc::FUTEX_OWNER_DIED == 0
+    }
+
+    /// The word that the kernel and the C library share: the holder's number and two flags. `get_robust_list(2)` fixes
+    /// its meaning, and glibc's ABI its place.
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: a mutex begins with this word, aligned; everybody accesses it as an atomic.
+        unsafe { AtomicU32::from_ptr(self.mutex.get().cast()) }
     }
 
     /// Declares that what the mutex guards is whole again. The caller holds it and was told of a death.
@@ -145,7 +154,7 @@ impl Robust {
         // SAFETY: as in `lock`. A robust mutex checks who unlocks it.
         let mine = unsafe { libc::pthread_mutex_unlock(self.mutex.get()) } == 0;
         if mine {
-            HELD.set(HELD.get().saturating_sub(1));
+            hold(false);
         }
         mine
     }

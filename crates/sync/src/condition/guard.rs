@@ -1,7 +1,7 @@
 //! What shows that a condition's lock is held.
 
 use super::{Condition, Of};
-use crate::{LockError, LockGuard};
+use crate::{LockError, LockGuard, RLockGuard};
 
 mod sealed {
     pub trait Sealed {}
@@ -33,6 +33,18 @@ impl Guard for LockGuard<'_> {
     fn is_of(&self, condition: &Condition) -> bool {
         match &condition.of {
             Of::Lock(lock) => lock.same(self.lock()),
+            Of::RLock(_) => false,
+        }
+    }
+}
+
+impl sealed::Sealed for RLockGuard<'_> {}
+
+impl Guard for RLockGuard<'_> {
+    fn is_of(&self, condition: &Condition) -> bool {
+        match &condition.of {
+            Of::Lock(_) => false,
+            Of::RLock(lock) => lock.same(self.lock()),
         }
     }
 }
@@ -45,6 +57,7 @@ pub struct ConditionGuard<'a>(Inner<'a>);
 #[derive(Debug)]
 enum Inner<'a> {
     Lock(LockGuard<'a>),
+    RLock(RLockGuard<'a>),
 }
 
 impl sealed::Sealed for ConditionGuard<'_> {}
@@ -53,6 +66,7 @@ impl Guard for ConditionGuard<'_> {
     fn is_of(&self, condition: &Condition) -> bool {
         match &self.0 {
             Inner::Lock(guard) => guard.is_of(condition),
+            Inner::RLock(guard) => guard.is_of(condition),
         }
     }
 }
@@ -61,5 +75,12 @@ pub(super) fn of_lock<'a>(
     locked: Result<LockGuard<'a>, LockError<LockGuard<'a>>>,
 ) -> Result<ConditionGuard<'a>, LockError<ConditionGuard<'a>>> {
     let guard = |guard| ConditionGuard(Inner::Lock(guard));
+    locked.map(guard).map_err(|error| error.map(guard))
+}
+
+pub(super) fn of_rlock<'a>(
+    locked: Result<RLockGuard<'a>, LockError<RLockGuard<'a>>>,
+) -> Result<ConditionGuard<'a>, LockError<ConditionGuard<'a>>> {
+    let guard = |guard| ConditionGuard(Inner::RLock(guard));
     locked.map(guard).map_err(|error| error.map(guard))
 }

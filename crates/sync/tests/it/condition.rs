@@ -270,3 +270,22 @@ fn more_waiters_than_fit_are_told_so() {
         assert_eq!(condition.notify_all().unwrap(), 512);
     });
 }
+
+#[test]
+fn a_wait_lets_an_rlock_go_fully_and_takes_it_back_as_often() {
+    let _watchdog = watchdog!();
+    let lock = procession_sync::RLock::new().unwrap();
+    let condition = Condition::with_rlock(lock.clone()).unwrap();
+    let _outer = condition.lock().unwrap();
+    let mut inner = lock.lock().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_eq!(notify(&condition, 1), 1);
+        });
+        assert!(condition.wait_timeout(&mut inner, BOUND).unwrap());
+    });
+    assert_eq!(lock.depth(), 2);
+    let other = Lock::new().unwrap();
+    let mut wrong = other.lock().unwrap();
+    assert!(matches!(condition.wait(&mut wrong), Err(WaitError::OtherLock)));
+}
