@@ -130,12 +130,17 @@ fn example_steps(package: &Package, example: &Example) -> Result<Vec<Step>, Stri
     Ok(steps)
 }
 
-/// The models of a crate that has some: in a test of that name, or among its unit tests.
+/// The models of a crate that has some: in tests whose names begin so, or among its unit tests.
 fn loom(package: &Package) -> Option<Step> {
-    let place = match package.folder.join("tests/loom.rs").exists() {
-        true => "--test loom",
-        false if contains(package, "loom::model") => "--lib",
-        false => return None,
+    let tests = workspace::files(&package.folder.join("tests"), &[".rs"]);
+    let models = tests.iter().filter(|path| path.parent().is_some_and(|folder| folder.ends_with("tests")));
+    let models = models.filter_map(|path| path.file_stem()?.to_str()).filter(|name| name.starts_with("loom"));
+    let place = match models.map(|name| format!("--test {name}")).collect::<Vec<_>>() {
+        none if none.is_empty() => match contains(package, "loom::model") {
+            true => "--lib".to_owned(),
+            false => return None,
+        },
+        some => some.join(" "),
     };
     let step = Step::cargo(
         format!("{}, loom", package.name),

@@ -41,7 +41,7 @@ use procession_sys::{
 };
 
 /// The state of an entry that nobody has.
-pub const FREE: u32 = 0;
+pub(crate) const FREE: u32 = 0;
 const ASLEEP: u32 = 1 << 31;
 
 /// One who waits or holds.

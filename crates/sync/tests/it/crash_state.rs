@@ -66,6 +66,12 @@ fn role_dies() {
         "barrier abort" => drop(world.barrier.abort()),
         "read" => drop(world.rwlock.read_timeout(BOUND)),
         "write" => drop(world.rwlock.write_timeout(BOUND)),
+        "write, go on when told" => {
+            let guard = world.rwlock.write().unwrap();
+            role.say("has it");
+            role.hear();
+            drop(guard);
+        }
         "write, give up" => drop(world.rwlock.write_timeout(Duration::from_millis(20))),
         "once" => drop(world.once.call_once(|| ())),
         "value" => drop(world.value.get_or_init(|| [7; 4])),
@@ -113,12 +119,8 @@ fn an_event_outlives_its_setters_and_waiters() {
     for point in ["event.wait.flagged", "event.wait.woken"] {
         let world = world();
         let mut process = start(point, "wait", &world);
-        if point == "event.wait.woken" {
-            // A slice ends it.
-            died(&mut process, point);
-        } else {
-            died(&mut process, point);
-        }
+        // The second one at the end of a slice.
+        died(&mut process, point);
         assert!(world.event.set());
         assert!(world.event.wait_timeout(BOUND));
     }
@@ -320,20 +322,13 @@ fn a_read_write_lock_comes_back_wherever_a_holder_dies() {
     }
     let alone = [("rwlock.taken", "read"), ("rwlock.taken", "write"), ("rwlock.freed", "write")];
     // The same while somebody here has it.
-    let behind =
-        [("rwlock.granted", "write"), ("rwlock.gave_up", "write, give up"), ("rwlock.taken.after", "write")];
+    let behind = [("rwlock.gave_up", "write, give up"), ("rwlock.taken.after", "write")];
     for (point, does) in alone.into_iter().chain(behind) {
         let world = world();
         let guard =
             (point != "rwlock.taken" && point != "rwlock.freed").then(|| world.rwlock.read().unwrap());
         let mut process = start(point, does, &world);
         match point {
-            "rwlock.granted" => {
-                soon("it waits", || world.rwlock.waiting() == 1);
-                // It grants for itself only where the grant of this end is missing; so it is killed instead.
-                process.kill();
-                drop(guard);
-            }
             "rwlock.taken.after" => {
                 soon("it waits", || world.rwlock.waiting() == 1);
                 drop(guard);
@@ -348,8 +343,19 @@ fn a_read_write_lock_comes_back_wherever_a_holder_dies() {
         let poisoned = matches!(point, "rwlock.taken" | "rwlock.taken.after");
         assert_eq!(taken.is_err(), poisoned, "at {point}: {taken:?}");
     }
+    // One that dies while it gives the lock to one here.
+    let world = self::world();
+    let mut process = start("rwlock.granted", "write, go on when told", &world);
+    process.expect("has it");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| world.rwlock.write_timeout(BOUND).is_ok());
+        soon("one waits", || world.rwlock.waiting() == 1);
+        process.say("go on");
+        died(&mut process, "rwlock.granted");
+        assert!(waits.join().unwrap());
+    });
     // One that dies while it takes the lock back from another dead one.
-    let world = world();
+    let world = self::world();
     let mut victim = start("rwlock.taken", "write", &world);
     died(&mut victim, "rwlock.taken");
     let mut second = start("rwlock.bury.poisoned", "read", &world);
