@@ -15,6 +15,12 @@ pub use procession_pool as pool;
 pub use procession_process as process;
 #[doc(inline)]
 pub use procession_shm as shm;
+#[cfg(feature = "sync")]
+#[doc(inline)]
+pub use procession_sync as sync;
+
+#[cfg(feature = "sync")]
+pub use procession_sync::{Barrier, Condition, Event, Once, OnceValue, RwLock};
 
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
 #[cfg(feature = "pool")]
@@ -34,6 +40,8 @@ pub struct RepositoryReadme;
 
 /// Everything that most programs need.
 pub mod prelude {
+    #[cfg(feature = "sync")]
+    pub use crate::{Barrier, Condition, Event, RwLock};
     pub use crate::{
         Context, ExitStatus, Fd, JoinError, Process, RemoteError, Run, StartMethod, active_children, at_exit,
         cpu_count, current_process, fork_server_preload, on_child_start, parent_process, scope, spawn, task,

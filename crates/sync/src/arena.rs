@@ -1,0 +1,490 @@
+//! Where primitives live: slots in segments that a process shares out.
+//!
+//! # Layout
+//!
+//! A segment of kind [`ARENA`] is a row of slots from the payload's start on, each a multiple of [`UNIT`] bytes, beginning
+//! with a tag: the kind of what lies in it (0: nothing any more) and its length in units. A tag of 0 ends the row. The
+//! process that made the segment is the only one that makes slots in it; others find them by offset, or by walking the
+//! row.
+//!
+//! # Who frees a slot
+//!
+//! Nobody can count handles in other processes without a ledger, so none is kept: a slot of which no other process can know
+//! (its handle was never packed, and there was no fork since) is used again once its last handle here is dropped. Any other
+//! one is *retired*: it stays as it is. A segment goes when all of its slots are free or retired here, and the other
+//! processes have let go of it too. So what is kept is at most a segment for each primitive that lives.
+//!
+//! # Invariants
+//!
+//! 1. A tag is stored after the slot is in place, with Release.
+//! 2. There is one [`Place`] per slot and process, whatever way its handles came: [`State::places`] finds it by address.
+//! 3. A slot whose lock is held by a thread of this process is neither used again nor unmapped.
+//!
+//! # When a process dies
+//!
+//! Between making a slot and storing its tag: a slot that nobody knows, in a segment that goes with the process. What a
+//! dead process left *in* a slot is that primitive's business: [`Shared::recover`], called for each slot when
+//! the dead one's number is to be used again.
+//!
+//! # Forks
+//!
+//! The state's lock is held over forks. A child makes no slots in its parent's segments: it starts with an empty state but
+//! for the places, which its inherited handles have. In the parent every slot counts as known to others from then on.
+#![expect(unsafe_code, reason = "slots are reached through pointers into a mapping")]
+
+use crate::{
+    Error,
+    barrier::BarrierWords,
+    condition::ConditionWords,
+    error::Cause,
+    event::EventWords,
+    mutex::{LockWords, RLockWords},
+    once::{OnceValueWords, OnceWords},
+    rwlock::RwLockWords,
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull,
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
+use procession_shm::{Kind, Member, Segment, signature};
+use procession_sys::{
+    OverFork,
+    hooks::{ForkHooks, around_fork},
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard, Once, Weak},
+};
+
+/// Slots are a multiple of this, and aligned to it: two cache lines, which processors fetch in pairs.
+pub(crate) const UNIT: usize = 128;
+/// The first segment's size; each further one is twice as large.
+const FIRST: usize = 1 << 20;
+/// The largest segment, of which only what is touched takes memory.
+const LARGEST: usize = 64 << 20;
+
+const ARENA: Kind =
+    Kind::new("sync", u32::from_le_bytes(*b"sync"), signature(&[UNIT, size_of::<LockWords>(), 1]));
+
+/// The first word of each slot: its kind in the upper half, its length in units in the lower.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Tag(AtomicU32, u32);
+
+/// What can lie in a slot: starts with a [`Tag`], and is made of atomics and [`Robust`](crate::robust::Robust).
+///
+/// # Safety
+///
+/// The type is `repr(C)`, its first field is a `Tag`, it is aligned to at most [`UNIT`], all zeroes are a valid value, and
+/// any bytes that another process writes leave accesses to it defined.
+pub(crate) unsafe trait Shared: Sized + Sync + 'static {
+    /// Tells one use of a slot from another; not 0.
+    const KIND: u16;
+    /// For messages.
+    const NAME: &'static str;
+
+    /// Makes zeroed memory the primitive; nobody else can see it yet.
+    fn init(&self) -> Result<(), std::io::Error> {
+        Ok(())
+    }
+
+    /// Puts right whatever this primitive records of a dead member, whose number goes to another process then; false if
+    /// that is not possible now. May run several times for one death, in several processes one after the other.
+    fn recover(&self, _segment: &Segment, _dead: Member) -> bool {
+        true
+    }
+
+    /// Whether a thread of this process holds a robust mutex in it.
+    fn in_use(&self) -> bool {
+        false
+    }
+}
+
+/// What is done with a slot by its kind alone.
+struct Uses {
+    kind: u16,
+    len: usize,
+    recover: fn(NonNull<u8>, &Segment, Member) -> bool,
+    in_use: fn(NonNull<u8>) -> bool,
+}
+
+impl Uses {
+    const fn of<T: Shared>() -> Uses {
+        Uses {
+            kind: T::KIND,
+            len: size_of::<T>(),
+            recover: |slot, segment, dead| {
+                // SAFETY: called for slots of this kind and length only.
+                unsafe { slot.cast::<T>().as_ref() }.recover(segment, dead)
+            },
+            in_use: |slot| {
+                // SAFETY: as above.
+                unsafe { slot.cast::<T>().as_ref() }.in_use()
+            },
+        }
+    }
+}
+
+/// Every kind of slot there is.
+const USES: &[Uses] = &[
+    Uses::of::<LockWords>(),
+    Uses::of::<RLockWords>(),
+    Uses::of::<EventWords>(),
+    Uses::of::<ConditionWords>(),
+    Uses::of::<BarrierWords>(),
+    Uses::of::<RwLockWords>(),
+    Uses::of::<OnceWords>(),
+    Uses::of::<OnceValueWords>(),
+];
+
+// No two kinds share a number.
+const _: () = {
+    let mut one = 0;
+    while one < USES.len() {
+        let mut other = one + 1;
+        while other < USES.len() {
+            assert!(USES[one].kind != USES[other].kind);
+            other += 1;
+        }
+        one += 1;
+    }
+};
+
+/// Calls `visit` for each slot with something in it, until that gives false; whether it never did.
+///
+/// The row may be damaged: it is followed as far as it makes sense.
+fn each_slot(payload: NonNull<u8>, len: usize, mut visit: impl FnMut(&Uses, NonNull<u8>) -> bool) -> bool {
+    let mut offset = 0;
+    while offset + UNIT <= len {
+        // SAFETY: the offset lies within the payload, as just checked.
+        let slot = unsafe { payload.add(offset) };
+        // SAFETY: slots start with a tag, aligned; every process accesses it as an atomic.
+        let tag = unsafe { slot.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
+        let (kind, room) = ((tag >> 16) as u16, (tag & 0xffff) as usize * UNIT);
+        if room == 0 || offset + room > len {
+            break;
+        }
+        let uses = USES.iter().find(|uses| uses.kind == kind && uses.len <= room);
+        if uses.is_some_and(|uses| !visit(uses, slot)) {
+            return false;
+        }
+        offset += room;
+    }
+    true
+}
+
+/// Whether a mapping must stay: a thread of this process holds a mutex in it.
+fn in_use(payload: NonNull<u8>, len: usize) -> bool {
+    !each_slot(payload, len, |uses, slot| !(uses.in_use)(slot))
+}
+
+/// This process's number in a segment of primitives.
+#[inline]
+pub(crate) fn join(segment: &Segment) -> Result<Member, Error> {
+    let mut recover =
+        |dead| each_slot(segment.as_ptr(), segment.len(), |uses, slot| (uses.recover)(slot, segment, dead));
+    segment.join(&mut recover).map_err(|error| Error::new("join", "a primitive", Cause::Segment(error)))
+}
+
+/// A slot, as this process knows it.
+pub(crate) struct Place {
+    segment: Segment,
+    offset: usize,
+    /// How many units it has, if it was made here.
+    made: Option<u16>,
+    /// Whether another process may know of it: it was packed.
+    known: AtomicBool,
+    /// How many forks there had been when it was made.
+    forks: u32,
+    /// What the primitive keeps for all of its handles in this process. Zero at the start, and in a forked child.
+    pub(crate) local: [AtomicU64; 2],
+}
+
+/// A segment of this process's own.
+struct Arena {
+    segment: Segment,
+    /// Where the next slot would lie.
+    end: usize,
+    /// How many slots have handles here.
+    live: usize,
+    /// Whether slots were retired, whose room only the segment's end gives back.
+    retired: bool,
+    /// Slots to be used again, by length in units.
+    free: BTreeMap<u16, Vec<usize>>,
+}
+
+struct State {
+    /// Every slot that has a handle in this process, by address.
+    places: BTreeMap<usize, Weak<Place>>,
+    arenas: Vec<Arena>,
+    forks: u32,
+}
+
+static STATE: OverFork<State> =
+    OverFork::new(State { places: BTreeMap::new(), arenas: Vec::new(), forks: 0 });
+
+fn state() -> MutexGuard<'static, State> {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        around_fork(ForkHooks {
+            before: Some(|| STATE.hold()),
+            in_parent: Some(|| {
+                // The lock is held, and its guard kept: this is the only way to the state from here.
+                STATE.release();
+                let mut state = STATE.lock();
+                state.forks = state.forks.wrapping_add(1);
+            }),
+            in_child: Some(|| {
+                STATE.reset(|state| {
+                    state.forks = state.forks.wrapping_add(1);
+                    // Their segments stay mapped as long as inherited handles need them, and are the parent's to fill.
+                    core::mem::forget(core::mem::take(&mut state.arenas));
+                    for place in state.places.values() {
+                        // SAFETY: a place is in the table until its drop takes it out, under the lock that is held here
+                        // over the fork, so it is whole.
+                        let place = unsafe { &*place.as_ptr() };
+                        place.known.store(true, Ordering::Relaxed);
+                        place.local.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+                    }
+                });
+            }),
+        });
+    });
+    STATE.lock()
+}
+
+impl State {
+    /// Room for a slot of `units`, zeroed but for its length: the arena's index and the offset.
+    fn room(&mut self, units: u16) -> Result<(usize, usize), procession_shm::Error> {
+        let len = usize::from(units) * UNIT;
+        for (index, arena) in self.arenas.iter_mut().enumerate().rev() {
+            if let Some(offset) = arena.free.get_mut(&units).and_then(Vec::pop) {
+                return Ok((index, offset));
+            }
+            if arena.segment.len() - arena.end >= len {
+                let offset = arena.end;
+                arena.end += len;
+                return Ok((index, offset));
+            }
+        }
+        let last = self.arenas.last().map_or(FIRST / 2, |arena| arena.segment.len());
+        let mut size = (last * 2).clamp(FIRST, LARGEST).max(len.next_multiple_of(FIRST));
+        let segment = loop {
+            match Segment::anonymous(ARENA, size) {
+                // A process that may have less gets less.
+                Err(_) if size > len.next_multiple_of(4096) => {
+                    size = (size / 2).max(len.next_multiple_of(4096))
+                }
+                other => break other?,
+            }
+        };
+        segment.keep_while(in_use);
+        self.arenas.push(Arena { segment, end: len, live: 0, retired: false, free: BTreeMap::new() });
+        Ok((self.arenas.len() - 1, 0))
+    }
+}
+
+impl Place {
+    fn slot(&self) -> NonNull<u8> {
+        // SAFETY: the offset lies within the payload: checked when the place was made.
+        unsafe { self.segment.as_ptr().add(self.offset) }
+    }
+
+    fn find(state: &State, segment: &Segment, offset: usize) -> Option<Arc<Place>> {
+        state.places.get(&(segment.as_ptr().addr().get() + offset)).and_then(Weak::upgrade)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = state();
+        let address = self.slot().addr().get();
+        // Another thread may have attached it anew since the last handle went.
+        if state.places.get(&address).is_some_and(|place| core::ptr::eq(place.as_ptr(), self)) {
+            state.places.remove(&address);
+        }
+        let forks = state.forks;
+        let Some(units) = self.made else { return };
+        let Some(index) = state.arenas.iter().position(|arena| arena.segment.same(&self.segment)) else {
+            return;
+        };
+        let arena = &mut state.arenas[index];
+        let slot = self.slot();
+        // SAFETY: a slot starts with a tag.
+        let tag = unsafe { slot.cast::<Tag>().as_ref() };
+        let kind = (tag.0.load(Ordering::Relaxed) >> 16) as u16;
+        let held = USES.iter().any(|uses| uses.kind == kind && (uses.in_use)(slot));
+        arena.live -= 1;
+        if !*self.known.get_mut() && self.forks == forks && !held {
+            tag.0.store(u32::from(units), Ordering::Release);
+            // SAFETY: behind the tag, still within the slot.
+            let rest = unsafe { slot.add(size_of::<Tag>()) };
+            // SAFETY: the slot without its tag. No other process knows of it, no handle here is left, and no thread
+            // holds a mutex in it.
+            unsafe { rest.write_bytes(0, usize::from(units) * UNIT - size_of::<Tag>()) };
+            arena.free.entry(units).or_default().push(self.offset);
+        } else {
+            arena.retired = true;
+        }
+        // One that is empty and whole stays for the next primitive.
+        let end = arena.live == 0 && (arena.retired || index + 1 < state.arenas.len());
+        let unused = end.then(|| state.arenas.remove(index));
+        // Its mapping ends under no lock of ours.
+        drop(state);
+        drop(unused);
+    }
+}
+
+/// A handle for a primitive: the way to its words, and into parcels.
+pub(crate) struct Handle<T> {
+    place: Arc<Place>,
+    words: NonNull<T>,
+    shared: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Handle<T> {
+    fn clone(&self) -> Self {
+        Handle { place: self.place.clone(), words: self.words, shared: PhantomData }
+    }
+}
+
+// SAFETY: the words are in shared memory, made for use by many threads (`Shared` demands `Sync`), and mapped in all.
+unsafe impl<T: Shared> Send for Handle<T> {}
+// SAFETY: as for `Send`.
+unsafe impl<T: Shared> Sync for Handle<T> {}
+
+impl<T: Shared> Handle<T> {
+    /// A new primitive, and what `set` does to it before anybody else can see it.
+    ///
+    /// `extra` bytes of room follow the words.
+    pub(crate) fn new(extra: usize, set: impl FnOnce(&T)) -> Result<Handle<T>, Error> {
+        const { assert!(align_of::<T>() <= UNIT && size_of::<T>() >= size_of::<Tag>() && T::KIND != 0) };
+        let fail = |cause| Error::new("make", T::NAME, cause);
+        let units = u16::try_from((size_of::<T>() + extra).div_ceil(UNIT))
+            .map_err(|_| fail(Cause::TooLarge { len: size_of::<T>() + extra }))?;
+        let mut state = state();
+        let (index, offset) = state.room(units).map_err(|error| fail(Cause::Segment(error)))?;
+        let forks = state.forks;
+        let arena = &mut state.arenas[index];
+        let segment = arena.segment.clone();
+        // SAFETY: the offset lies within the payload: `room` found it there.
+        let words: NonNull<T> = unsafe { segment.as_ptr().add(offset) }.cast();
+        // SAFETY: zeroes are a valid value, and the place is aligned to a unit.
+        let shared = unsafe { words.as_ref() };
+        if let Err(error) = shared.init() {
+            arena.free.entry(units).or_default().push(offset);
+            return Err(fail(Cause::Init(error)));
+        }
+        set(shared);
+        arena.live += 1;
+        // SAFETY: a slot starts with a tag.
+        let tag = unsafe { words.cast::<Tag>().as_ref() };
+        tag.0.store(u32::from(T::KIND) << 16 | u32::from(units), Ordering::Release);
+        let place = Arc::new(Place {
+            segment,
+            offset,
+            made: Some(units),
+            known: AtomicBool::new(false),
+            forks,
+            local: [const { AtomicU64::new(0) }; 2],
+        });
+        state.places.insert(words.addr().get(), Arc::downgrade(&place));
+        Ok(Handle { place, words, shared: PhantomData })
+    }
+
+    /// The primitive at `offset` of a segment that came from another process.
+    fn attach(segment: Segment, offset: u64) -> Result<Handle<T>, Error> {
+        let fail = |cause| Error::new("attach", T::NAME, cause);
+        segment.check(ARENA).map_err(|error| fail(Cause::Segment(error)))?;
+        segment.keep_while(in_use);
+        let wrong = || fail(Cause::NotThere { offset });
+        let offset = usize::try_from(offset).map_err(|_| wrong())?;
+        let end = offset.checked_add(size_of::<T>().next_multiple_of(UNIT)).ok_or_else(wrong)?;
+        if !offset.is_multiple_of(UNIT) || end > segment.len() {
+            return Err(wrong());
+        }
+        // SAFETY: the offset lies within the payload, as just checked.
+        let words: NonNull<T> = unsafe { segment.as_ptr().add(offset) }.cast();
+        // SAFETY: at any unit lies a tag, or something that may be read as one.
+        let tag = unsafe { words.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
+        if tag >> 16 != u32::from(T::KIND) || (tag & 0xffff) as usize * UNIT < size_of::<T>() {
+            return Err(wrong());
+        }
+        let mut state = state();
+        let place = Place::find(&state, &segment, offset).unwrap_or_else(|| {
+            let place = Arc::new(Place {
+                segment,
+                offset,
+                made: None,
+                known: AtomicBool::new(true),
+                forks: 0,
+                local: [const { AtomicU64::new(0) }; 2],
+            });
+            state.places.insert(words.addr().get(), Arc::downgrade(&place));
+            place
+        });
+        Ok(Handle { place, words, shared: PhantomData })
+    }
+}
+
+impl<T> Handle<T> {
+    /// The primitive's words.
+    #[inline]
+    pub(crate) fn words(&self) -> &T {
+        // SAFETY: a whole `T` lies there, checked when the handle was made, in memory that stays mapped as long as
+        // the place lives; any bytes leave accesses defined (`Shared`).
+        unsafe { self.words.as_ref() }
+    }
+
+    /// The slot's room behind the words, as far as it lies in the segment; zeroes at the start.
+    pub(crate) fn rest(&self) -> &[AtomicU64] {
+        // SAFETY: a slot starts with a tag, aligned; every process accesses it as an atomic.
+        let tag = unsafe { self.words.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
+        let start = size_of::<T>().next_multiple_of(size_of::<u64>());
+        let room = ((tag & 0xffff) as usize * UNIT).min(self.place.segment.len() - self.place.offset);
+        let count = room.saturating_sub(start) / size_of::<u64>();
+        if count == 0 {
+            return &[];
+        }
+        // SAFETY: there is room behind the words, as just computed.
+        let rest = unsafe { self.words.cast::<u8>().add(start) };
+        // SAFETY: within the slot and the segment, aligned since slots are aligned to a unit, accessed as atomics by
+        // everybody, and mapped as long as the place lives.
+        unsafe { core::slice::from_raw_parts(rest.cast::<AtomicU64>().as_ptr(), count) }
+    }
+
+    /// What all handles of this primitive in this process share.
+    #[inline]
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Whether both stand for the same primitive.
+    pub(crate) fn same(&self, other: &Handle<T>) -> bool {
+        self.words == other.words
+    }
+}
+
+impl Place {
+    /// The segment that the slot lies in.
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.segment
+    }
+}
+
+impl<T> Serialize for Handle<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Before the bytes leave: the receiver may be quicker than what follows here.
+        self.place.known.store(true, Ordering::Relaxed);
+        (&self.place.segment, self.place.offset as u64).serialize(serializer)
+    }
+}
+
+impl<'de, T: Shared> Deserialize<'de> for Handle<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Handle<T>, D::Error> {
+        let (segment, offset) = <(Segment, u64)>::deserialize(deserializer)?;
+        Handle::attach(segment, offset).map_err(serde::de::Error::custom)
+    }
+}

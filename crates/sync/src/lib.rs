@@ -1,0 +1,86 @@
+//! Synchronisation between processes.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Lock`] | mutual exclusion, bound to its holder; a dead holder's lock goes to the next |
+//! | [`Event`] | a flag to set, clear and wait for |
+//! | [`Condition`] | waiting, under a lock, for a notification; a killed waiter's notification goes to another |
+//! | [`Barrier`] | a number of parties wait for each other; one that dies there breaks it |
+//! | [`RwLock`] | many readers or one writer, in the order of arrival |
+//! | [`Once`], [`OnceValue`] | something that is done, or computed, once; a dead runner's turn goes to the next |
+//! | [`RLock`] | the same, and its holder may lock it again |
+//!
+//! Each is a handle: `Clone`, `Send`, `Sync`, and serialisable inside a parcel. Clones, in whatever process, stand for
+//! the same primitive, which lives in a piece of shared memory together with others.
+//!
+//! # Words used here
+//!
+//! * *holder*: the thread that has locked a lock;
+//! * *poisoned*: its last holder died or panicked while it held the lock, so what it guards may be half changed;
+//! * *slice*: the longest sleep, after which everybody looks at the state again;
+//! * *member*: a process that takes part in a segment, by number ([`procession_shm::Member`]).
+//!
+//! # When a process dies
+//!
+//! Each type's page has a section of this name.
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("procession supports Linux only");
+
+#[cfg(not(loom))]
+mod arena;
+#[cfg(not(loom))]
+mod barrier;
+#[cfg(not(loom))]
+mod condition;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod event;
+mod event_word;
+#[cfg(not(loom))]
+mod guarded;
+#[cfg(not(loom))]
+mod lock;
+#[cfg(not(loom))]
+mod mutex;
+#[cfg(not(loom))]
+mod once;
+#[cfg(not(loom))]
+mod rlock;
+#[cfg(not(loom))]
+mod robust;
+#[cfg(not(loom))]
+mod rwlock;
+#[cfg(not(loom))]
+mod spin;
+mod table;
+#[cfg(not(loom))]
+mod who;
+
+/// The algorithms of the event and of the table for the model checker, and mistakes to plant.
+#[cfg(loom)]
+pub mod event_model {
+    pub use crate::event_word::{Bug, EventWord, plant};
+    pub use crate::table::Entry;
+}
+
+pub use procession_sys::Deadline;
+#[cfg(not(loom))]
+pub use {
+    barrier::{Barrier, BarrierBuilder, BarrierError, Broken},
+    condition::{Condition, ConditionGuard, Guard, Held, WaitError},
+    error::{Error, LockError, NotHeld, Poison, PoisonError},
+    event::Event,
+    lock::{Lock, LockGuard},
+    once::{Once, OnceError, OnceValue},
+    rlock::{RLock, RLockGuard},
+    rwlock::{ReadGuard, RwLock, WriteGuard},
+    who::Holder,
+};
+
+/// The README's examples, run as tests.
+#[cfg(all(doctest, not(loom)))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,358 @@
+//! What [`Lock`](crate::Lock) and [`RLock`](crate::RLock) have in common: a robust mutex, who holds it, and poison.
+//!
+//! # Words
+//!
+//! In shared memory:
+//!
+//! | word | meaning | who changes it |
+//! |---|---|---|
+//! | `mutex` | the lock | whoever takes it; the kernel, at its holder's death |
+//! | `holder` | who has it, for others to read; 0 while no foreign code runs under it | the holder |
+//! | `poison` | why what it guards may be half changed | the holder; who clears it |
+//!
+//! In this process, for all of its handles ([`Place::local`](crate::arena::Place)):
+//!
+//! | word | meaning |
+//! |---|---|
+//! | `local[OWNER]` | the [`token`] of the thread of this process that holds it, 0 if none does |
+//! | `local[DEPTH]` | how many times it has locked it |
+//!
+//! Whether the calling thread is the holder rests on `local[OWNER]` alone: in another pid namespace another thread may have
+//! the same numbers, and a thread that comes after may get the number of one that has ended. A token is never used twice.
+//! A thread that ended while it held the lock leaves its token, which is then nobody's.
+//!
+//! # When a process dies
+//!
+//! The kernel marks the mutex and wakes a waiter. Who gets it looks at `holder`:
+//!
+//! * 0: the dead one had the mutex but no user code ran under it: it had not stored its name yet, or had taken it back.
+//!   What the lock guards is whole: no poison.
+//! * else: `poison` is stored first, then the mutex is made consistent, then the new holder's name is stored. A death
+//!   between these steps gives the next one the same answer, and the same name.
+//!
+//! `holder` is stored before user code runs and cleared after it. The fences keep the compiler to that order; the processor
+//! keeps it for one that dies, since all of its earlier stores are done at its last instruction.
+
+use crate::{
+    Error, Holder, LockError, Poison, PoisonError,
+    arena::{Handle, Shared, Tag},
+    robust::{Locked, NotLocked, Robust},
+    who::{me, token},
+};
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+use procession_sys::{Deadline, crash_point};
+
+const OWNER: usize = 0;
+const DEPTH: usize = 1;
+
+/// What lies in shared memory.
+#[repr(C)]
+pub(crate) struct LockWords {
+    tag: Tag,
+    mutex: Robust,
+    holder: AtomicU64,
+    poison: AtomicU64,
+}
+
+#[expect(unsafe_code, reason = "declares what may lie in a slot")]
+// SAFETY: `repr(C)` with a tag in front; atomics and a mutex, for which zeroes are an unlocked one of the plain kind.
+unsafe impl Shared for LockWords {
+    const KIND: u16 = 1;
+    const NAME: &'static str = "a Lock";
+
+    fn init(&self) -> Result<(), std::io::Error> {
+        self.mutex.init()
+    }
+
+    fn in_use(&self) -> bool {
+        self.mutex.is_locked()
+            && Holder::from_word(self.holder.load(Ordering::Relaxed)).is_some_and(Holder::is_here)
+    }
+}
+
+/// The words of an [`RLock`](crate::RLock).
+#[repr(C)]
+pub(crate) struct RLockWords {
+    lock: LockWords,
+    /// The holder's depth, for others to read.
+    depth: AtomicU64,
+}
+
+#[expect(unsafe_code, reason = "declares what may lie in a slot")]
+// SAFETY: as for `LockWords`, which come first.
+unsafe impl Shared for RLockWords {
+    const KIND: u16 = 0x11;
+    const NAME: &'static str = "an RLock";
+
+    fn init(&self) -> Result<(), std::io::Error> {
+        self.lock.init()
+    }
+
+    fn in_use(&self) -> bool {
+        self.lock.in_use()
+    }
+}
+
+/// Slots that begin as a lock does.
+pub(crate) trait Words: Shared {
+    fn lock(&self) -> &LockWords;
+
+    /// Leaves the holder's depth for others to read.
+    #[inline]
+    fn note_depth(&self, _depth: u64) {}
+}
+
+impl Words for LockWords {
+    #[inline]
+    fn lock(&self) -> &LockWords {
+        self
+    }
+}
+
+impl Words for RLockWords {
+    #[inline]
+    fn lock(&self) -> &LockWords {
+        &self.lock
+    }
+
+    #[inline]
+    fn note_depth(&self, depth: u64) {
+        self.depth.store(depth, Ordering::Relaxed);
+    }
+}
+
+impl LockWords {
+    /// After the mutex was taken: leaves this thread's name, and finds out about the last holder's end.
+    #[inline]
+    fn taken(&self, locked: Locked) -> Option<Poison> {
+        if locked == Locked::OwnerDied {
+            self.died();
+        }
+        self.holder.store(me(), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        Poison::from_word(self.poison.load(Ordering::Relaxed))
+    }
+
+    #[cold]
+    fn died(&self) {
+        let dead = Holder::from_word(self.holder.load(Ordering::Relaxed));
+        crash_point!("lock.died.found");
+        if let Some(Holder { pid, .. }) = dead {
+            self.poison.store(Poison::Died { pid }.to_word(), Ordering::Relaxed);
+        }
+        crash_point!("lock.died.poisoned");
+        self.mutex.made_consistent();
+        crash_point!("lock.died.consistent");
+    }
+}
+
+/// A handle for a lock of either type.
+pub(crate) struct Mutual<W> {
+    handle: Handle<W>,
+}
+
+impl<W> Clone for Mutual<W> {
+    fn clone(&self) -> Self {
+        Mutual { handle: self.handle.clone() }
+    }
+}
+
+impl<W> serde::Serialize for Mutual<W> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.handle.serialize(serializer)
+    }
+}
+
+impl<'de, W: Words> serde::Deserialize<'de> for Mutual<W> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Mutual { handle: Handle::deserialize(deserializer)? })
+    }
+}
+
+/// How many times a lock was locked by the thread that let go of it for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Depth(u64);
+
+/// What a condition does to the lock that it belongs to.
+pub(crate) trait Guarded {
+    /// Whether the calling thread holds it.
+    fn is_mine(&self) -> bool;
+
+    /// Lets it go, however often it was locked. The calling thread holds it.
+    fn let_go_fully(&self) -> Depth;
+
+    /// Locks it as often as it was. With a poison it is held all the same.
+    fn take_back(&self, depth: Depth, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken>;
+}
+
+impl<W: Words> Guarded for Mutual<W> {
+    #[inline]
+    fn is_mine(&self) -> bool {
+        Mutual::is_mine(self)
+    }
+
+    fn let_go_fully(&self) -> Depth {
+        let depth = Depth(self.depth());
+        self.let_go();
+        depth
+    }
+
+    fn take_back(&self, depth: Depth, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
+        let poison = self.take(deadline)?;
+        self.set_depth(depth.0);
+        Ok(poison)
+    }
+}
+
+impl<W: Words> Mutual<W> {
+    pub(crate) fn new() -> Result<Self, Error> {
+        Ok(Mutual { handle: Handle::new(0, |_| ())? })
+    }
+
+    #[inline]
+    fn words(&self) -> &LockWords {
+        self.handle.words().lock()
+    }
+
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        self.handle.same(&other.handle)
+    }
+
+    /// Whether the calling thread holds it.
+    #[inline]
+    pub(crate) fn is_mine(&self) -> bool {
+        self.handle.place().local[OWNER].load(Ordering::Relaxed) == token()
+    }
+
+    /// How many times the calling thread holds it.
+    #[inline]
+    pub(crate) fn depth(&self) -> u64 {
+        if self.is_mine() { self.handle.place().local[DEPTH].load(Ordering::Relaxed) } else { 0 }
+    }
+
+    /// The depth of whoever holds it, for people.
+    pub(crate) fn set_depth(&self, depth: u64) {
+        self.handle.place().local[DEPTH].store(depth, Ordering::Relaxed);
+        self.handle.words().note_depth(depth);
+    }
+
+    pub(crate) fn handle(&self) -> &Handle<W> {
+        &self.handle
+    }
+
+    /// Locks it once; the calling thread must not hold it.
+    #[inline]
+    pub(crate) fn take(&self, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
+        if self.is_mine() {
+            return Err(NotTaken::AlreadyHeld);
+        }
+        self.taken(self.words().mutex.lock(deadline))
+    }
+
+    #[inline]
+    pub(crate) fn try_take(&self) -> Result<Option<Poison>, NotTaken> {
+        self.taken(self.words().mutex.try_lock())
+    }
+
+    #[inline]
+    fn taken(&self, locked: Result<Locked, NotLocked>) -> Result<Option<Poison>, NotTaken> {
+        let locked = locked.map_err(NotTaken::NotLocked)?;
+        crash_point!("lock.taken");
+        let poison = self.words().taken(locked);
+        let local = &self.handle.place().local;
+        local[DEPTH].store(1, Ordering::Relaxed);
+        local[OWNER].store(token(), Ordering::Relaxed);
+        self.handle.words().note_depth(1);
+        Ok(poison)
+    }
+
+    /// Locks it once more; the calling thread holds it.
+    #[inline]
+    pub(crate) fn deepen(&self) -> Option<Poison> {
+        self.set_depth(self.depth() + 1);
+        self.poison()
+    }
+
+    /// Lets it go, however often it was locked; false if the calling thread does not hold it, which changes nothing. (A
+    /// forked child may drop its copy of a guard.)
+    #[inline]
+    pub(crate) fn let_go(&self) -> bool {
+        if !self.is_mine() {
+            return false;
+        }
+        let words = self.words();
+        self.handle.place().local[OWNER].store(0, Ordering::Relaxed);
+        self.handle.words().note_depth(0);
+        // What was done under the lock comes before.
+        words.holder.store(0, Ordering::Release);
+        crash_point!("lock.nameless");
+        words.mutex.unlock()
+    }
+
+    /// The holder's thread panicked.
+    #[cold]
+    pub(crate) fn panicked(&self) {
+        if self.is_mine() {
+            let pid = Holder::current().pid;
+            self.words().poison.store(Poison::Panicked { pid }.to_word(), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_locked(&self) -> bool {
+        self.words().mutex.is_locked()
+    }
+
+    #[inline]
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        let words = self.words();
+        let holder = Holder::from_word(words.holder.load(Ordering::Relaxed));
+        holder.filter(|_| words.mutex.is_locked())
+    }
+
+    #[inline]
+    pub(crate) fn poison(&self) -> Option<Poison> {
+        Poison::from_word(self.words().poison.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn clear_poison(&self) {
+        self.words().poison.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Mutual<RLockWords> {
+    /// The holder's depth, whoever it is; for people.
+    pub(crate) fn noted_depth(&self) -> u64 {
+        self.handle().words().depth.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a lock was not taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NotTaken {
+    AlreadyHeld,
+    NotLocked(NotLocked),
+}
+
+impl<G> From<NotTaken> for LockError<G> {
+    fn from(error: NotTaken) -> LockError<G> {
+        match error {
+            NotTaken::AlreadyHeld => LockError::AlreadyHeld,
+            NotTaken::NotLocked(NotLocked::TimedOut) => LockError::TimedOut,
+            NotTaken::NotLocked(NotLocked::TooMany) => LockError::TooManyHeld,
+            NotTaken::NotLocked(NotLocked::Damaged(code)) => LockError::Damaged(code),
+        }
+    }
+}
+
+/// What the public forms give: the guard, and the poison around it.
+#[inline]
+pub(crate) fn with_guard<G>(
+    taken: Result<Option<Poison>, NotTaken>,
+    guard: impl FnOnce() -> G,
+) -> Result<G, LockError<G>> {
+    match taken {
+        Ok(None) => Ok(guard()),
+        Ok(Some(cause)) => Err(LockError::Poisoned(PoisonError::new(guard(), cause))),
+        Err(error) => Err(error.into()),
+    }
+}

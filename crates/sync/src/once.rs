@@ -1,0 +1,392 @@
+//! [`Once`] and [`OnceValue`]: something that is done by one, once, for all.
+//!
+//! # Words
+//!
+//! | word | meaning | who changes it, holding the mutex |
+//! |---|---|---|
+//! | `state` | not done, running, done, or poisoned | who begins, who ends |
+//! | `runner` | the process that runs it: its member number, plus 1 | who begins, before the state |
+//! | `thread` | the thread that runs it | who begins, before the state |
+//! | `pid` | the process that panicked | who ends, before the state |
+//!
+//! # Protocol
+//!
+//! * Begin: the mutex; if it is not done, or running in a process that is dead: `thread`, `runner`, and then the state.
+//!   The function runs without the mutex.
+//! * End: the mutex; the state; wake everybody who sleeps on it.
+//! * Wait: sleep while the state is *running*, for a slice; then look whether the runner lives.
+//!
+//! # Invariants
+//!
+//! 1. One thread runs it at a time: who takes over has proof that the runner is dead, under the mutex, and a member's
+//!    number is not used again before [`Shared::recover`] has made the state *not done*.
+//! 2. *Done* is final; what was written before can be read after.
+//!
+//! # When a process dies
+//!
+//! As the runner: the next one runs it. Under the mutex: each store leaves the words whole, since the state is the last.
+//! Before the wake: the sleepers look after a slice.
+
+mod value;
+
+pub use value::OnceValue;
+pub(crate) use value::OnceValueWords;
+
+use crate::{
+    Error,
+    arena::{Handle, Shared, Tag, join},
+    robust::{Locked, NotLocked, Robust},
+    who::me,
+};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use procession_shm::{Member, Segment};
+use procession_sys::{Deadline, crash_point, futex};
+use serde::{Deserialize, Serialize};
+use std::{fmt, time::Duration};
+
+const NOT_DONE: u32 = 0;
+const RUNNING: u32 = 1;
+const DONE: u32 = 2;
+const POISONED: u32 = 3;
+
+/// What lies in shared memory.
+#[repr(C)]
+pub(crate) struct OnceWords {
+    tag: Tag,
+    mutex: Robust,
+    state: AtomicU32,
+    runner: AtomicU32,
+    thread: AtomicU64,
+    pid: AtomicU32,
+    unused: u32,
+}
+
+#[expect(unsafe_code, reason = "declares what may lie in a slot")]
+// SAFETY: `repr(C)` with a tag in front; atomics and a mutex, for which zeroes are not done.
+unsafe impl Shared for OnceWords {
+    const KIND: u16 = 24;
+    const NAME: &'static str = "a Once";
+
+    fn init(&self) -> Result<(), std::io::Error> {
+        self.mutex.init()
+    }
+
+    fn recover(&self, _: &Segment, dead: Member) -> bool {
+        let Ok(_held) = self.hold(Some(Deadline::after(Duration::from_secs(1)))) else { return false };
+        if self.is_run_by(dead) {
+            self.state.store(NOT_DONE, Ordering::Release);
+            futex::wake_all(&self.state);
+        }
+        true
+    }
+}
+
+/// The mutex is held.
+struct Held<'a>(&'a Robust);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.unlock();
+    }
+}
+
+impl OnceWords {
+    fn hold(&self, deadline: Option<Deadline>) -> Result<Held<'_>, NotLocked> {
+        if self.mutex.lock(deadline)? == Locked::OwnerDied {
+            self.mutex.made_consistent();
+        }
+        Ok(Held(&self.mutex))
+    }
+
+    fn is_run_by(&self, member: Member) -> bool {
+        self.state.load(Ordering::Acquire) == RUNNING
+            && self.runner.load(Ordering::Relaxed) == member.index() as u32 + 1
+    }
+
+    fn runner(&self) -> Option<Member> {
+        let number = self.runner.load(Ordering::Relaxed) as usize;
+        number.checked_sub(1).and_then(Member::from_index)
+    }
+
+    #[inline]
+    fn is_done(&self) -> bool {
+        self.state.load(Ordering::Acquire) == DONE
+    }
+
+    /// Becomes the runner: false if it is done.
+    fn begin(&self, segment: &Segment, force: bool, deadline: Option<Deadline>) -> Result<bool, OnceError> {
+        if self.is_done() {
+            return Ok(false);
+        }
+        let member = join(segment).map_err(|error| OnceError::Member(Box::new(error)))?;
+        loop {
+            let held = self.hold(None)?;
+            match self.state.load(Ordering::Acquire) {
+                DONE => return Ok(false),
+                POISONED if !force => {
+                    return Err(OnceError::Poisoned { pid: self.pid.load(Ordering::Relaxed) });
+                }
+                RUNNING if self.is_run_by(member) && self.thread.load(Ordering::Relaxed) == me() => {
+                    return Err(OnceError::Recursive);
+                }
+                // A number that no member has was not written by us.
+                RUNNING if !self.runner().is_none_or(|runner| segment.is_dead(runner)) => drop(held),
+                _ => {
+                    self.thread.store(me(), Ordering::Relaxed);
+                    crash_point!("once.begin.named");
+                    self.runner.store(member.index() as u32 + 1, Ordering::Relaxed);
+                    crash_point!("once.begin.numbered");
+                    self.state.store(RUNNING, Ordering::Release);
+                    crash_point!("once.begin.running");
+                    return Ok(true);
+                }
+            }
+            if deadline.is_some_and(Deadline::passed) {
+                return Err(OnceError::TimedOut);
+            }
+            futex::wait(&self.state, RUNNING, Some(Deadline::slice(deadline)));
+        }
+    }
+
+    fn end(&self, done: bool) {
+        let held = self.hold(None);
+        if !done {
+            self.pid.store(std::process::id(), Ordering::Relaxed);
+        }
+        crash_point!("once.end.ready");
+        self.state.store(if done { DONE } else { POISONED }, Ordering::Release);
+        crash_point!("once.end.done");
+        drop(held);
+        futex::wake_all(&self.state);
+    }
+
+    /// Waits until it is done; false at the deadline.
+    fn wait(&self, deadline: Option<Deadline>) -> bool {
+        loop {
+            let state = self.state.load(Ordering::Acquire);
+            if state == DONE {
+                return true;
+            }
+            if deadline.is_some_and(Deadline::passed) {
+                return false;
+            }
+            futex::wait(&self.state, state, Some(Deadline::slice(deadline)));
+        }
+    }
+
+    /// Runs `f` if it is not done, and has it done after.
+    fn run(
+        &self,
+        segment: &Segment,
+        force: bool,
+        deadline: Option<Deadline>,
+        f: impl FnOnce(),
+    ) -> Result<bool, OnceError> {
+        if !self.begin(segment, force, deadline)? {
+            return Ok(false);
+        }
+        let mut running = Running { words: self, done: false, thread: me() };
+        f();
+        running.done = true;
+        Ok(true)
+    }
+
+    fn debug(&self, segment: &Segment, f: &mut fmt::DebugStruct<'_, '_>) {
+        match self.state.load(Ordering::Acquire) {
+            NOT_DONE => f.field("state", &"not done"),
+            RUNNING => f
+                .field("state", &"running")
+                .field("runner", &self.runner().and_then(|member| segment.pid_of(member))),
+            DONE => f.field("state", &"done"),
+            _ => f.field("state", &"poisoned").field("panicked", &self.pid.load(Ordering::Relaxed)),
+        };
+    }
+}
+
+/// The function runs; its end, whatever it is, is recorded.
+struct Running<'a> {
+    words: &'a OnceWords,
+    done: bool,
+    thread: u64,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // A child that the function forked runs nothing.
+        if self.thread == me() {
+            self.words.end(self.done);
+        }
+    }
+}
+
+/// Something that is to be done once, by whichever process comes first.
+///
+/// Clones stand for the same one; they go to other processes inside parcels. Where it is done, asking makes no system
+/// call.
+///
+/// # When a process dies
+///
+/// If the process that runs the function dies, the next caller runs its own, also one that waits already, within half a
+/// second: the function must be one that can follow a half of itself. A panic of the function poisons it, as in `std`.
+///
+/// # Examples
+///
+/// ```
+/// use procession_sync::Once;
+///
+/// let once = Once::new()?;
+/// assert!(once.call_once(|| println!("once"))?);
+/// assert!(!once.clone().call_once(|| unreachable!())?);
+/// assert!(once.is_completed());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Once {
+    handle: Handle<OnceWords>,
+}
+
+impl Once {
+    /// One that is not done.
+    ///
+    /// # Errors
+    ///
+    /// No memory for it: see [`Segment::anonymous`](procession_shm::Segment::anonymous).
+    pub fn new() -> Result<Once, Error> {
+        Ok(Once { handle: Handle::new(0, |_| ())? })
+    }
+
+    /// Runs `f` if nobody has yet, or waits for whoever does. Tells whether it ran `f`; when this returns, it is done.
+    ///
+    /// # Errors
+    ///
+    /// * [`OnceError::Poisoned`]: a function panicked;
+    /// * [`OnceError::Recursive`]: called by the function that this runs;
+    /// * [`OnceError::Member`], [`OnceError::TooManyHeld`], [`OnceError::Damaged`].
+    pub fn call_once(&self, f: impl FnOnce()) -> Result<bool, OnceError> {
+        self.run(false, None, f)
+    }
+
+    /// As [`call_once`](Once::call_once), also if a function panicked.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_once`](Once::call_once), but never [`OnceError::Poisoned`].
+    pub fn call_once_force(&self, f: impl FnOnce()) -> Result<bool, OnceError> {
+        self.run(true, None, f)
+    }
+
+    /// As [`call_once`](Once::call_once), but waits for others no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_once`](Once::call_once), and [`OnceError::TimedOut`].
+    pub fn call_once_timeout(&self, timeout: Duration, f: impl FnOnce()) -> Result<bool, OnceError> {
+        self.run(false, Some(Deadline::after(timeout)), f)
+    }
+
+    /// As [`call_once`](Once::call_once), but waits for others no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_once`](Once::call_once), and [`OnceError::TimedOut`].
+    pub fn call_once_deadline(&self, deadline: Deadline, f: impl FnOnce()) -> Result<bool, OnceError> {
+        self.run(false, Some(deadline), f)
+    }
+
+    fn run(&self, force: bool, deadline: Option<Deadline>, f: impl FnOnce()) -> Result<bool, OnceError> {
+        self.handle.words().run(self.handle.place().segment(), force, deadline, f)
+    }
+
+    /// Whether it is done.
+    #[inline]
+    #[must_use]
+    pub fn is_completed(&self) -> bool {
+        self.handle.words().is_done()
+    }
+
+    /// Waits until somebody has done it. It does not run anything.
+    pub fn wait(&self) {
+        self.handle.words().wait(None);
+    }
+
+    /// As [`wait`](Once::wait), but no longer than `timeout`: false if it was not done by then.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.wait_deadline(Deadline::after(timeout))
+    }
+
+    /// As [`wait`](Once::wait), but no longer than until `deadline`: false if it was not done by then.
+    pub fn wait_deadline(&self, deadline: Deadline) -> bool {
+        self.handle.words().wait(Some(deadline))
+    }
+
+    /// Whether both stand for the same one.
+    #[must_use]
+    pub fn same(&self, other: &Once) -> bool {
+        self.handle.same(&other.handle)
+    }
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("Once");
+        self.handle.words().debug(self.handle.place().segment(), &mut f);
+        f.finish()
+    }
+}
+
+/// Why something was not done once.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OnceError {
+    /// A function panicked, so nobody knows how much of it is done.
+    Poisoned {
+        /// The process in which it was.
+        pid: u32,
+    },
+    /// It was asked for by the very function that does it.
+    Recursive,
+    /// Somebody else still ran it at the deadline.
+    TimedOut,
+    /// The calling thread holds as many locks as the kernel would let go of at its death, 1,024.
+    TooManyHeld,
+    /// This process cannot become a member of the segment: see [`Segment::join`](procession_shm::Segment::join).
+    Member(Box<Error>),
+    /// The shared memory was written over: the system's error number.
+    Damaged(i32),
+}
+
+impl From<NotLocked> for OnceError {
+    fn from(error: NotLocked) -> OnceError {
+        match error {
+            NotLocked::TooMany => OnceError::TooManyHeld,
+            NotLocked::Damaged(code) => OnceError::Damaged(code),
+            NotLocked::TimedOut => OnceError::TimedOut,
+        }
+    }
+}
+
+impl fmt::Display for OnceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OnceError::Poisoned { pid } => write!(f, "poisoned: the function panicked in process {pid}"),
+            OnceError::Recursive => f.write_str("the function that is run once asks for itself"),
+            OnceError::TimedOut => f.write_str("another one still ran the function at the deadline"),
+            OnceError::TooManyHeld => {
+                f.write_str("this thread holds 1024 locks, more than the kernel would let go of at its death")
+            }
+            OnceError::Member(error) => write!(f, "{error}"),
+            OnceError::Damaged(code) => {
+                write!(f, "the memory was written over: {}", std::io::Error::from_raw_os_error(*code))
+            }
+        }
+    }
+}
+
+impl std::error::Error for OnceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            OnceError::Member(error) => Some(error),
+            _ => None,
+        }
+    }
+}

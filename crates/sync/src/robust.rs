@@ -1,0 +1,168 @@
+//! A mutex that the kernel lets go of when its holder ends: a robust, process-shared pthread mutex.
+//!
+//! The kernel walks a thread's list of held robust mutexes when the thread ends, however it ends, marks each and wakes
+//! a waiter (`get_robust_list(2)`, `pthread_mutexattr_setrobust(3)`). That makes this the only lock here whose waiters
+//! need no slices: a death reaches a waiter that sleeps already, and a wake that was lost with its sender is made up for.
+//!
+//! # Invariants
+//!
+//! 1. A mutex is initialised once, before any other process can see it, and lies in zeroed memory.
+//! 2. Its memory is not unmapped and not used for anything else while a thread of this process holds it or is about
+//!    to let it go. Unmapped, it would cut the kernel's walk short; reused, the kernel could write into what is there
+//!    then (glibc bug 14485). The callers keep the memory mapped for the length of each call here; a lock that is held
+//!    while its last handle goes is kept by `arena`.
+//! 3. No thread holds more than [`MOST_HELD`]: the kernel walks 2,048 entries, and would not free the rest.
+//! 4. Who gets [`Locked::OwnerDied`] repairs what the mutex guards, then calls [`Robust::made_consistent`]. If it dies
+//!    between the two, the next one gets the same answer.
+#![expect(unsafe_code, reason = "pthread mutexes")]
+
+use crate::who::{held, hold};
+use core::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicU32, Ordering},
+};
+use procession_sys::Deadline;
+
+/// How many robust mutexes one thread may hold at a time.
+pub(crate) const MOST_HELD: u32 = 1024;
+
+unsafe extern "C" {
+    // glibc 2.30; not in the libc crate.
+    fn pthread_mutex_clocklock(
+        mutex: *mut libc::pthread_mutex_t,
+        clock: libc::clockid_t,
+        until: *const libc::timespec,
+    ) -> libc::c_int;
+}
+
+/// A mutex in shared memory.
+#[repr(C)]
+pub(crate) struct Robust {
+    mutex: UnsafeCell<libc::pthread_mutex_t>,
+}
+
+// SAFETY: it is made to be used by many threads at a time, and is not tied to the one that made it.
+unsafe impl Send for Robust {}
+// SAFETY: all access is through the pthread functions.
+unsafe impl Sync for Robust {}
+
+/// What the new holder finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Locked {
+    /// The last holder let it go.
+    Clean,
+    /// The last holder ended while it held it.
+    OwnerDied,
+}
+
+/// Why there is no new holder.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NotLocked {
+    /// Somebody holds it, and the deadline has come.
+    TimedOut,
+    /// This thread holds [`MOST_HELD`] already.
+    TooMany,
+    /// The memory holds no mutex, or somebody wrote over it.
+    Damaged(i32),
+}
+
+impl Robust {
+    /// Makes a mutex of zeroed memory that nobody else can see yet (invariant 1).
+    pub(crate) fn init(&self) -> Result<(), std::io::Error> {
+        let check = |code: i32| if code == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(code)) };
+        let mut attributes = core::mem::MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
+        let attributes = attributes.as_mut_ptr();
+        // SAFETY: memory for attributes, which this call initialises.
+        check(unsafe { libc::pthread_mutexattr_init(attributes) })?;
+        // SAFETY: initialised attributes.
+        let shared = unsafe { libc::pthread_mutexattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED) };
+        // SAFETY: as above.
+        let robust = unsafe { libc::pthread_mutexattr_setrobust(attributes, libc::PTHREAD_MUTEX_ROBUST) };
+        // SAFETY: memory of a mutex that nobody uses yet, and initialised attributes.
+        let made = unsafe { libc::pthread_mutex_init(self.mutex.get(), attributes) };
+        // SAFETY: initialised attributes, which are not used after this.
+        unsafe { libc::pthread_mutexattr_destroy(attributes) };
+        check(shared)?;
+        check(robust)?;
+        check(made)
+    }
+
+    /// Locks it: waits as long as somebody lives who holds it, until the deadline at the longest.
+    #[inline]
+    pub(crate) fn lock(&self, deadline: Option<Deadline>) -> Result<Locked, NotLocked> {
+        Self::room()?;
+        let code = match deadline {
+            // SAFETY: an initialised mutex in memory that stays mapped during the call.
+            None => unsafe { libc::pthread_mutex_lock(self.mutex.get()) },
+            Some(deadline) => {
+                let until = timespec(deadline);
+                // SAFETY: as above, and a whole point in time.
+                unsafe { pthread_mutex_clocklock(self.mutex.get(), libc::CLOCK_MONOTONIC, &raw const until) }
+            }
+        };
+        Self::locked(code)
+    }
+
+    /// Locks it if nobody holds it.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Result<Locked, NotLocked> {
+        Self::room()?;
+        // SAFETY: as in `lock`.
+        Self::locked(unsafe { libc::pthread_mutex_trylock(self.mutex.get()) })
+    }
+
+    #[inline]
+    fn room() -> Result<(), NotLocked> {
+        if held() < MOST_HELD { Ok(()) } else { Err(NotLocked::TooMany) }
+    }
+
+    #[inline]
+    fn locked(code: i32) -> Result<Locked, NotLocked> {
+        let locked = match code {
+            0 => Locked::Clean,
+            libc::EOWNERDEAD => Locked::OwnerDied,
+            libc::EBUSY | libc::ETIMEDOUT => return Err(NotLocked::TimedOut),
+            code => return Err(NotLocked::Damaged(code)),
+        };
+        hold(true);
+        Ok(locked)
+    }
+
+    /// Whether a thread that lives holds it. May have changed by the time that the answer is there.
+    #[inline]
+    pub(crate) fn is_locked(&self) -> bool {
+        let word = self.word().load(Ordering::Relaxed);
+        word & libc::FUTEX_TID_MASK != 0 && word & libc::FUTEX_OWNER_DIED == 0
+    }
+
+    /// The word that the kernel and the C library share: the holder's number and two flags. `get_robust_list(2)` fixes
+    /// its meaning, and glibc's ABI its place.
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: a mutex begins with this word, aligned; everybody accesses it as an atomic.
+        unsafe { AtomicU32::from_ptr(self.mutex.get().cast()) }
+    }
+
+    /// Declares that what the mutex guards is whole again. The caller holds it and was told of a death.
+    pub(crate) fn made_consistent(&self) {
+        // SAFETY: as in `lock`. Called by anybody else it changes nothing and says so.
+        unsafe { libc::pthread_mutex_consistent(self.mutex.get()) };
+    }
+
+    /// Lets it go; false if the calling thread does not hold it.
+    #[inline]
+    pub(crate) fn unlock(&self) -> bool {
+        // SAFETY: as in `lock`. A robust mutex checks who unlocks it.
+        let mine = unsafe { libc::pthread_mutex_unlock(self.mutex.get()) } == 0;
+        if mine {
+            hold(false);
+        }
+        mine
+    }
+}
+
+fn timespec(deadline: Deadline) -> libc::timespec {
+    let nanos = deadline.as_nanos();
+    libc::timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as i64 }
+}
+
+const _: () = assert!(size_of::<Robust>() == 40 && align_of::<Robust>() == 8);

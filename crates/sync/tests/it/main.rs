@@ -1,0 +1,14 @@
+//! What the primitives promise.
+#![cfg(not(loom))]
+
+mod barrier;
+mod condition;
+mod crash_state;
+mod event;
+mod lock;
+mod once;
+mod rwlock;
+mod steps_state;
+mod storm_state;
+mod support;
+mod ways;
