@@ -91,6 +91,7 @@ fn steps() -> Result<Vec<Step>, String> {
     }
     steps.extend(packages.iter().filter_map(loom));
     steps.extend(packages.iter().filter_map(crash_points));
+    steps.push(Step::cargo("soak", "xtask soak --minutes 0 --kills 300"));
     steps.push(Step::cargo("bench", "xtask bench --quick"));
     Ok(steps)
 }
@@ -130,22 +131,27 @@ fn example_steps(package: &Package, example: &Example) -> Result<Vec<Step>, Stri
     Ok(steps)
 }
 
-/// The models of a crate that has some: in a test of that name, or among its unit tests.
+/// The models of a crate that has some: in tests whose names start so, or among its unit tests.
 fn loom(package: &Package) -> Option<Step> {
-    let place = match package.folder.join("tests/loom.rs").exists() {
-        true => "--test loom",
-        false if contains(package, "loom::model") => "--lib",
-        false => return None,
-    };
+    let mut places: Vec<String> = test_files(package)
+        .filter(|name| name.starts_with("loom"))
+        .map(|name| format!("--test {name}"))
+        .collect();
+    if places.is_empty() {
+        if !contains(package, "loom::model") {
+            return None;
+        }
+        places.push("--lib".to_owned());
+    }
     let step = Step::cargo(
         format!("{}, loom", package.name),
-        &format!("test --release -p {} {place}", package.name),
+        &format!("test --release -p {} {}", package.name, places.join(" ")),
     );
     package.published.then(|| step.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", "target/loom"))
 }
 
 /// The tests of a crate that has crash points, with the points switched on.
-fn crash_points(package: &Package) -> Option<Step> {
+pub(crate) fn crash_points(package: &Package) -> Option<Step> {
     // `sys` only defines the macro.
     let has_points = package.published
         && package.folder != root().join("crates/sys")
@@ -157,8 +163,14 @@ fn crash_points(package: &Package) -> Option<Step> {
     })
 }
 
+/// The names of the test files of a package, without their ending.
+pub(crate) fn test_files(package: &Package) -> impl Iterator<Item = String> {
+    let files = workspace::files(&package.folder.join("tests"), &[".rs"]);
+    files.into_iter().filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+}
+
 /// Whether a source file of the package contains that.
-fn contains(package: &Package, text: &str) -> bool {
+pub(crate) fn contains(package: &Package, text: &str) -> bool {
     let sources = workspace::files(&package.folder.join("src"), &[".rs"]);
     sources.iter().filter_map(|path| fs::read_to_string(path).ok()).any(|source| source.contains(text))
 }

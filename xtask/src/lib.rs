@@ -3,8 +3,10 @@
 
 pub mod bench;
 pub mod ci;
+pub mod crash;
 mod leftovers;
 mod shell;
+pub mod soak;
 pub mod tidy;
 mod workspace;
 

@@ -11,6 +11,8 @@ Usage: cargo xtask COMMAND [OPTION…]
   ci      everything that CI runs: tests, lints, docs, features, examples, models, crash points, tidy, benches
   tidy    the house rules that a program can check; also run by `cargo test`
   bench   everything side by side on this machine: ours, the rivals, CPython; writes target/bench/
+  crash   death at every instruction and at every crash point, for every structure: longer than CI allows
+  soak    kill storms, each with thousands of kills and a new seed, over and over
   help    this text
 
 `cargo xtask COMMAND --help` tells more.";
@@ -23,6 +25,8 @@ fn main() -> ExitCode {
         "ci" => xtask::ci::run(&rest),
         "tidy" => xtask::tidy::run(&rest),
         "bench" => xtask::bench::run(&rest),
+        "crash" => xtask::crash::run(&rest),
+        "soak" => xtask::soak::run(&rest),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(())

@@ -8,14 +8,14 @@ use procession_channel::lane::{RawReceiver, RawSender, RecvError};
 use procession_parcel::Parcel;
 use procession_testkit::{
     isolated_within,
-    step::{Options, each_instruction},
+    step::{Options, each_instruction, stride},
 };
 use std::time::Duration;
 
 /// All instructions where the code is optimised. Where it is not it takes several times as many, and one of `thin`
 /// stands for its neighbours.
 fn options(thin: u64) -> Options {
-    Options { stride: if cfg!(debug_assertions) { thin } else { 1 }, ..Options::default() }
+    Options { stride: if cfg!(debug_assertions) { stride(thin) } else { 1 }, ..Options::default() }
 }
 
 fn isolated(name: &str, body: impl FnOnce()) {

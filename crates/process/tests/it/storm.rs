@@ -3,7 +3,7 @@
 use crate::support::{BOUND, census, host};
 use procession_process::{ExitStatus, JoinError, Process, StartMethod, active_children, fork_server_pid};
 use procession_testkit::{
-    storm::{Rng, delay},
+    storm::{Rng, delay, kills},
     watchdog,
 };
 use std::{
@@ -12,6 +12,7 @@ use std::{
 };
 
 /// How many children are killed per start method.
+/// How many children are killed, unless `PROCESSION_KILLS` tells another number.
 const KILLS: u32 = 2000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +127,8 @@ fn storm(method: StartMethod) {
         std::thread::spawn(move || strike_early(rng));
     }
     let mut tallies: Vec<(Killer, Tally)> = Vec::new();
-    for number in 0..KILLS {
+    let kills = kills(KILLS);
+    for number in 0..kills {
         let killer = match number % 4 {
             0 => Killer::Timer,
             1 if early_is_possible => Killer::Early,
@@ -158,10 +160,10 @@ fn storm(method: StartMethod) {
         tally.count(&process, number);
     }
     println!("{method}: {tallies:?}");
-    assert_eq!(tallies.iter().map(|(_, tally)| tally.whole + tally.killed).sum::<u32>(), KILLS);
+    assert_eq!(tallies.iter().map(|(_, tally)| tally.whole + tally.killed).sum::<u32>(), kills);
     // Each outcome was seen, or the moments are not what they are meant to be.
     let sum = |of: fn(&Tally) -> u32| tallies.iter().map(|(_, tally)| of(tally)).sum::<u32>();
-    assert!(sum(|tally| tally.killed) > KILLS / 10);
+    assert!(sum(|tally| tally.killed) > kills / 10);
     assert!(sum(|tally| tally.whole) > 0);
     assert!(active_children().is_empty());
     if early_is_possible {

@@ -1,0 +1,62 @@
+//! `cargo xtask crash`: the tests that die everywhere, in their long form.
+
+use crate::shell::Step;
+use crate::workspace::{Package, packages};
+use crate::{Outcome, ci};
+
+const HELP: &str = "\
+Kills a process after every single instruction of each operation, and at each crash point, and checks what is left.
+`cargo test` runs the same tests, with strides where an operation is long.
+
+Usage: cargo xtask crash [OPTION…]
+
+  --only PATTERN  only steps whose name contains PATTERN
+  --list          print the steps and their commands, run nothing";
+
+/// In the long form a test may take that many seconds.
+const SECONDS: &str = "7200";
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The first step that failed, and the line to run it by hand.
+pub fn run(args: &[String]) -> Outcome {
+    let mut list = false;
+    let mut only = String::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--help" | "-h" => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            "--list" => list = true,
+            "--only" => only = args.next().ok_or("--only needs a pattern")?.clone(),
+            other => return Err(format!("unknown option `{other}`; see `cargo xtask crash --help`")),
+        }
+    }
+    let packages = packages()?;
+    let steps =
+        packages.iter().filter_map(each_instruction).chain(packages.iter().filter_map(ci::crash_points));
+    for step in steps.filter(|step| step.name.contains(&only)) {
+        if list {
+            println!("{:40} {}", step.name, step.by_hand());
+        } else {
+            eprintln!("xtask: {}: {}", step.name, step.by_hand());
+            step.run(&std::env::temp_dir())?;
+        }
+    }
+    Ok(())
+}
+
+/// The tests in modules named after steps, optimised, so that the instructions are those that users run.
+fn each_instruction(package: &Package) -> Option<Step> {
+    let has_some = ci::test_files(package).any(|name| name.starts_with("steps"));
+    let line = format!("test --release -p {} --test it -- steps --nocapture --test-threads=1", package.name);
+    (has_some && package.published).then(|| {
+        Step::cargo(format!("{}, each instruction", package.name), &line)
+            .env("PROCESSION_EXHAUSTIVE", "1")
+            .env("PROCESSION_TEST_TIMEOUT", SECONDS)
+    })
+}
