@@ -4,14 +4,21 @@ mod channel;
 mod parcel;
 mod pool;
 mod process;
+mod semaphore;
 
 use crate::scenario::Scenario;
 
 /// Every scenario, in the report's order.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [process::scenarios(), parcel::scenarios(), channel::scenarios(), pool::scenarios()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        process::scenarios(),
+        parcel::scenarios(),
+        semaphore::scenarios(),
+        channel::scenarios(),
+        pool::scenarios(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

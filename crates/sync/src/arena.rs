@@ -32,7 +32,7 @@
 //! for the places, which its inherited handles have. In the parent every slot counts as known to others from then on.
 #![expect(unsafe_code, reason = "slots are reached through pointers into a mapping")]
 
-use crate::{Error, error::Cause, lock::LockWords};
+use crate::{Error, error::Cause, lock::LockWords, semaphore::words::SemaphoreWords};
 use core::{
     marker::PhantomData,
     ptr::NonNull,
@@ -97,7 +97,6 @@ pub(crate) unsafe trait Shared: Sized + Sync + 'static {
 struct Uses {
     kind: u16,
     len: usize,
-    #[allow(dead_code, reason = "for what counts its holders")]
     recover: fn(NonNull<u8>, &Segment, Member) -> bool,
     in_use: fn(NonNull<u8>) -> bool,
 }
@@ -120,7 +119,7 @@ impl Uses {
 }
 
 /// Every kind of slot there is.
-const USES: &[Uses] = &[Uses::of::<LockWords>()];
+const USES: &[Uses] = &[Uses::of::<LockWords>(), Uses::of::<SemaphoreWords>()];
 
 /// Calls `visit` for each slot with something in it, until that gives false; whether it never did.
 ///
@@ -151,7 +150,6 @@ fn in_use(payload: NonNull<u8>, len: usize) -> bool {
 }
 
 /// This process's number in a segment of primitives.
-#[expect(dead_code, reason = "for what counts its holders")]
 #[inline]
 pub(crate) fn join(segment: &Segment) -> Result<Member, Error> {
     let mut recover =
@@ -422,7 +420,6 @@ impl<T> Handle<T> {
 }
 
 impl Place {
-    #[expect(dead_code, reason = "for what counts its holders")]
     /// The segment that the slot lies in.
     pub(crate) fn segment(&self) -> &Segment {
         &self.segment

@@ -3,6 +3,7 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Lock`] | mutual exclusion, bound to its holder; a dead holder's lock goes to the next |
+//! | [`Semaphore`], [`BoundedSemaphore`] | a number of permits; a dead owner's return |
 //!
 //! Each is a handle: `Clone`, `Send`, `Sync`, and serialisable inside a parcel. Clones, in whatever process, stand for
 //! the same primitive, which lives in a piece of shared memory together with others.
@@ -12,6 +13,7 @@
 //! * *holder*: the thread that has locked a lock;
 //! * *poisoned*: its last holder died or panicked while it held the lock, so what it guards may be half changed;
 //! * *slice*: the longest sleep, after which everybody looks at the state again;
+//! * *permit*: what a semaphore counts; *owned* by a process, or by nobody;
 //! * *member*: a process that takes part in a segment, by number ([`procession_shm::Member`]).
 //!
 //! # When a process dies
@@ -30,14 +32,19 @@ mod error;
 mod lock;
 #[cfg(not(loom))]
 mod robust;
+#[cfg_attr(loom, allow(unreachable_pub, reason = "public in the model only"))]
+mod semaphore;
 #[cfg(not(loom))]
 mod who;
 
 pub use procession_sys::Deadline;
+#[cfg(loom)]
+pub use semaphore::model as semaphore_model;
 #[cfg(not(loom))]
 pub use {
     error::{Error, LockError, NotHeld, Poison, PoisonError},
     lock::{Lock, LockGuard},
+    semaphore::{AcquireError, BoundedSemaphore, Permit, Semaphore, TooManyReleased},
     who::Holder,
 };
 
