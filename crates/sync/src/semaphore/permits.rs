@@ -424,3 +424,76 @@ impl Books<'_> {
         nothing
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Whatever another process has written, every operation ends, and none panics.
+    #[test]
+    fn no_words_are_too_wild() {
+        let slots: [Slot; 4] = Default::default();
+        let permits = Permits::default();
+        let mut state = 1_u64;
+        // xorshift64, and often one of the ends.
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            match state % 5 {
+                0 => 0,
+                1 => u64::MAX,
+                _ => state.rotate_left(9),
+            }
+        };
+        let (mut done, mut short) = (0, 0);
+        for round in 0..100_000_u32 {
+            permits.word.store(random(), Ordering::Relaxed);
+            permits.bound.store(random() as u32, Ordering::Relaxed);
+            permits.many.store(random() as u32, Ordering::Relaxed);
+            for slot in &slots {
+                slot.number.store(random(), Ordering::Relaxed);
+                slot.done.store(random(), Ordering::Relaxed);
+                slot.held[0].store(random() as u32, Ordering::Relaxed);
+                slot.held[1].store(random() as u32, Ordering::Relaxed);
+            }
+            let books = Books { permits: &permits, slots: &slots };
+            let (member, count) = ((random() % 5) as usize, random() as u32);
+            let attempt = match round % 5 {
+                0 => books.take(member, count),
+                1 => books.give(member, count),
+                2 => books.disown(member, count),
+                3 => books.recover(member),
+                _ => {
+                    let before = permits.value();
+                    if permits.release(count).is_ok() {
+                        assert_eq!(permits.value() - before, count);
+                    }
+                    if permits.acquire(count) { Attempt::Done { sleepers: false } } else { Attempt::Short }
+                }
+            };
+            match attempt {
+                Attempt::Done { .. } => done += 1,
+                Attempt::Short => short += 1,
+            }
+            books.held(member);
+        }
+        assert!(done > 10_000 && short > 1_000, "{done} {short}");
+    }
+
+    #[test]
+    fn a_slot_that_was_recovered_goes_on_with_the_next_number() {
+        let slots: [Slot; 2] = Default::default();
+        let permits = Permits::default();
+        permits.set(3, 3);
+        let books = Books { permits: &permits, slots: &slots };
+        assert_eq!(books.take(1, 2), Attempt::Done { sleepers: false });
+        assert!(slots[1].is_open() && books.held(1) == 2);
+        assert_eq!(books.recover(1), Attempt::Done { sleepers: false });
+        assert_eq!(books.recover(1), Attempt::Done { sleepers: false });
+        assert!(!slots[1].is_open() && permits.value() == 3);
+        assert_eq!(slots[1].number.load(Ordering::Relaxed), 2);
+        assert_eq!(books.take(1, 3), Attempt::Done { sleepers: false });
+        assert_eq!((slots[1].number.load(Ordering::Relaxed), books.held(1), permits.value()), (3, 3, 0));
+    }
+}
