@@ -4,6 +4,7 @@ mod channel;
 mod parcel;
 mod pool;
 mod process;
+mod semaphore;
 mod shared;
 
 use crate::scenario::Scenario;
@@ -11,8 +12,15 @@ use crate::scenario::Scenario;
 /// Every scenario, in the report's order.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [process::scenarios(), parcel::scenarios(), channel::scenarios(), shared::scenarios(), pool::scenarios()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        process::scenarios(),
+        parcel::scenarios(),
+        shared::scenarios(),
+        semaphore::scenarios(),
+        channel::scenarios(),
+        pool::scenarios(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

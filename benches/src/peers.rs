@@ -8,4 +8,5 @@ pub mod forked;
 pub mod ping_pong;
 pub mod posix_spawn;
 pub mod procspawn;
+pub mod sem_t;
 pub mod unix_socket;

@@ -19,9 +19,6 @@ pub use procession_shm as shm;
 #[doc(inline)]
 pub use procession_sync as sync;
 
-#[cfg(feature = "sync")]
-pub use procession_sync::{Barrier, Condition, Event, Once, OnceValue, RwLock};
-
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
 #[cfg(feature = "pool")]
 pub use procession_pool::{Pool, TaskError};
@@ -31,6 +28,10 @@ pub use procession_process::{
     init, interrupted, join_at_exit, on_child_start, parent_process, scope, set_exit_bound, spawn,
 };
 pub use procession_shm::{Heap, ShareableList, SharedBox, SharedMemory, SharedSlice, SharedStr, SharedVec};
+#[cfg(feature = "sync")]
+pub use procession_sync::{
+    Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, Once, OnceValue, RLock, RwLock, Semaphore,
+};
 
 /// The examples of the repository's own page are tests too.
 #[cfg(doctest)]
@@ -41,7 +42,7 @@ pub struct RepositoryReadme;
 /// Everything that most programs need.
 pub mod prelude {
     #[cfg(feature = "sync")]
-    pub use crate::{Barrier, Condition, Event, RwLock};
+    pub use crate::{Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, RLock, RwLock, Semaphore};
     pub use crate::{
         Context, ExitStatus, Fd, JoinError, Process, RemoteError, Run, StartMethod, active_children, at_exit,
         cpu_count, current_process, fork_server_preload, on_child_start, parent_process, scope, spawn, task,

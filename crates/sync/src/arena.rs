@@ -41,6 +41,7 @@ use crate::{
     mutex::{LockWords, RLockWords},
     once::{OnceValueWords, OnceWords},
     rwlock::RwLockWords,
+    semaphore::words::SemaphoreWords,
 };
 use core::{
     marker::PhantomData,
@@ -137,6 +138,7 @@ const USES: &[Uses] = &[
     Uses::of::<RwLockWords>(),
     Uses::of::<OnceWords>(),
     Uses::of::<OnceValueWords>(),
+    Uses::of::<SemaphoreWords>(),
 ];
 
 // No two kinds share a number.

@@ -3,12 +3,13 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Lock`] | mutual exclusion, bound to its holder; a dead holder's lock goes to the next |
+//! | [`RLock`] | the same, and its holder may lock it again |
 //! | [`Event`] | a flag to set, clear and wait for |
 //! | [`Condition`] | waiting, under a lock, for a notification; a killed waiter's notification goes to another |
 //! | [`Barrier`] | a number of parties wait for each other; one that dies there breaks it |
 //! | [`RwLock`] | many readers or one writer, in the order of arrival |
 //! | [`Once`], [`OnceValue`] | something that is done, or computed, once; a dead runner's turn goes to the next |
-//! | [`RLock`] | the same, and its holder may lock it again |
+//! | [`Semaphore`], [`BoundedSemaphore`] | a number of permits; a dead owner's return |
 //!
 //! Each is a handle: `Clone`, `Send`, `Sync`, and serialisable inside a parcel. Clones, in whatever process, stand for
 //! the same primitive, which lives in a piece of shared memory together with others.
@@ -18,6 +19,7 @@
 //! * *holder*: the thread that has locked a lock;
 //! * *poisoned*: its last holder died or panicked while it held the lock, so what it guards may be half changed;
 //! * *slice*: the longest sleep, after which everybody looks at the state again;
+//! * *permit*: what a semaphore counts; *owned* by a process, or by nobody;
 //! * *member*: a process that takes part in a segment, by number ([`procession_shm::Member`]).
 //!
 //! # When a process dies
@@ -53,6 +55,8 @@ mod rlock;
 mod robust;
 #[cfg(not(loom))]
 mod rwlock;
+#[cfg_attr(loom, allow(unreachable_pub, reason = "public in the model only"))]
+mod semaphore;
 #[cfg(not(loom))]
 mod spin;
 mod table;
@@ -67,6 +71,8 @@ pub mod event_model {
 }
 
 pub use procession_sys::Deadline;
+#[cfg(loom)]
+pub use semaphore::model as semaphore_model;
 #[cfg(not(loom))]
 pub use {
     barrier::{Barrier, BarrierBuilder, BarrierError, Broken},
@@ -77,6 +83,7 @@ pub use {
     once::{Once, OnceError, OnceValue},
     rlock::{RLock, RLockGuard},
     rwlock::{ReadGuard, RwLock, WriteGuard},
+    semaphore::{AcquireError, BoundedSemaphore, Permit, Semaphore, TooManyReleased},
     who::Holder,
 };
 

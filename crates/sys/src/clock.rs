@@ -61,7 +61,7 @@ impl Deadline {
 
     /// The deadline at this many nanoseconds since the clock's origin.
     #[must_use]
-    pub fn from_nanos(nanos: u64) -> Deadline {
+    pub const fn from_nanos(nanos: u64) -> Deadline {
         Deadline { nanos }
     }
 

@@ -42,6 +42,14 @@ pub fn wake_one(word: &AtomicU32) -> bool {
     rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), 1).is_ok_and(|woken| woken > 0)
 }
 
+/// Wakes at most `most` sleepers of `word`; tells how many there were.
+#[cfg(not(loom))]
+pub fn wake(word: &AtomicU32, most: u32) -> u32 {
+    // The kernel counts in an `int`. The call fails on a bad address only.
+    let most = most.min(i32::MAX as u32);
+    rustix::thread::futex::wake(word, rustix::thread::futex::Flags::empty(), most).unwrap_or(0) as u32
+}
+
 /// Wakes all sleepers of `word`.
 #[cfg(not(loom))]
 pub fn wake_all(word: &AtomicU32) {
@@ -50,7 +58,7 @@ pub fn wake_all(word: &AtomicU32) {
 }
 
 #[cfg(loom)]
-pub use model::{wait, wake_all, wake_one};
+pub use model::{wait, wake, wake_all, wake_one};
 
 /// The futex in the model: one condition variable per word, under one lock. Time stands still there, so a deadline
 /// never comes, and a wake that is missing shows as a deadlock.
@@ -64,8 +72,15 @@ mod model {
     use loom::sync::{Arc, Condvar, Mutex};
     use std::collections::HashMap;
 
+    /// Who sleeps on a word, and how many.
+    #[derive(Default)]
+    struct Sleepers {
+        condition: Arc<Condvar>,
+        count: u32,
+    }
+
     loom::lazy_static! {
-        static ref WORDS: Mutex<HashMap<usize, Arc<Condvar>>> = Mutex::new(HashMap::new());
+        static ref WORDS: Mutex<HashMap<usize, Sleepers>> = Mutex::new(HashMap::new());
     }
 
     fn address(word: &AtomicU32) -> usize {
@@ -78,25 +93,30 @@ mod model {
         if word.load(Ordering::SeqCst) != expected {
             return Wake::Changed;
         }
-        let sleepers = words.entry(address(word)).or_insert_with(|| Arc::new(Condvar::new())).clone();
-        drop(sleepers.wait(words));
+        let sleepers = words.entry(address(word)).or_default();
+        sleepers.count += 1;
+        let condition = sleepers.condition.clone();
+        drop(condition.wait(words));
         Wake::Woken
+    }
+
+    /// The model of `wake`.
+    pub fn wake(word: &AtomicU32, most: u32) -> u32 {
+        let Ok(mut words) = WORDS.lock() else { return 0 };
+        let Some(sleepers) = words.get_mut(&address(word)) else { return 0 };
+        let woken = most.min(sleepers.count);
+        sleepers.count -= woken;
+        (0..woken).for_each(|_| sleepers.condition.notify_one());
+        woken
     }
 
     /// The model of `wake_one`.
     pub fn wake_one(word: &AtomicU32) -> bool {
-        let Ok(words) = WORDS.lock() else { return false };
-        if let Some(sleepers) = words.get(&address(word)) {
-            sleepers.notify_one();
-        }
-        true
+        wake(word, 1) > 0
     }
 
     /// The model of `wake_all`.
     pub fn wake_all(word: &AtomicU32) {
-        let Ok(words) = WORDS.lock() else { return };
-        if let Some(sleepers) = words.get(&address(word)) {
-            sleepers.notify_all();
-        }
+        wake(word, u32::MAX);
     }
 }
