@@ -41,6 +41,7 @@ mod segment;
 
 pub use error::Error;
 pub use layout::{Kind, signature};
+pub use mapping::watch_forks;
 pub use members::Member;
 pub use segment::Segment;
 

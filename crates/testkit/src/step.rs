@@ -70,6 +70,12 @@ impl fmt::Display for Report {
     }
 }
 
+/// The stride for a long operation: 1, every instruction, where `PROCESSION_EXHAUSTIVE` is set (`cargo xtask crash` sets
+/// it), else `short`, which is what fits into a test run.
+pub fn stride(short: u64) -> u64 {
+    if std::env::var_os("PROCESSION_EXHAUSTIVE").is_some() { 1 } else { short }
+}
+
 /// Kills a child after every number of instructions of `operation`, and calls `check` after each death.
 ///
 /// `setup` makes the world anew for each child; what is to be seen by both sides lies in shared memory. Whatever it

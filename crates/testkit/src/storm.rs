@@ -141,6 +141,11 @@ fn entropy() -> u64 {
     }
 }
 
+/// How many kills a storm deals out: `PROCESSION_KILLS`, else `short`, which is what fits into a test run.
+pub fn kills(short: u32) -> u32 {
+    std::env::var("PROCESSION_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(short)
+}
+
 /// Lets `duration` pass, to within a microsecond or so: sleeps through the long part and spins through the rest.
 pub fn delay(duration: Duration) {
     const SPIN: Duration = Duration::from_micros(150);

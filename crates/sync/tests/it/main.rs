@@ -1,5 +1,11 @@
 //! What the primitives promise.
 #![cfg(not(loom))]
 
+#[cfg(crash_points)]
+mod crash;
 mod lock;
+mod memory;
+mod rlock;
+mod steps;
+mod storm;
 mod support;
