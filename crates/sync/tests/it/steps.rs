@@ -4,10 +4,12 @@
 //! among what the lock guards, and then with its name.
 
 use crate::support::{BOUND, given, take};
+use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use procession_shm::{Kind, Segment};
 use procession_sync::{Lock, LockError, Poison, RLock};
 use procession_testkit::{
     isolated_within, role,
-    step::{Death, Options, Report, each_instruction, stride},
+    step::{Death, Options, Report, each_instruction, each_instruction_stopped, stride},
 };
 use std::time::Duration;
 
@@ -51,7 +53,7 @@ impl Tally {
 fn locks_dies(name: &str, prepare: impl Fn(&Lock)) {
     let mut tally = Tally::default();
     let report = each_instruction(
-        &options(5),
+        &options(11),
         || {
             let lock = Lock::new().unwrap();
             prepare(&lock);
@@ -108,7 +110,7 @@ fn who_finds_out_about_a_death_dies_at_every_instruction() {
     isolated("steps::who_finds_out_about_a_death_dies_at_every_instruction", || {
         let mut told = 0;
         let report = each_instruction(
-            &options(5),
+            &options(17),
             || {
                 let lock = Lock::new().unwrap();
                 // A thread that ends with a lock is dead as well.
@@ -183,5 +185,81 @@ fn a_third_process_takes_the_lock_of_one_that_died_at_any_instruction() {
         );
         println!("with a third process: {report}; {clean} times clean, {poisoned} times poisoned");
         assert!(clean > 0 && poisoned > 0);
+    });
+}
+
+/// What two processes say to each other without a system call.
+struct Words(Segment);
+
+impl Words {
+    fn word(&self, index: usize) -> &AtomicU32 {
+        assert!(index < 2);
+        // SAFETY: within the payload, which is a page at least.
+        let word = unsafe { self.0.as_ptr().cast::<u32>().add(index) };
+        // SAFETY: aligned, zero at the start, and every process accesses it as an atomic, while `self` lives.
+        unsafe { AtomicU32::from_ptr(word.as_ptr()) }
+    }
+
+    fn wait(&self, index: usize) {
+        while self.word(index).load(SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    fn set(&self, index: usize) {
+        self.word(index).store(1, SeqCst);
+    }
+}
+
+#[test]
+fn memory_stays_mapped_while_a_lock_in_it_is_being_let_go() {
+    let name = "steps::memory_stays_mapped_while_a_lock_in_it_is_being_let_go";
+    isolated(name, || {
+        let report = each_instruction_stopped(
+            &options(23),
+            || {
+                let words = Words(Segment::anonymous(Kind::new("words", 1, 1), 4096).unwrap());
+                (Some(Lock::new().unwrap()), words)
+            },
+            |(lock, words)| {
+                // Another thread has the other one of the two handles of this process, and drops it when told.
+                let lock = lock.take().unwrap();
+                let (other, words) = (lock.clone(), Words(words.0.clone()));
+                std::thread::spawn(move || {
+                    words.wait(0);
+                    drop(other);
+                    words.set(1);
+                    loop {
+                        std::thread::park();
+                    }
+                });
+                // The child's copy of its parent's list of segments goes as well.
+                drop(Lock::new().unwrap());
+                lock.acquire().unwrap();
+                lock
+            },
+            |_, lock| {
+                lock.release().unwrap();
+                // Its drop is another thing.
+                std::mem::forget(lock);
+            },
+            |pid, (_, words)| {
+                words.set(0);
+                words.wait(1);
+                let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+                // The child's own arena, and the one of its parent's with the lock.
+                let segments = maps.lines().filter(|line| line.contains("memfd:procession:sync")).count();
+                assert_eq!(segments, 2, "{maps}");
+            },
+            |_, (lock, _)| {
+                let lock = lock.as_ref().unwrap();
+                let locked = lock.lock_timeout(BOUND);
+                assert!(locked.is_ok() || locked.as_ref().is_err_and(|error| error.poison().is_some()));
+                drop(locked);
+                drop(lock.try_lock());
+                assert!(!lock.is_locked());
+            },
+        );
+        println!("{report}");
     });
 }
