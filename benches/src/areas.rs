@@ -1,6 +1,7 @@
 //! What is measured, area by area.
 
 mod channel;
+mod lock;
 mod parcel;
 mod pool;
 mod process;
@@ -10,7 +11,7 @@ use crate::scenario::Scenario;
 /// Every scenario, in the report's order.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    [process::scenarios(), parcel::scenarios(), channel::scenarios(), pool::scenarios()]
+    [process::scenarios(), parcel::scenarios(), lock::scenarios(), channel::scenarios(), pool::scenarios()]
         .into_iter()
         .flatten()
         .collect()
