@@ -15,6 +15,9 @@ pub use procession_pool as pool;
 pub use procession_process as process;
 #[doc(inline)]
 pub use procession_shm as shm;
+#[cfg(feature = "sync")]
+#[doc(inline)]
+pub use procession_sync as sync;
 
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
 #[cfg(feature = "pool")]
@@ -24,6 +27,9 @@ pub use procession_process::{
     Stdio, active_children, at_exit, cpu_count, current_process, fork_server_preload, handle_interrupts,
     init, interrupted, join_at_exit, on_child_start, parent_process, scope, set_exit_bound, spawn,
 };
+
+#[cfg(feature = "sync")]
+pub use procession_sync::{Lock, RLock};
 
 /// The examples of the repository's own page are tests too.
 #[cfg(doctest)]
@@ -39,4 +45,6 @@ pub mod prelude {
     };
     #[cfg(feature = "pool")]
     pub use crate::{Pool, TaskError};
+    #[cfg(feature = "sync")]
+    pub use crate::{Lock, RLock};
 }

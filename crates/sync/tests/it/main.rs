@@ -5,6 +5,7 @@
 mod crash;
 mod lock;
 mod memory;
+mod methods;
 mod rlock;
 mod steps;
 mod storm;
