@@ -43,8 +43,8 @@ pub mod prelude {
         Context, ExitStatus, Fd, JoinError, Process, RemoteError, Run, StartMethod, active_children, at_exit,
         cpu_count, current_process, fork_server_preload, on_child_start, parent_process, scope, spawn, task,
     };
-    #[cfg(feature = "pool")]
-    pub use crate::{Pool, TaskError};
     #[cfg(feature = "sync")]
     pub use crate::{Lock, RLock};
+    #[cfg(feature = "pool")]
+    pub use crate::{Pool, TaskError};
 }

@@ -37,6 +37,8 @@
 //! The child's thread holds none of its parent's locks: what places and kept slots tell of holders becomes zero.
 #![expect(unsafe_code, reason = "slots are reached through pointers into a mapping")]
 
+#[cfg(feature = "lock-trace")]
+use crate::trace::Waits;
 use crate::{
     Error,
     error::Cause,
@@ -131,7 +133,12 @@ impl Uses {
 }
 
 /// Every kind of slot there is.
-const USES: &[Uses] = &[Uses::of::<LockWords>(), Uses::of::<RLockWords>()];
+const USES: &[Uses] = &[
+    Uses::of::<LockWords>(),
+    Uses::of::<RLockWords>(),
+    #[cfg(feature = "lock-trace")]
+    Uses::of::<Waits>(),
+];
 
 // No two kinds share a number.
 const _: () = {
@@ -283,6 +290,62 @@ fn set_room(segment: &Segment, offset: usize, units: u16) {
     unsafe { slot.cast::<Tag>().as_ref() }.0.store(u32::from(units), Ordering::Release);
 }
 
+/// How much of a segment is taken before the first slot that is given out.
+const fn first_len() -> usize {
+    #[cfg(feature = "lock-trace")]
+    return size_of::<Waits>().next_multiple_of(UNIT);
+    #[cfg(not(feature = "lock-trace"))]
+    0
+}
+
+/// Makes what comes first in a new segment; where the next slot lies.
+fn first(segment: &Segment) -> usize {
+    let len = first_len();
+    if len > 0 {
+        set_room(segment, 0, (len / UNIT) as u16);
+        // SAFETY: a slot starts with a tag, aligned; every process accesses it as an atomic.
+        let tag = unsafe { segment.as_ptr().cast::<Tag>().as_ref() };
+        #[cfg(feature = "lock-trace")]
+        tag.0.fetch_or(u32::from(Waits::KIND) << 16, Ordering::Release);
+        #[cfg(not(feature = "lock-trace"))]
+        let _ = tag;
+    }
+    len
+}
+
+/// Every segment in which a handle of this process lies.
+#[cfg(feature = "lock-trace")]
+pub(crate) fn segments() -> Vec<Segment> {
+    // A place whose last other handle goes meanwhile ends here, which takes the state's lock.
+    let places: Vec<Arc<Place>> = state().places.values().filter_map(Weak::upgrade).collect();
+    let mut segments: Vec<Segment> = Vec::new();
+    for place in &places {
+        // By address, so those of one segment are neighbours.
+        if !segments.last().is_some_and(|last| last.same(&place.segment)) {
+            segments.push(place.segment.clone());
+        }
+    }
+    segments
+}
+
+/// The primitive at `offset`, if there is one of that kind.
+#[cfg(feature = "lock-trace")]
+pub(crate) fn slot_of<T: Shared>(segment: &Segment, offset: usize) -> Option<&T> {
+    let end = offset.checked_add(size_of::<T>().next_multiple_of(UNIT))?;
+    if !offset.is_multiple_of(UNIT) || end > segment.len() || segment.check(ARENA).is_err() {
+        return None;
+    }
+    // SAFETY: the offset lies within the payload, as just checked.
+    let slot = unsafe { segment.as_ptr().add(offset) };
+    // SAFETY: at any unit lies a tag, or something that may be read as one.
+    let tag = unsafe { slot.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
+    if tag >> 16 != u32::from(T::KIND) || (tag & 0xffff) as usize * UNIT < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: a whole `T` lies there, as just checked, mapped as long as the segment; any bytes leave accesses defined.
+    Some(unsafe { slot.cast::<T>().as_ref() })
+}
+
 /// Whether a thread of this process holds a mutex in a slot.
 fn slot_in_use(segment: &Segment, offset: usize) -> bool {
     // SAFETY: the offset lies within the payload: checked when the slot's place was made.
@@ -336,6 +399,8 @@ impl State {
     /// Room for a slot of `units`, zeroed but for its length: the arena's index and the offset.
     fn room(&mut self, units: u16) -> Result<(usize, usize), procession_shm::Error> {
         let len = usize::from(units) * UNIT;
+        // With what comes first in a segment.
+        let least = (first_len() + len).next_multiple_of(4096);
         for (index, arena) in self.arenas.iter_mut().enumerate().rev() {
             if let Some(offset) = arena.free.get_mut(&units).and_then(Vec::pop) {
                 return Ok((index, offset));
@@ -348,24 +413,29 @@ impl State {
             }
         }
         let last = self.arenas.last().map_or(FIRST / 2, |arena| arena.segment.len());
-        let mut size = (last * 2).clamp(FIRST, LARGEST).max(len.next_multiple_of(FIRST));
+        let mut size = (last * 2).clamp(FIRST, LARGEST).max(least.next_multiple_of(FIRST));
         let segment = loop {
             match Segment::anonymous(ARENA, size) {
                 // A process that may have less gets less.
-                Err(_) if size > len.next_multiple_of(4096) => {
-                    size = (size / 2).max(len.next_multiple_of(4096))
-                }
+                Err(_) if size > least => size = (size / 2).max(least),
                 other => break other?,
             }
         };
         segment.keep_while(in_use);
-        set_room(&segment, 0, units);
-        self.arenas.push(Arena { segment, end: len, live: 0, retired: false, free: BTreeMap::new() });
-        Ok((self.arenas.len() - 1, 0))
+        let start = first(&segment);
+        set_room(&segment, start, units);
+        self.arenas.push(Arena { segment, end: start + len, live: 0, retired: false, free: BTreeMap::new() });
+        Ok((self.arenas.len() - 1, start))
     }
 }
 
 impl Place {
+    /// The segment, and the place in it.
+    #[cfg(feature = "lock-trace")]
+    pub(crate) fn at(&self) -> (&Segment, usize) {
+        (&self.segment, self.offset)
+    }
+
     fn slot(&self) -> NonNull<u8> {
         // SAFETY: the offset lies within the payload: checked when the place was made.
         unsafe { self.segment.as_ptr().add(self.offset) }

@@ -181,6 +181,9 @@ pub enum LockError<G = ()> {
     TooManyHeld,
     /// The shared memory was written over: the system's error number.
     Damaged(i32),
+    /// Those who hold it wait, in a circle, for what this thread holds.
+    #[cfg(feature = "lock-trace")]
+    Deadlock(crate::Deadlock),
 }
 
 impl<G> LockError<G> {
@@ -204,6 +207,8 @@ impl<G> LockError<G> {
             LockError::AlreadyHeld => LockError::AlreadyHeld,
             LockError::TooManyHeld => LockError::TooManyHeld,
             LockError::Damaged(code) => LockError::Damaged(code),
+            #[cfg(feature = "lock-trace")]
+            LockError::Deadlock(deadlock) => LockError::Deadlock(deadlock),
         }
     }
 
@@ -227,6 +232,8 @@ impl<G> fmt::Display for LockError<G> {
             LockError::Damaged(code) => {
                 write!(f, "the lock's memory was written over: {}", io::Error::from_raw_os_error(*code))
             }
+            #[cfg(feature = "lock-trace")]
+            LockError::Deadlock(deadlock) => fmt::Display::fmt(deadlock, f),
         }
     }
 }

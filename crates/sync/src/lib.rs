@@ -35,6 +35,8 @@ mod mutex;
 mod rlock;
 #[cfg(not(loom))]
 mod robust;
+#[cfg(all(feature = "lock-trace", not(loom)))]
+mod trace;
 #[cfg(not(loom))]
 mod who;
 
@@ -46,6 +48,9 @@ pub use {
     rlock::{RLock, RLockGuard},
     who::Holder,
 };
+
+#[cfg(all(feature = "lock-trace", not(loom)))]
+pub use trace::{Deadlock, DeadlockStep};
 
 /// The README's examples, run as tests.
 #[cfg(all(doctest, not(loom)))]

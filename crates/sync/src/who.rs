@@ -104,6 +104,8 @@ pub(crate) fn watch_forks() {
                 me.word.set(0);
                 me.held.set(0);
             });
+            #[cfg(feature = "lock-trace")]
+            crate::trace::forget();
         };
         around_fork(ForkHooks { in_child: Some(in_child), ..ForkHooks::default() });
     });

@@ -10,3 +10,5 @@ mod rlock;
 mod steps;
 mod storm;
 mod support;
+#[cfg(feature = "lock-trace")]
+mod trace;
