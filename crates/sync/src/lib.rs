@@ -31,6 +31,8 @@ mod error;
 mod lock;
 #[cfg(not(loom))]
 mod mutex;
+#[cfg(all(feature = "raw-sync", not(loom)))]
+pub mod raw;
 #[cfg(not(loom))]
 mod rlock;
 #[cfg(not(loom))]

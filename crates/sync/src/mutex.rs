@@ -14,7 +14,7 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | `local[OWNER]` | the [`token`] of the thread of this process that holds it, 0 if none does |
+//! | `local[OWNER]` | the token (`who.rs`) of the thread of this process that holds it, 0 if none does |
 //! | `local[DEPTH]` | how many times it has locked it, for an `RLock` |
 //!
 //! Whether the calling thread is the holder rests on `local[OWNER]` alone: in another pid namespace another thread may have
@@ -39,7 +39,7 @@ use crate::{
     Error, Holder, LockError, Poison, PoisonError,
     arena::{Handle, Shared, Tag},
     robust::{Locked, NotLocked, Robust},
-    who::{me, token},
+    who::{is_token, names},
 };
 #[cfg(feature = "lock-trace")]
 use core::panic::Location;
@@ -146,13 +146,13 @@ impl LockWords {
     /// After the mutex was taken: leaves this thread's name, and finds out about the last holder's end.
     #[inline]
     #[cfg_attr(feature = "lock-trace", track_caller)]
-    fn taken(&self, locked: Locked) -> Option<Poison> {
+    fn taken(&self, locked: Locked, me: u64) -> Option<Poison> {
         if locked == Locked::OwnerDied {
             self.died();
         }
         #[cfg(feature = "lock-trace")]
         self.trace.taken(Location::caller());
-        self.holder.store(me(), Ordering::Relaxed);
+        self.holder.store(me, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         Poison::from_word(self.poison.load(Ordering::Relaxed))
     }
@@ -267,7 +267,7 @@ impl<W: Words> Mutual<W> {
     /// Whether the calling thread holds it.
     #[inline]
     pub(crate) fn is_mine(&self) -> bool {
-        self.handle.place().local[OWNER].load(Ordering::Relaxed) == token()
+        is_token(self.handle.place().local[OWNER].load(Ordering::Relaxed))
     }
 
     /// How many times the calling thread holds it.
@@ -348,9 +348,10 @@ impl<W: Words> Mutual<W> {
     fn taken(&self, locked: Result<Locked, NotLocked>) -> Result<Option<Poison>, NotTaken> {
         let locked = locked.map_err(NotTaken::NotLocked)?;
         crash_point!("lock.taken");
-        let poison = self.words().taken(locked);
+        let (me, token) = names();
+        let poison = self.words().taken(locked, me);
         let local = &self.handle.place().local;
-        local[OWNER].store(token(), Ordering::Relaxed);
+        local[OWNER].store(token, Ordering::Relaxed);
         if W::NESTS {
             self.set_depth(1);
         }

@@ -6,6 +6,8 @@ mod crash;
 mod lock;
 mod memory;
 mod methods;
+#[cfg(feature = "raw-sync")]
+mod raw;
 mod rlock;
 mod steps;
 mod storm;
