@@ -1,6 +1,7 @@
 //! What is measured, area by area.
 
 mod channel;
+mod lock;
 mod parcel;
 mod pool;
 mod process;
@@ -16,6 +17,7 @@ pub fn all() -> Vec<Scenario> {
         process::scenarios(),
         parcel::scenarios(),
         shared::scenarios(),
+        lock::scenarios(),
         semaphore::scenarios(),
         channel::scenarios(),
         pool::scenarios(),

@@ -5,6 +5,7 @@ pub mod c_fork_server;
 pub mod cpython;
 pub mod crossbeam;
 pub mod forked;
+pub mod mutexes;
 pub mod ping_pong;
 pub mod posix_spawn;
 pub mod procspawn;

@@ -183,6 +183,16 @@ def queue_throughput(n):
     return clock() - start
 
 
+@function("lock.uncontended")
+def lock_uncontended(n):
+    lock = once_made("lock", mp.Lock)
+
+    def once():
+        with lock:
+            pass
+    return repeat(n, once)
+
+
 @function("bytes.8MiB")
 def bytes_8mib(n):
     data = once_made("8MiB", lambda: b"x" * (8 << 20))

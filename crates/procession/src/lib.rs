@@ -33,6 +33,7 @@ pub use procession_sync::{
     Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, Once, OnceValue, RLock, RwLock, Semaphore,
 };
 
+
 /// The examples of the repository's own page are tests too.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]

@@ -55,6 +55,7 @@ pub use error::Error;
 pub use heap::{Heap, HeapBuilder, HeapStats, Plain, SharedBox, SharedSlice, SharedStr, SharedVec};
 pub use layout::{Kind, signature};
 pub use list::{Item, ShareableList};
+pub use mapping::watch_forks;
 pub use members::Member;
 pub use named::SharedMemory;
 pub use segment::Segment;

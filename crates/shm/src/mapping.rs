@@ -51,8 +51,11 @@ fn table() -> MutexGuard<'static, BTreeMap<Object, Weak<Mapping>>> {
     TABLE.lock()
 }
 
-/// Lets forked children join anew what their parent is a member of.
-fn watch_forks() {
+/// Registers what happens around forks: forked children join anew what their parent is a member of.
+///
+/// It happens with the first mapping. Whoever maps under a lock of its own that is held over forks calls it before it
+/// registers that one: see [`OverFork`] for the order.
+pub fn watch_forks() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         around_fork(ForkHooks {

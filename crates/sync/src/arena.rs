@@ -18,7 +18,11 @@
 //!
 //! 1. A tag is stored after the slot is in place, with Release.
 //! 2. There is one [`Place`] per slot and process, whatever way its handles came: [`State::places`] finds it by address.
-//! 3. A slot whose lock is held by a thread of this process is neither used again nor unmapped.
+//! 3. A slot whose lock is held by a thread of this process is neither used again nor unmapped: without a handle it goes
+//!    to [`State::kept`], which has a clone of the segment. A slot whose lock is just being let go has a handle, since
+//!    that is a method of one; so no mapping ends, and no slot is used again, between the store that lets go and the
+//!    moment that the kernel may forget the mutex (glibc bug 14485).
+//! 4. The fork hooks of segments are registered before those of the state, under whose lock segments are mapped.
 //!
 //! # When a process dies
 //!
@@ -30,8 +34,11 @@
 //!
 //! The state's lock is held over forks. A child makes no slots in its parent's segments: it starts with an empty state but
 //! for the places, which its inherited handles have. In the parent every slot counts as known to others from then on.
+//! The child's thread holds none of its parent's locks: what places and kept slots tell of holders becomes zero.
 #![expect(unsafe_code, reason = "slots are reached through pointers into a mapping")]
 
+#[cfg(feature = "lock-trace")]
+use crate::trace::Waits;
 use crate::{
     Error,
     barrier::BarrierWords,
@@ -42,6 +49,7 @@ use crate::{
     once::{OnceValueWords, OnceWords},
     rwlock::RwLockWords,
     semaphore::words::SemaphoreWords,
+    who,
 };
 use core::{
     marker::PhantomData,
@@ -56,6 +64,7 @@ use procession_sys::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
     collections::BTreeMap,
+    panic::{RefUnwindSafe, UnwindSafe},
     sync::{Arc, MutexGuard, Once, Weak},
 };
 
@@ -139,6 +148,8 @@ const USES: &[Uses] = &[
     Uses::of::<OnceWords>(),
     Uses::of::<OnceValueWords>(),
     Uses::of::<SemaphoreWords>(),
+    #[cfg(feature = "lock-trace")]
+    Uses::of::<Waits>(),
 ];
 
 // No two kinds share a number.
@@ -217,19 +228,39 @@ struct Arena {
     free: BTreeMap<u16, Vec<usize>>,
 }
 
+/// A slot whose lock a thread of this process holds, without a handle.
+struct Kept {
+    segment: Segment,
+    offset: usize,
+    /// What its place knew.
+    local: [u64; 2],
+}
+
 struct State {
     /// Every slot that has a handle in this process, by address.
     places: BTreeMap<usize, Weak<Place>>,
+    /// What is held without a handle, by address.
+    kept: BTreeMap<usize, Kept>,
     arenas: Vec<Arena>,
+    /// The parent's, to be let go when that may be done: not in a fork hook.
+    inherited: Vec<Arena>,
     forks: u32,
 }
 
-static STATE: OverFork<State> =
-    OverFork::new(State { places: BTreeMap::new(), arenas: Vec::new(), forks: 0 });
+static STATE: OverFork<State> = OverFork::new(State {
+    places: BTreeMap::new(),
+    kept: BTreeMap::new(),
+    arenas: Vec::new(),
+    inherited: Vec::new(),
+    forks: 0,
+});
 
 fn state() -> MutexGuard<'static, State> {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        // Invariant 4.
+        procession_shm::watch_forks();
+        who::watch_forks();
         around_fork(ForkHooks {
             before: Some(|| STATE.hold()),
             in_parent: Some(|| {
@@ -241,8 +272,13 @@ fn state() -> MutexGuard<'static, State> {
             in_child: Some(|| {
                 STATE.reset(|state| {
                     state.forks = state.forks.wrapping_add(1);
-                    // Their segments stay mapped as long as inherited handles need them, and are the parent's to fill.
+                    // They are the parent's to fill. Dropping them would unmap, under this lock; so would a list of two
+                    // generations allocate.
+                    core::mem::swap(&mut state.arenas, &mut state.inherited);
                     core::mem::forget(core::mem::take(&mut state.arenas));
+                    for kept in state.kept.values_mut() {
+                        kept.local = [0; 2];
+                    }
                     for place in state.places.values() {
                         // SAFETY: a place is in the table until its drop takes it out, under the lock that is held here
                         // over the fork, so it is whole.
@@ -257,10 +293,125 @@ fn state() -> MutexGuard<'static, State> {
     STATE.lock()
 }
 
+/// Marks a slot that nobody knows yet: free, and of this length, so that the row goes on behind it.
+fn set_room(segment: &Segment, offset: usize, units: u16) {
+    // SAFETY: the offset lies within the payload: the caller found room there.
+    let slot = unsafe { segment.as_ptr().add(offset) };
+    // SAFETY: slots start with a tag, aligned; every process accesses it as an atomic.
+    unsafe { slot.cast::<Tag>().as_ref() }.0.store(u32::from(units), Ordering::Release);
+}
+
+/// How much of a segment is taken before the first slot that is given out.
+const fn first_len() -> usize {
+    #[cfg(feature = "lock-trace")]
+    return size_of::<Waits>().next_multiple_of(UNIT);
+    #[cfg(not(feature = "lock-trace"))]
+    0
+}
+
+/// Makes what comes first in a new segment; where the next slot lies.
+fn first(segment: &Segment) -> usize {
+    let len = first_len();
+    if len > 0 {
+        set_room(segment, 0, (len / UNIT) as u16);
+        // SAFETY: a slot starts with a tag, aligned; every process accesses it as an atomic.
+        let tag = unsafe { segment.as_ptr().cast::<Tag>().as_ref() };
+        #[cfg(feature = "lock-trace")]
+        tag.0.fetch_or(u32::from(Waits::KIND) << 16, Ordering::Release);
+        #[cfg(not(feature = "lock-trace"))]
+        let _ = tag;
+    }
+    len
+}
+
+/// Every segment in which a handle of this process lies.
+#[cfg(feature = "lock-trace")]
+pub(crate) fn segments() -> Vec<Segment> {
+    // A place whose last other handle goes meanwhile ends here, which takes the state's lock.
+    let places: Vec<Arc<Place>> = state().places.values().filter_map(Weak::upgrade).collect();
+    let mut segments: Vec<Segment> = Vec::new();
+    for place in &places {
+        // By address, so those of one segment are neighbours.
+        if !segments.last().is_some_and(|last| last.same(&place.segment)) {
+            segments.push(place.segment.clone());
+        }
+    }
+    segments
+}
+
+/// The primitive at `offset`, if there is one of that kind.
+#[cfg(feature = "lock-trace")]
+pub(crate) fn slot_of<T: Shared>(segment: &Segment, offset: usize) -> Option<&T> {
+    let end = offset.checked_add(size_of::<T>().next_multiple_of(UNIT))?;
+    if !offset.is_multiple_of(UNIT) || end > segment.len() || segment.check(ARENA).is_err() {
+        return None;
+    }
+    // SAFETY: the offset lies within the payload, as just checked.
+    let slot = unsafe { segment.as_ptr().add(offset) };
+    // SAFETY: at any unit lies a tag, or something that may be read as one.
+    let tag = unsafe { slot.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
+    if tag >> 16 != u32::from(T::KIND) || (tag & 0xffff) as usize * UNIT < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: a whole `T` lies there, as just checked, mapped as long as the segment; any bytes leave accesses defined.
+    Some(unsafe { slot.cast::<T>().as_ref() })
+}
+
+/// Whether a thread of this process holds a mutex in a slot.
+fn slot_in_use(segment: &Segment, offset: usize) -> bool {
+    // SAFETY: the offset lies within the payload: checked when the slot's place was made.
+    let slot = unsafe { segment.as_ptr().add(offset) };
+    // SAFETY: slots start with a tag, aligned; every process accesses it as an atomic.
+    let tag = unsafe { slot.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
+    let (kind, room) = ((tag >> 16) as u16, (tag & 0xffff) as usize * UNIT);
+    let uses = USES.iter().find(|uses| uses.kind == kind && uses.len <= room);
+    offset + room <= segment.len() && uses.is_some_and(|uses| (uses.in_use)(slot))
+}
+
 impl State {
+    /// Takes a place out of the table as its last handle goes; true if it stays, as kept.
+    fn forget(&mut self, place: &Place) -> bool {
+        let address = place.slot().addr().get();
+        // Another thread may have attached it anew since the last handle went, and has taken over what was known.
+        if !self.places.get(&address).is_some_and(|known| core::ptr::eq(known.as_ptr(), place)) {
+            return false;
+        }
+        self.places.remove(&address);
+        let held = slot_in_use(&place.segment, place.offset);
+        if held {
+            let local = [0, 1].map(|word| place.local[word].load(Ordering::Relaxed));
+            let kept = Kept { segment: place.segment.clone(), offset: place.offset, local };
+            self.kept.insert(address, kept);
+        }
+        held
+    }
+
+    /// What was known of a slot without a handle, for its new place, which has a clone of the segment.
+    fn recall(&mut self, address: usize) -> [u64; 2] {
+        if let Some(place) = self.places.get(&address) {
+            // SAFETY: a place is in the table until its drop takes it out, under the lock that the caller holds, so it is
+            // whole, although nobody can have a handle any more.
+            let place = unsafe { &*place.as_ptr() };
+            return [0, 1].map(|word| place.local[word].load(Ordering::Relaxed));
+        }
+        self.kept.remove(&address).map_or([0; 2], |kept| kept.local)
+    }
+
+    /// Takes out what need not stay any more: for the caller to drop when it has let go of the lock, since that may
+    /// unmap.
+    fn unneeded(&mut self) -> (Vec<Arena>, Vec<Kept>) {
+        let over = |kept: &mut Kept| !slot_in_use(&kept.segment, kept.offset);
+        let ended: Vec<usize> =
+            self.kept.iter_mut().filter_map(|(&address, kept)| over(kept).then_some(address)).collect();
+        let kept = ended.iter().filter_map(|address| self.kept.remove(address)).collect();
+        (core::mem::take(&mut self.inherited), kept)
+    }
+
     /// Room for a slot of `units`, zeroed but for its length: the arena's index and the offset.
     fn room(&mut self, units: u16) -> Result<(usize, usize), procession_shm::Error> {
         let len = usize::from(units) * UNIT;
+        // With what comes first in a segment.
+        let least = (first_len() + len).next_multiple_of(4096);
         for (index, arena) in self.arenas.iter_mut().enumerate().rev() {
             if let Some(offset) = arena.free.get_mut(&units).and_then(Vec::pop) {
                 return Ok((index, offset));
@@ -268,27 +419,34 @@ impl State {
             if arena.segment.len() - arena.end >= len {
                 let offset = arena.end;
                 arena.end += len;
+                set_room(&arena.segment, offset, units);
                 return Ok((index, offset));
             }
         }
         let last = self.arenas.last().map_or(FIRST / 2, |arena| arena.segment.len());
-        let mut size = (last * 2).clamp(FIRST, LARGEST).max(len.next_multiple_of(FIRST));
+        let mut size = (last * 2).clamp(FIRST, LARGEST).max(least.next_multiple_of(FIRST));
         let segment = loop {
             match Segment::anonymous(ARENA, size) {
                 // A process that may have less gets less.
-                Err(_) if size > len.next_multiple_of(4096) => {
-                    size = (size / 2).max(len.next_multiple_of(4096))
-                }
+                Err(_) if size > least => size = (size / 2).max(least),
                 other => break other?,
             }
         };
         segment.keep_while(in_use);
-        self.arenas.push(Arena { segment, end: len, live: 0, retired: false, free: BTreeMap::new() });
-        Ok((self.arenas.len() - 1, 0))
+        let start = first(&segment);
+        set_room(&segment, start, units);
+        self.arenas.push(Arena { segment, end: start + len, live: 0, retired: false, free: BTreeMap::new() });
+        Ok((self.arenas.len() - 1, start))
     }
 }
 
 impl Place {
+    /// The segment, and the place in it.
+    #[cfg(feature = "lock-trace")]
+    pub(crate) fn at(&self) -> (&Segment, usize) {
+        (&self.segment, self.offset)
+    }
+
     fn slot(&self) -> NonNull<u8> {
         // SAFETY: the offset lies within the payload: checked when the place was made.
         unsafe { self.segment.as_ptr().add(self.offset) }
@@ -302,40 +460,35 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = state();
-        let address = self.slot().addr().get();
-        // Another thread may have attached it anew since the last handle went.
-        if state.places.get(&address).is_some_and(|place| core::ptr::eq(place.as_ptr(), self)) {
-            state.places.remove(&address);
-        }
+        let held = state.forget(self);
+        let mut unused = None;
         let forks = state.forks;
-        let Some(units) = self.made else { return };
-        let Some(index) = state.arenas.iter().position(|arena| arena.segment.same(&self.segment)) else {
-            return;
-        };
-        let arena = &mut state.arenas[index];
-        let slot = self.slot();
-        // SAFETY: a slot starts with a tag.
-        let tag = unsafe { slot.cast::<Tag>().as_ref() };
-        let kind = (tag.0.load(Ordering::Relaxed) >> 16) as u16;
-        let held = USES.iter().any(|uses| uses.kind == kind && (uses.in_use)(slot));
-        arena.live -= 1;
-        if !*self.known.get_mut() && self.forks == forks && !held {
-            tag.0.store(u32::from(units), Ordering::Release);
-            // SAFETY: behind the tag, still within the slot.
-            let rest = unsafe { slot.add(size_of::<Tag>()) };
-            // SAFETY: the slot without its tag. No other process knows of it, no handle here is left, and no thread
-            // holds a mutex in it.
-            unsafe { rest.write_bytes(0, usize::from(units) * UNIT - size_of::<Tag>()) };
-            arena.free.entry(units).or_default().push(self.offset);
-        } else {
-            arena.retired = true;
+        let index = state.arenas.iter().position(|arena| arena.segment.same(&self.segment));
+        if let (Some(units), Some(index)) = (self.made, index) {
+            let arena = &mut state.arenas[index];
+            let slot = self.slot();
+            arena.live -= 1;
+            if !*self.known.get_mut() && self.forks == forks && !held {
+                // SAFETY: a slot starts with a tag.
+                let tag = unsafe { slot.cast::<Tag>().as_ref() };
+                tag.0.store(u32::from(units), Ordering::Release);
+                // SAFETY: behind the tag, still within the slot.
+                let rest = unsafe { slot.add(size_of::<Tag>()) };
+                // SAFETY: the slot without its tag. No other process knows of it, no handle here is left, and no
+                // thread holds a mutex in it.
+                unsafe { rest.write_bytes(0, usize::from(units) * UNIT - size_of::<Tag>()) };
+                arena.free.entry(units).or_default().push(self.offset);
+            } else {
+                arena.retired = true;
+            }
+            // One that is empty and whole stays for the next primitive.
+            let end = arena.live == 0 && (arena.retired || index + 1 < state.arenas.len());
+            unused = end.then(|| state.arenas.remove(index));
         }
-        // One that is empty and whole stays for the next primitive.
-        let end = arena.live == 0 && (arena.retired || index + 1 < state.arenas.len());
-        let unused = end.then(|| state.arenas.remove(index));
-        // Its mapping ends under no lock of ours.
+        // Mappings end under no lock of ours.
+        let unneeded = state.unneeded();
         drop(state);
-        drop(unused);
+        drop((unused, unneeded));
     }
 }
 
@@ -357,6 +510,10 @@ unsafe impl<T: Shared> Send for Handle<T> {}
 // SAFETY: as for `Send`.
 unsafe impl<T: Shared> Sync for Handle<T> {}
 
+// What lies there bears a death at any instruction, so it bears a panic.
+impl<T> UnwindSafe for Handle<T> {}
+impl<T> RefUnwindSafe for Handle<T> {}
+
 impl<T: Shared> Handle<T> {
     /// A new primitive, and what `set` does to it before anybody else can see it.
     ///
@@ -376,6 +533,10 @@ impl<T: Shared> Handle<T> {
         // SAFETY: zeroes are a valid value, and the place is aligned to a unit.
         let shared = unsafe { words.as_ref() };
         if let Err(error) = shared.init() {
+            // SAFETY: behind the tag, within the slot.
+            let rest = unsafe { words.cast::<u8>().add(size_of::<Tag>()) };
+            // SAFETY: the slot without its tag, which nobody else knows.
+            unsafe { rest.write_bytes(0, usize::from(units) * UNIT - size_of::<Tag>()) };
             arena.free.entry(units).or_default().push(offset);
             return Err(fail(Cause::Init(error)));
         }
@@ -393,6 +554,9 @@ impl<T: Shared> Handle<T> {
             local: [const { AtomicU64::new(0) }; 2],
         });
         state.places.insert(words.addr().get(), Arc::downgrade(&place));
+        let unneeded = state.unneeded();
+        drop(state);
+        drop(unneeded);
         Ok(Handle { place, words, shared: PhantomData })
     }
 
@@ -416,17 +580,21 @@ impl<T: Shared> Handle<T> {
         }
         let mut state = state();
         let place = Place::find(&state, &segment, offset).unwrap_or_else(|| {
+            let local = state.recall(words.addr().get());
             let place = Arc::new(Place {
                 segment,
                 offset,
                 made: None,
                 known: AtomicBool::new(true),
                 forks: 0,
-                local: [const { AtomicU64::new(0) }; 2],
+                local: local.map(AtomicU64::new),
             });
             state.places.insert(words.addr().get(), Arc::downgrade(&place));
             place
         });
+        let unneeded = state.unneeded();
+        drop(state);
+        drop(unneeded);
         Ok(Handle { place, words, shared: PhantomData })
     }
 }

@@ -551,6 +551,9 @@ pub enum WaitError {
     Member(Box<Error>),
     /// The shared memory was written over: the system's error number.
     Damaged(i32),
+    /// Those who hold the lock wait, in a circle, for what this thread holds. The lock is not held again.
+    #[cfg(feature = "lock-trace")]
+    Deadlock(crate::Deadlock),
 }
 
 impl From<NotTaken> for WaitError {
@@ -560,6 +563,8 @@ impl From<NotTaken> for WaitError {
             NotTaken::NotLocked(NotLocked::Damaged(code)) => WaitError::Damaged(code),
             // Neither is possible: it was let go by this thread, and the waits for it have no deadline.
             NotTaken::AlreadyHeld => WaitError::Damaged(libc::EDEADLK),
+            #[cfg(feature = "lock-trace")]
+            NotTaken::Deadlock => WaitError::Deadlock(crate::trace::found()),
             NotTaken::NotLocked(NotLocked::TimedOut) => WaitError::Damaged(libc::ETIMEDOUT),
         }
     }
@@ -577,6 +582,8 @@ impl fmt::Display for WaitError {
             WaitError::TooManyHeld => {
                 f.write_str("this thread holds 1024 locks, more than the kernel would let go of at its death")
             }
+            #[cfg(feature = "lock-trace")]
+            WaitError::Deadlock(deadlock) => fmt::Display::fmt(deadlock, f),
             WaitError::Member(error) => write!(f, "{error}"),
             WaitError::Damaged(code) => {
                 let error = std::io::Error::from_raw_os_error(*code);

@@ -198,6 +198,9 @@ pub enum LockError<G = ()> {
     TooManyUsers,
     /// This process cannot become a member of the segment: see [`Segment::join`](procession_shm::Segment::join).
     Member(Box<Error>),
+    /// Those who hold it wait, in a circle, for what this thread holds.
+    #[cfg(feature = "lock-trace")]
+    Deadlock(crate::Deadlock),
 }
 
 impl<G> LockError<G> {
@@ -223,6 +226,8 @@ impl<G> LockError<G> {
             LockError::Damaged(code) => LockError::Damaged(code),
             LockError::TooManyUsers => LockError::TooManyUsers,
             LockError::Member(error) => LockError::Member(error),
+            #[cfg(feature = "lock-trace")]
+            LockError::Deadlock(deadlock) => LockError::Deadlock(deadlock),
         }
     }
 
@@ -250,6 +255,8 @@ impl<G> fmt::Display for LockError<G> {
                 f.write_str("512 threads hold this lock or wait for it, as many as can")
             }
             LockError::Member(error) => write!(f, "{error}"),
+            #[cfg(feature = "lock-trace")]
+            LockError::Deadlock(deadlock) => fmt::Display::fmt(deadlock, f),
         }
     }
 }

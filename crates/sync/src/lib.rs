@@ -49,6 +49,8 @@ mod lock;
 mod mutex;
 #[cfg(not(loom))]
 mod once;
+#[cfg(all(feature = "raw-sync", not(loom)))]
+pub mod rawsync;
 #[cfg(not(loom))]
 mod rlock;
 #[cfg(not(loom))]
@@ -60,6 +62,8 @@ mod semaphore;
 #[cfg(not(loom))]
 mod spin;
 mod table;
+#[cfg(all(feature = "lock-trace", not(loom)))]
+mod trace;
 #[cfg(not(loom))]
 mod who;
 
@@ -86,6 +90,9 @@ pub use {
     semaphore::{AcquireError, BoundedSemaphore, Permit, Semaphore, TooManyReleased},
     who::Holder,
 };
+
+#[cfg(all(feature = "lock-trace", not(loom)))]
+pub use trace::{Deadlock, DeadlockStep};
 
 /// The README's examples, run as tests.
 #[cfg(all(doctest, not(loom)))]

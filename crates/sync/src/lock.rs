@@ -61,8 +61,10 @@ impl Lock {
     /// # Errors
     ///
     /// * [`LockError::Poisoned`], with the guard: the last holder died or panicked;
-    /// * [`LockError::AlreadyHeld`], [`LockError::TooManyHeld`].
+    /// * [`LockError::AlreadyHeld`], [`LockError::TooManyHeld`];
+    /// * with the feature `lock-trace`, `LockError::Deadlock`: its holder waits for what this thread holds.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         self.guarded(self.mutex.take(None))
     }
@@ -73,6 +75,7 @@ impl Lock {
     ///
     /// As [`lock`](Lock::lock), and [`LockError::TimedOut`] if somebody holds it.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn try_lock(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         self.guarded(self.mutex.try_take())
     }
@@ -82,6 +85,7 @@ impl Lock {
     /// # Errors
     ///
     /// As [`lock`](Lock::lock), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_timeout(&self, timeout: Duration) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         self.lock_deadline(Deadline::after(timeout))
     }
@@ -91,6 +95,7 @@ impl Lock {
     /// # Errors
     ///
     /// As [`lock`](Lock::lock), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_deadline(&self, deadline: Deadline) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
         self.guarded(self.mutex.take(Some(deadline)))
     }
@@ -100,6 +105,7 @@ impl Lock {
     /// # Errors
     ///
     /// As [`lock`](Lock::lock). With [`LockError::Poisoned`] it is locked all the same.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn acquire(&self) -> Result<(), LockError> {
         with_guard(self.mutex.take(None), || ())
     }
@@ -109,6 +115,7 @@ impl Lock {
     /// # Errors
     ///
     /// As [`try_lock`](Lock::try_lock). With [`LockError::Poisoned`] it is locked all the same.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn try_acquire(&self) -> Result<(), LockError> {
         with_guard(self.mutex.try_take(), || ())
     }
@@ -118,6 +125,7 @@ impl Lock {
     /// # Errors
     ///
     /// As [`lock_timeout`](Lock::lock_timeout). With [`LockError::Poisoned`] it is locked all the same.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<(), LockError> {
         self.acquire_deadline(Deadline::after(timeout))
     }
@@ -127,6 +135,7 @@ impl Lock {
     /// # Errors
     ///
     /// As [`lock_deadline`](Lock::lock_deadline). With [`LockError::Poisoned`] it is locked all the same.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn acquire_deadline(&self, deadline: Deadline) -> Result<(), LockError> {
         with_guard(self.mutex.take(Some(deadline)), || ())
     }
@@ -151,6 +160,20 @@ impl Lock {
     #[inline]
     pub fn holder(&self) -> Option<Holder> {
         self.mutex.holder()
+    }
+
+    /// For how long it is held.
+    #[cfg(feature = "lock-trace")]
+    #[must_use]
+    pub fn held_since(&self) -> Option<Duration> {
+        self.mutex.held().map(|(since, _)| since)
+    }
+
+    /// Where it was locked: the end of the source file's name, and the line.
+    #[cfg(feature = "lock-trace")]
+    #[must_use]
+    pub fn held_at(&self) -> Option<String> {
+        self.mutex.held().map(|(_, site)| site)
     }
 
     /// Whether a holder died or panicked, and who, since the poison was cleared last.
@@ -193,11 +216,13 @@ impl Lock {
 #[allow(dead_code, reason = "not all of it is used by every type")]
 impl Lock {
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub(crate) fn take(&self, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
         self.mutex.take(deadline)
     }
 
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub(crate) fn try_take(&self) -> Result<Option<Poison>, NotTaken> {
         self.mutex.try_take()
     }
@@ -224,6 +249,7 @@ impl Guarded for Lock {
         self.mutex.let_go_fully()
     }
 
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     fn take_back(&self, depth: Depth, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
         self.mutex.take_back(depth, deadline)
     }
@@ -231,11 +257,14 @@ impl Guarded for Lock {
 
 impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock")
+        let mut debug = f.debug_struct("Lock");
+        debug
             .field("locked", &self.is_locked())
             .field("holder", &self.holder())
-            .field("poison", &self.poison())
-            .finish()
+            .field("poison", &self.poison());
+        #[cfg(feature = "lock-trace")]
+        debug.field("held_since", &self.held_since()).field("held_at", &self.held_at());
+        debug.finish()
     }
 }
 

@@ -14,8 +14,8 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | `local[OWNER]` | the [`token`] of the thread of this process that holds it, 0 if none does |
-//! | `local[DEPTH]` | how many times it has locked it |
+//! | `local[OWNER]` | the token (`who.rs`) of the thread of this process that holds it, 0 if none does |
+//! | `local[DEPTH]` | how many times it has locked it, for an `RLock` |
 //!
 //! Whether the calling thread is the holder rests on `local[OWNER]` alone: in another pid namespace another thread may have
 //! the same numbers, and a thread that comes after may get the number of one that has ended. A token is never used twice.
@@ -33,14 +33,19 @@
 //! `holder` is stored before user code runs and cleared after it. The fences keep the compiler to that order; the processor
 //! keeps it for one that dies, since all of its earlier stores are done at its last instruction.
 
+#[cfg(feature = "lock-trace")]
+use crate::trace::{self, Trace};
 use crate::{
     Error, Holder, LockError, Poison, PoisonError,
     arena::{Handle, Shared, Tag},
     robust::{Locked, NotLocked, Robust},
-    who::{me, token},
+    who::{is_token, names},
 };
+#[cfg(feature = "lock-trace")]
+use core::panic::Location;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
-use procession_sys::{Deadline, crash_point};
+use procession_sys::{Deadline, Spin, crash_point};
+use std::cell::RefCell;
 
 const OWNER: usize = 0;
 const DEPTH: usize = 1;
@@ -52,6 +57,8 @@ pub(crate) struct LockWords {
     mutex: Robust,
     holder: AtomicU64,
     poison: AtomicU64,
+    #[cfg(feature = "lock-trace")]
+    trace: Trace,
 }
 
 #[expect(unsafe_code, reason = "declares what may lie in a slot")]
@@ -93,8 +100,18 @@ unsafe impl Shared for RLockWords {
     }
 }
 
+#[cfg(feature = "lock-trace")]
+impl RLockWords {
+    pub(crate) fn as_lock(&self) -> &LockWords {
+        &self.lock
+    }
+}
+
 /// Slots that begin as a lock does.
 pub(crate) trait Words: Shared {
+    /// Whether its holder may lock it again, so that there is a depth to keep.
+    const NESTS: bool;
+
     fn lock(&self) -> &LockWords;
 
     /// Leaves the holder's depth for others to read.
@@ -103,6 +120,8 @@ pub(crate) trait Words: Shared {
 }
 
 impl Words for LockWords {
+    const NESTS: bool = false;
+
     #[inline]
     fn lock(&self) -> &LockWords {
         self
@@ -110,6 +129,8 @@ impl Words for LockWords {
 }
 
 impl Words for RLockWords {
+    const NESTS: bool = true;
+
     #[inline]
     fn lock(&self) -> &LockWords {
         &self.lock
@@ -124,13 +145,23 @@ impl Words for RLockWords {
 impl LockWords {
     /// After the mutex was taken: leaves this thread's name, and finds out about the last holder's end.
     #[inline]
-    fn taken(&self, locked: Locked) -> Option<Poison> {
+    #[cfg_attr(feature = "lock-trace", track_caller)]
+    fn taken(&self, locked: Locked, me: u64) -> Option<Poison> {
         if locked == Locked::OwnerDied {
             self.died();
         }
-        self.holder.store(me(), Ordering::Relaxed);
+        #[cfg(feature = "lock-trace")]
+        self.trace.taken(Location::caller());
+        self.holder.store(me, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         Poison::from_word(self.poison.load(Ordering::Relaxed))
+    }
+
+    /// The holder that lives and has left its name, and what else it left.
+    #[cfg(feature = "lock-trace")]
+    pub(crate) fn traced_holder(&self) -> Option<(Holder, &Trace)> {
+        let holder = Holder::from_word(self.holder.load(Ordering::Acquire))?;
+        self.mutex.is_locked().then_some((holder, &self.trace))
     }
 
     #[cold]
@@ -144,6 +175,17 @@ impl LockWords {
         self.mutex.made_consistent();
         crash_point!("lock.died.consistent");
     }
+}
+
+thread_local! {
+    static SPIN: RefCell<Option<Spin>> = const { RefCell::new(None) };
+}
+
+/// Looks at `ready` for as long as spinning has paid for this thread; whether it held.
+fn spin(ready: impl FnMut() -> bool) -> bool {
+    SPIN.with(|spin| {
+        spin.try_borrow_mut().is_ok_and(|mut spin| spin.get_or_insert_with(Spin::adaptive).until(ready))
+    })
 }
 
 /// A handle for a lock of either type.
@@ -197,9 +239,12 @@ impl<W: Words> Guarded for Mutual<W> {
         depth
     }
 
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     fn take_back(&self, depth: Depth, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
         let poison = self.take(deadline)?;
-        self.set_depth(depth.0);
+        if W::NESTS {
+            self.set_depth(depth.0);
+        }
         Ok(poison)
     }
 }
@@ -221,7 +266,7 @@ impl<W: Words> Mutual<W> {
     /// Whether the calling thread holds it.
     #[inline]
     pub(crate) fn is_mine(&self) -> bool {
-        self.handle.place().local[OWNER].load(Ordering::Relaxed) == token()
+        is_token(self.handle.place().local[OWNER].load(Ordering::Relaxed))
     }
 
     /// How many times the calling thread holds it.
@@ -240,29 +285,75 @@ impl<W: Words> Mutual<W> {
         &self.handle
     }
 
-    /// Locks it once; the calling thread must not hold it.
+    /// Locks it once; an error if the calling thread holds it.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub(crate) fn take(&self, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
+        match self.words().mutex.try_lock() {
+            Err(NotLocked::TimedOut) => self.wait(deadline),
+            other => self.taken(other),
+        }
+    }
+
+    /// It is held: waits for it.
+    #[cold]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
+    fn wait(&self, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
         if self.is_mine() {
             return Err(NotTaken::AlreadyHeld);
         }
-        self.taken(self.words().mutex.lock(deadline))
+        let mutex = &self.words().mutex;
+        let mut locked = Err(NotLocked::TimedOut);
+        let spun = spin(|| {
+            if mutex.looks_free() {
+                locked = mutex.try_lock();
+            }
+            !matches!(locked, Err(NotLocked::TimedOut))
+        });
+        if spun {
+            return self.taken(locked);
+        }
+        #[cfg(feature = "lock-trace")]
+        if deadline.is_none() {
+            return self.taken(self.traced(Location::caller())?);
+        }
+        self.taken(mutex.lock(deadline))
+    }
+
+    /// Waits without end, unless it is in a circle of waits.
+    #[cfg(feature = "lock-trace")]
+    fn traced(&self, location: &Location<'_>) -> Result<Result<Locked, NotLocked>, NotTaken> {
+        let mutex = &self.words().mutex;
+        let tried = |locked| if let Err(NotLocked::TimedOut) = locked { None } else { Some(locked) };
+        tried(mutex.try_lock())
+            .or_else(|| trace::wait(self.handle.place(), location, |slice| tried(mutex.lock(Some(slice)))))
+            .ok_or(NotTaken::Deadlock)
+    }
+
+    /// Since when and from where it is held.
+    #[cfg(feature = "lock-trace")]
+    pub(crate) fn held(&self) -> Option<(std::time::Duration, String)> {
+        self.words().traced_holder().map(|(_, trace)| (trace.since(), trace.site()))
     }
 
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub(crate) fn try_take(&self) -> Result<Option<Poison>, NotTaken> {
         self.taken(self.words().mutex.try_lock())
     }
 
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     fn taken(&self, locked: Result<Locked, NotLocked>) -> Result<Option<Poison>, NotTaken> {
         let locked = locked.map_err(NotTaken::NotLocked)?;
         crash_point!("lock.taken");
-        let poison = self.words().taken(locked);
+        let (me, token) = names();
+        let poison = self.words().taken(locked, me);
         let local = &self.handle.place().local;
-        local[DEPTH].store(1, Ordering::Relaxed);
-        local[OWNER].store(token(), Ordering::Relaxed);
-        self.handle.words().note_depth(1);
+        local[OWNER].store(token, Ordering::Relaxed);
+        if W::NESTS {
+            self.set_depth(1);
+        }
         Ok(poison)
     }
 
@@ -282,7 +373,9 @@ impl<W: Words> Mutual<W> {
         }
         let words = self.words();
         self.handle.place().local[OWNER].store(0, Ordering::Relaxed);
-        self.handle.words().note_depth(0);
+        if W::NESTS {
+            self.set_depth(0);
+        }
         // What was done under the lock comes before.
         words.holder.store(0, Ordering::Release);
         crash_point!("lock.nameless");
@@ -331,12 +424,17 @@ impl Mutual<RLockWords> {
 pub(crate) enum NotTaken {
     AlreadyHeld,
     NotLocked(NotLocked),
+    /// What was found waits in [`trace::found`].
+    #[cfg(feature = "lock-trace")]
+    Deadlock,
 }
 
 impl<G> From<NotTaken> for LockError<G> {
     fn from(error: NotTaken) -> LockError<G> {
         match error {
             NotTaken::AlreadyHeld => LockError::AlreadyHeld,
+            #[cfg(feature = "lock-trace")]
+            NotTaken::Deadlock => LockError::Deadlock(trace::found()),
             NotTaken::NotLocked(NotLocked::TimedOut) => LockError::TimedOut,
             NotTaken::NotLocked(NotLocked::TooMany) => LockError::TooManyHeld,
             NotTaken::NotLocked(NotLocked::Damaged(code)) => LockError::Damaged(code),

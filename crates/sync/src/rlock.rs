@@ -58,8 +58,10 @@ impl RLock {
     /// # Errors
     ///
     /// * [`LockError::Poisoned`], with the guard: a holder died or panicked;
-    /// * [`LockError::TooManyHeld`].
+    /// * [`LockError::TooManyHeld`];
+    /// * with the feature `lock-trace`, `LockError::Deadlock`: its holder waits for what this thread holds.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock(&self) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.guarded(self.take(None))
     }
@@ -70,6 +72,7 @@ impl RLock {
     ///
     /// As [`lock`](RLock::lock), and [`LockError::TimedOut`] if somebody holds it.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn try_lock(&self) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.guarded(self.try_take())
     }
@@ -79,6 +82,7 @@ impl RLock {
     /// # Errors
     ///
     /// As [`lock`](RLock::lock), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_timeout(&self, timeout: Duration) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.lock_deadline(Deadline::after(timeout))
     }
@@ -88,6 +92,7 @@ impl RLock {
     /// # Errors
     ///
     /// As [`lock`](RLock::lock), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_deadline(&self, deadline: Deadline) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
         self.guarded(self.take(Some(deadline)))
     }
@@ -97,6 +102,7 @@ impl RLock {
     /// # Errors
     ///
     /// As [`lock`](RLock::lock). With [`LockError::Poisoned`] it is locked all the same.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn acquire(&self) -> Result<(), LockError> {
         with_guard(self.take(None), || ())
     }
@@ -106,6 +112,7 @@ impl RLock {
     /// # Errors
     ///
     /// As [`try_lock`](RLock::try_lock). With [`LockError::Poisoned`] it is locked all the same.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn try_acquire(&self) -> Result<(), LockError> {
         with_guard(self.try_take(), || ())
     }
@@ -115,6 +122,7 @@ impl RLock {
     /// # Errors
     ///
     /// As [`lock_timeout`](RLock::lock_timeout). With [`LockError::Poisoned`] it is locked all the same.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn acquire_timeout(&self, timeout: Duration) -> Result<(), LockError> {
         self.acquire_deadline(Deadline::after(timeout))
     }
@@ -124,6 +132,7 @@ impl RLock {
     /// # Errors
     ///
     /// As [`lock_deadline`](RLock::lock_deadline). With [`LockError::Poisoned`] it is locked all the same.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn acquire_deadline(&self, deadline: Deadline) -> Result<(), LockError> {
         with_guard(self.take(Some(deadline)), || ())
     }
@@ -155,6 +164,20 @@ impl RLock {
     #[inline]
     pub fn depth(&self) -> u64 {
         self.mutex.depth()
+    }
+
+    /// For how long it is held.
+    #[cfg(feature = "lock-trace")]
+    #[must_use]
+    pub fn held_since(&self) -> Option<Duration> {
+        self.mutex.held().map(|(since, _)| since)
+    }
+
+    /// Where it was locked: the end of the source file's name, and the line.
+    #[cfg(feature = "lock-trace")]
+    #[must_use]
+    pub fn held_at(&self) -> Option<String> {
+        self.mutex.held().map(|(_, site)| site)
     }
 
     /// Whether a holder died or panicked, and who, since the poison was cleared last.
@@ -197,11 +220,13 @@ impl RLock {
 #[allow(dead_code, reason = "not all of it is used by every type")]
 impl RLock {
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub(crate) fn take(&self, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
         if self.mutex.is_mine() { Ok(self.mutex.deepen()) } else { self.mutex.take(deadline) }
     }
 
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub(crate) fn try_take(&self) -> Result<Option<Poison>, NotTaken> {
         if self.mutex.is_mine() { Ok(self.mutex.deepen()) } else { self.mutex.try_take() }
     }
@@ -234,6 +259,7 @@ impl Guarded for RLock {
         self.mutex.let_go_fully()
     }
 
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     fn take_back(&self, depth: Depth, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
         self.mutex.take_back(depth, deadline)
     }
@@ -241,12 +267,15 @@ impl Guarded for RLock {
 
 impl fmt::Debug for RLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RLock")
+        let mut debug = f.debug_struct("RLock");
+        debug
             .field("locked", &self.is_locked())
             .field("holder", &self.holder())
             .field("depth", &self.mutex.noted_depth())
-            .field("poison", &self.poison())
-            .finish()
+            .field("poison", &self.poison());
+        #[cfg(feature = "lock-trace")]
+        debug.field("held_since", &self.held_since()).field("held_at", &self.held_at());
+        debug.finish()
     }
 }
 

@@ -135,6 +135,12 @@ impl Robust {
         word & libc::FUTEX_TID_MASK != 0 && word & libc::FUTEX_OWNER_DIED == 0
     }
 
+    /// Whether nobody has it, so that it is worth trying.
+    #[inline]
+    pub(crate) fn looks_free(&self) -> bool {
+        self.word().load(Ordering::Relaxed) & libc::FUTEX_TID_MASK == 0
+    }
+
     /// The word that the kernel and the C library share: the holder's number and two flags. `get_robust_list(2)` fixes
     /// its meaning, and glibc's ABI its place.
     fn word(&self) -> &AtomicU32 {

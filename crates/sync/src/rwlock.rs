@@ -439,6 +439,8 @@ fn with_no_guard<G>(error: LockError) -> LockError<G> {
         LockError::TooManyUsers => LockError::TooManyUsers,
         LockError::Member(error) => LockError::Member(error),
         LockError::Damaged(code) => LockError::Damaged(code),
+        #[cfg(feature = "lock-trace")]
+        LockError::Deadlock(deadlock) => LockError::Deadlock(deadlock),
         // A poison comes with a guard, and is found after this.
         LockError::Poisoned(_) => LockError::Damaged(0),
     }

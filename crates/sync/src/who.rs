@@ -51,7 +51,7 @@ impl fmt::Display for Holder {
 struct Me {
     /// [`me`]; 0 if it was not asked for yet.
     word: Cell<u64>,
-    /// [`token`]; 0 if there is none yet.
+    /// A number that no other thread of this process has or had; 0 if there is none yet.
     token: Cell<u64>,
     /// How many robust mutexes it holds.
     held: Cell<u32>,
@@ -74,9 +74,27 @@ pub(crate) fn me() -> u64 {
 ///
 /// It means nothing in another process. The one thread of a forked child keeps its number.
 #[inline]
+#[cfg(feature = "lock-trace")]
 pub(crate) fn token() -> u64 {
-    let token = ME.with(|me| me.token.get());
-    if token != 0 { token } else { draw() }
+    names().1
+}
+
+/// Whether that is the calling thread's token: a number that no other thread of this process has or had.
+#[inline]
+pub(crate) fn is_token(token: u64) -> bool {
+    // One that was not asked for its token yet has 0.
+    token != 0 && ME.with(|me| me.token.get()) == token
+}
+
+/// [`me`] and the token, at the price of one.
+#[inline]
+pub(crate) fn names() -> (u64, u64) {
+    ME.with(|me| {
+        if me.word.get() == 0 {
+            ask();
+        }
+        (me.word.get(), me.token.get())
+    })
 }
 
 /// How many robust mutexes the calling thread holds.
@@ -90,7 +108,7 @@ pub(crate) fn held() -> u32 {
 pub(crate) fn hold(more: bool) {
     ME.with(|me| {
         let held = me.held.get();
-        me.held.set(if more { held.saturating_add(1) } else { held.saturating_sub(1) });
+        me.held.set(if more { held.wrapping_add(1) } else { held.saturating_sub(1) });
     });
 }
 
@@ -104,6 +122,8 @@ pub(crate) fn watch_forks() {
                 me.word.set(0);
                 me.held.set(0);
             });
+            #[cfg(feature = "lock-trace")]
+            crate::trace::forget();
         };
         around_fork(ForkHooks { in_child: Some(in_child), ..ForkHooks::default() });
     });
@@ -115,14 +135,12 @@ fn ask() -> u64 {
     let pid = rustix::process::getpid().as_raw_nonzero().get() as u32;
     let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
     let word = u64::from(pid) << 32 | u64::from(tid);
-    ME.with(|me| me.word.set(word));
-    word
-}
-
-#[cold]
-fn draw() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    let token = NEXT.fetch_add(1, Ordering::Relaxed);
-    ME.with(|me| me.token.set(token));
-    token
+    ME.with(|me| {
+        if me.token.get() == 0 {
+            me.token.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        me.word.set(word);
+    });
+    word
 }

@@ -116,6 +116,11 @@ impl Tracee {
         Ok(Some(Entered { number: words[3], arguments }))
     }
 
+    /// The child.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
     /// Kills the child where it is and waits for its end.
     pub(crate) fn kill(mut self) -> io::Result<()> {
         self.end()

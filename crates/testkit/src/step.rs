@@ -104,9 +104,27 @@ pub fn each_instruction<W>(
 #[track_caller]
 pub fn each_instruction_after<W, P>(
     options: &Options,
+    setup: impl FnMut() -> W,
+    prepare: impl Fn(&mut W) -> P,
+    operation: impl Fn(&mut W, P),
+    check: impl FnMut(Death, &mut W),
+) -> Report {
+    each_instruction_stopped(options, setup, prepare, operation, |_, _| (), check)
+}
+
+/// As [`each_instruction_after`], where `stopped` looks at the child, whose pid it gets, before it is killed: the thread
+/// that runs the operation stands still then, and threads that `prepare` started run.
+///
+/// # Panics
+///
+/// As [`each_instruction`].
+#[track_caller]
+pub fn each_instruction_stopped<W, P>(
+    options: &Options,
     mut setup: impl FnMut() -> W,
     prepare: impl Fn(&mut W) -> P,
     operation: impl Fn(&mut W, P),
+    mut stopped: impl FnMut(u32, &mut W),
     mut check: impl FnMut(Death, &mut W),
 ) -> Report {
     assert!(options.stride > 0, "the stride must be positive");
@@ -114,7 +132,7 @@ pub fn each_instruction_after<W, P>(
     let mut target = options.first;
     loop {
         let mut world = setup();
-        let death = run(target, options.limit, &mut world, &prepare, &operation);
+        let death = run(target, options.limit, &mut world, &prepare, &operation, &mut stopped);
         report.tried += 1;
         report.instructions = death.instructions;
         let context = Context(death);
@@ -140,7 +158,7 @@ pub fn count<W, P>(
     operation: impl Fn(&mut W, P),
 ) -> u64 {
     let mut world = setup();
-    run(u64::MAX, Options::default().limit, &mut world, &prepare, &operation).instructions
+    run(u64::MAX, Options::default().limit, &mut world, &prepare, &operation, &mut |_, _| ()).instructions
 }
 
 /// Runs one child for `target` instructions and kills it.
@@ -151,6 +169,7 @@ fn run<W, P>(
     world: &mut W,
     prepare: &impl Fn(&mut W) -> P,
     operation: &impl Fn(&mut W, P),
+    stopped: &mut impl FnMut(u32, &mut W),
 ) -> Death {
     // The child has a copy of this memory, so both closures may borrow the world there.
     let world = std::cell::RefCell::new(world);
@@ -184,6 +203,7 @@ fn run<W, P>(
             }
         }
     }
+    stopped(tracee.pid(), &mut world.borrow_mut());
     tracee.kill().unwrap_or_else(|error| panic!("failed to kill a child: {error}"));
     death
 }

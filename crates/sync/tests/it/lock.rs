@@ -1,8 +1,8 @@
 //! A lock between threads and processes, and what is left of it when its holder is not.
 
 use crate::support::{BOUND, given, take, through_a_parcel};
-use procession_sync::{Lock, LockError, Poison};
-use procession_testkit::{role, watchdog};
+use procession_sync::{Lock, LockError, Poison, RLock};
+use procession_testkit::{isolated, role, syscalls, watchdog};
 use std::time::Duration;
 
 #[test]
@@ -110,4 +110,35 @@ fn a_second_lock_by_the_holder_is_an_error() {
     let _guard = lock.lock().unwrap();
     assert!(matches!(again.lock(), Err(LockError::AlreadyHeld)));
     assert!(matches!(again.try_lock(), Err(LockError::TimedOut)));
+}
+
+#[test]
+fn a_free_lock_is_locked_and_let_go_without_a_system_call() {
+    isolated!({
+        let (lock, again) = (Lock::new().unwrap(), RLock::new().unwrap());
+        let use_both = || {
+            drop(lock.lock().unwrap());
+            drop(lock.try_lock().unwrap());
+            drop(lock.lock_timeout(BOUND).unwrap());
+            lock.acquire().unwrap();
+            assert!(lock.holder().is_some());
+            lock.release().unwrap();
+            let outer = again.lock().unwrap();
+            drop((again.lock().unwrap(), outer));
+            drop(again.lock_timeout(BOUND).unwrap());
+        };
+        // The first use asks who this is.
+        assert_eq!(syscalls::trace(use_both, |()| use_both()), []);
+    });
+}
+
+#[test]
+fn a_lock_that_was_poisoned_tells_so_in_its_debug_form() {
+    let _watchdog = watchdog!();
+    let lock = Lock::new().unwrap();
+    let text = format!("{lock:?}");
+    assert!(text.contains("locked: false") && text.contains("holder: None"), "{text}");
+    let guard = lock.lock().unwrap();
+    let text = format!("{guard:?}");
+    assert!(text.contains(&format!("pid: {}", std::process::id())), "{text}");
 }

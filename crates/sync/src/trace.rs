@@ -1,0 +1,310 @@
+//! Feature `lock-trace`: who holds a lock since when and from where, and deadlocks that are told instead of waited out.
+//!
+//! # Words
+//!
+//! In each lock, written by its holder before its name and meant for people: [`Trace`]. Once in each segment, in its first
+//! slot: [`Waits`], the threads that wait without a deadline for a lock in this segment.
+//!
+//! A thread is known by a random number here, so that threads of different pid namespaces are told apart, and one that
+//! has ended is never taken for another.
+//!
+//! # Protocol
+//!
+//! A waiter writes its entry, then stores its number in it; it takes the number out when it stops waiting. Whoever has
+//! waited for a slice follows the chain: who holds the lock, what does that one wait for, who holds that, through all
+//! segments that are mapped here. If the chain comes back to itself, and is the same one slice later, that is a
+//! deadlock: the waiter gives up with an error that tells all of the chain. Who waits with a deadline is in no chain, since
+//! it will let go by itself.
+//!
+//! # When a process dies
+//!
+//! Its entries stay, until another waiter needs the room ([`STALE`]). They close no chain: the kernel lets go of what a
+//! dead thread holds, and a chain asks that each lock in it is held by one who lives.
+
+use crate::{
+    Holder,
+    arena::{self, Place, Shared, Tag},
+    mutex::{LockWords, RLockWords},
+    who,
+};
+use core::{
+    panic::Location,
+    sync::atomic::{AtomicU64, Ordering},
+};
+use procession_shm::Segment;
+use procession_sys::{Deadline, SLICE};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    hash::BuildHasher,
+    time::Duration,
+};
+
+/// How many threads can wait in one segment and be seen.
+const ENTRIES: usize = 128;
+/// An entry that was not refreshed for that long is of one who died.
+const STALE: Duration = Duration::from_secs(10);
+/// The longest chain that is followed.
+const LONGEST: usize = 64;
+
+thread_local! {
+    static NUMBER: Cell<u64> = const { Cell::new(0) };
+    /// What the last wait of this thread found, for the error that is made of it.
+    static FOUND: RefCell<Vec<DeadlockStep>> = const { RefCell::new(Vec::new()) };
+}
+
+/// In a forked child: its thread is another one.
+pub(crate) fn forget() {
+    NUMBER.set(0);
+}
+
+fn number() -> u64 {
+    if NUMBER.get() == 0 {
+        who::watch_forks();
+        NUMBER.set(std::hash::RandomState::new().hash_one(who::token()) | 1);
+    }
+    NUMBER.get()
+}
+
+/// A line of source code, as far as it fits: the end of the file's name.
+#[repr(C)]
+#[derive(Debug)]
+struct Site {
+    line: AtomicU64,
+    name: [AtomicU64; 5],
+}
+
+impl Site {
+    fn set(&self, location: &Location<'_>) {
+        let name = location.file().as_bytes();
+        let name = &name[name.len().saturating_sub(40)..];
+        for (word, at) in self.name.iter().zip((0..).step_by(8)) {
+            let byte = |index: usize| name.get(at + index).copied().unwrap_or(0);
+            word.store(u64::from_ne_bytes(core::array::from_fn(byte)), Ordering::Relaxed);
+        }
+        self.line.store(location.line().into(), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> String {
+        let bytes: Vec<u8> =
+            self.name.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect();
+        let name = String::from_utf8_lossy(&bytes);
+        format!("{}:{}", name.trim_end_matches('\0'), self.line.load(Ordering::Relaxed))
+    }
+}
+
+/// What a lock tells of its holder.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Trace {
+    thread: AtomicU64,
+    since: AtomicU64,
+    site: Site,
+}
+
+impl Trace {
+    pub(crate) fn taken(&self, location: &Location<'_>) {
+        self.site.set(location);
+        self.since.store(Deadline::now().as_nanos(), Ordering::Relaxed);
+        self.thread.store(number(), Ordering::Release);
+    }
+
+    pub(crate) fn since(&self) -> Duration {
+        ago(&self.since)
+    }
+
+    pub(crate) fn site(&self) -> String {
+        self.site.get()
+    }
+}
+
+fn ago(word: &AtomicU64) -> Duration {
+    Duration::from_nanos(Deadline::now().as_nanos().saturating_sub(word.load(Ordering::Relaxed)))
+}
+
+/// One that waits.
+#[repr(C)]
+struct Entry {
+    thread: AtomicU64,
+    /// Where the lock lies in this segment.
+    lock: AtomicU64,
+    /// When the entry was refreshed.
+    seen: AtomicU64,
+    since: AtomicU64,
+    name: AtomicU64,
+    site: Site,
+}
+
+/// Those that wait for locks in a segment.
+#[repr(C)]
+pub(crate) struct Waits {
+    tag: Tag,
+    entries: [Entry; ENTRIES],
+}
+
+#[expect(unsafe_code, reason = "declares what may lie in a slot")]
+// SAFETY: `repr(C)` with a tag in front; atomics.
+unsafe impl Shared for Waits {
+    const KIND: u16 = 0x12;
+    const NAME: &'static str = "a table of waiters";
+}
+
+/// A published wait; its end takes it back.
+struct Published<'a>(Option<&'a Entry>);
+
+impl Drop for Published<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = self.0 {
+            let _ = entry.thread.compare_exchange(number(), 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
+fn publish<'a>(segment: &'a Segment, offset: usize, location: &Location<'_>) -> Published<'a> {
+    let Some(waits) = arena::slot_of::<Waits>(segment, 0) else { return Published(None) };
+    let now = Deadline::now().as_nanos();
+    let stale =
+        |entry: &Entry| u128::from(now.saturating_sub(entry.seen.load(Ordering::Relaxed))) > STALE.as_nanos();
+    for entry in &waits.entries {
+        let old = entry.thread.load(Ordering::Acquire);
+        if old != 0 && !stale(entry) {
+            continue;
+        }
+        // Nobody follows an entry of a number that holds nothing: it is claimed with an even one, and filled.
+        if entry.thread.compare_exchange(old, 2, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            continue;
+        }
+        entry.seen.store(now, Ordering::Relaxed);
+        entry.since.store(now, Ordering::Relaxed);
+        entry.lock.store(offset as u64, Ordering::Relaxed);
+        entry.name.store(who::me(), Ordering::Relaxed);
+        entry.site.set(location);
+        entry.thread.store(number(), Ordering::Release);
+        return Published(Some(entry));
+    }
+    Published(None)
+}
+
+/// Waits for a lock that somebody holds, by `wait`, which tries until its deadline; `None` is a deadlock.
+pub(crate) fn wait<R>(
+    place: &Place,
+    location: &Location<'_>,
+    mut wait: impl FnMut(Deadline) -> Option<R>,
+) -> Option<R> {
+    let (segment, offset) = place.at();
+    let published = publish(segment, offset, location);
+    let mut before = Vec::new();
+    loop {
+        if let Some(result) = wait(Deadline::after(SLICE)) {
+            return Some(result);
+        }
+        if let Some(entry) = published.0 {
+            entry.seen.store(Deadline::now().as_nanos(), Ordering::Relaxed);
+        }
+        let (ids, steps) = chain(segment, offset, location);
+        if !ids.is_empty() && ids == before {
+            FOUND.with(|found| *found.borrow_mut() = steps);
+            return None;
+        }
+        before = ids;
+    }
+}
+
+/// The chain of waits from a lock that this thread waits for back to itself: what identifies each step, and the steps. Empty
+/// if there is none.
+fn chain(segment: &Segment, offset: usize, location: &Location<'_>) -> (Vec<[u64; 3]>, Vec<DeadlockStep>) {
+    let none = (Vec::new(), Vec::new());
+    let segments = arena::segments();
+    let (mut segment, mut offset) = (segment, offset);
+    let (mut waiter, mut waits_at) = (Holder::current(), location_text(location));
+    let (mut ids, mut steps) = (Vec::new(), Vec::new());
+    for _ in 0..LONGEST {
+        let Some((name, lock)) = lock_at(segment, offset) else { return none };
+        let Some((holder, trace)) = lock.traced_holder() else { return none };
+        let thread = trace.thread.load(Ordering::Acquire);
+        ids.push([thread, trace.since.load(Ordering::Relaxed), offset as u64]);
+        steps.push(DeadlockStep {
+            waiter,
+            waits_at,
+            lock: format!("{name} at offset {offset}"),
+            holder,
+            held_at: trace.site(),
+            held_for: trace.since(),
+        });
+        if thread == number() {
+            return (ids, steps);
+        }
+        let next = segments.iter().find_map(|segment| {
+            let waits = arena::slot_of::<Waits>(segment, 0)?;
+            let entry = waits.entries.iter().find(|entry| entry.thread.load(Ordering::Acquire) == thread)?;
+            Some((segment, entry))
+        });
+        let Some((other, entry)) = next else { return none };
+        let Ok(at) = usize::try_from(entry.lock.load(Ordering::Relaxed)) else { return none };
+        (segment, offset) = (other, at);
+        waiter = Holder::from_word(entry.name.load(Ordering::Relaxed)).unwrap_or(holder);
+        waits_at = entry.site.get();
+    }
+    none
+}
+
+fn location_text(location: &Location<'_>) -> String {
+    format!("{}:{}", location.file(), location.line())
+}
+
+fn lock_at(segment: &Segment, offset: usize) -> Option<(&'static str, &LockWords)> {
+    let lock = arena::slot_of::<LockWords>(segment, offset).map(|lock| ("the Lock", lock));
+    lock.or_else(|| arena::slot_of::<RLockWords>(segment, offset).map(|lock| ("the RLock", lock.as_lock())))
+}
+
+/// What the last failed wait of this thread found.
+pub(crate) fn found() -> Deadlock {
+    Deadlock { steps: FOUND.take() }
+}
+
+/// One wait in a circle of waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct DeadlockStep {
+    /// Who waits.
+    pub waiter: Holder,
+    /// The end of the source file's name and the line where it waits.
+    pub waits_at: String,
+    /// The lock: its type, and its place in its segment.
+    pub lock: String,
+    /// Who holds it.
+    pub holder: Holder,
+    /// The end of the source file's name and the line where it was locked.
+    pub held_at: String,
+    /// For how long.
+    pub held_for: Duration,
+}
+
+/// Threads, of whatever processes, that wait for each other in a circle.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Deadlock {
+    steps: Vec<DeadlockStep>,
+}
+
+impl Deadlock {
+    /// The waits, the caller's first: each holder is the next one's waiter, and the last one's is the caller.
+    #[must_use]
+    pub fn steps(&self) -> &[DeadlockStep] {
+        &self.steps
+    }
+}
+
+impl fmt::Display for Deadlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("deadlock")?;
+        for (index, step) in self.steps.iter().enumerate() {
+            let DeadlockStep { waiter, waits_at, lock, holder, held_at, held_for } = step;
+            f.write_str(if index == 0 { ": " } else { "; " })?;
+            write!(
+                f,
+                "{waiter} ({waits_at}) waits for {lock}, held by {holder} for {held_for:.1?} ({held_at})"
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Who holds a lock since when and from where, and deadlocks.
+
+use crate::support::{given, take};
+use procession_sync::{Deadlock, Lock, LockError, RLock};
+use procession_testkit::{role, watchdog};
+use std::time::Duration;
+
+#[test]
+fn role_waiter() {
+    let Some(mut role) = role::enter(role_waiter) else { return };
+    let (first, second): (Lock, RLock) = take(role.fd());
+    first.acquire().unwrap();
+    role.say("first");
+    role.hear();
+    match second.acquire() {
+        Ok(()) => role.say("second"),
+        Err(error) => {
+            // Whoever finds out first makes room for the other.
+            first.release().unwrap();
+            role.say(&error.to_string());
+        }
+    }
+    role.hear();
+}
+
+/// What a wait ended with that was in a circle.
+fn deadlock(error: LockError) -> Deadlock {
+    match error {
+        LockError::Deadlock(deadlock) => deadlock,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn two_processes_that_wait_for_each_other_are_told_so() {
+    let _watchdog = watchdog!();
+    // In two segments.
+    let many: Vec<Lock> = (0..10_000).map(|_| Lock::new().unwrap()).collect();
+    let (first, second) = (many[0].clone(), RLock::new().unwrap());
+    let mut other = role::start(role_waiter, &[&given(&(&first, &second))]);
+    other.expect("first");
+    second.acquire().unwrap();
+    other.say("go");
+    let (us, them) = (std::process::id(), other.pid());
+    let text = match first.acquire() {
+        // The other one was quicker.
+        Ok(()) => other.hear(),
+        Err(error) => {
+            let text = error.to_string();
+            let deadlock = deadlock(error);
+            let [ours, theirs] = deadlock.steps() else { panic!("{text}") };
+            assert_eq!((ours.waiter.pid, ours.holder.pid), (us, them), "{text}");
+            assert_eq!((theirs.waiter.pid, theirs.holder.pid), (them, us), "{text}");
+            assert!(ours.lock.starts_with("the Lock") && theirs.lock.starts_with("the RLock"), "{text}");
+            for site in [&ours.waits_at, &ours.held_at, &theirs.waits_at, &theirs.held_at] {
+                assert!(site.contains("trace.rs:"), "{text}");
+            }
+            second.release().unwrap();
+            // Both may find out at a time.
+            let told = other.hear();
+            assert!(told == "second" || told.starts_with("deadlock"), "{told}");
+            text
+        }
+    };
+    assert!(text.starts_with("deadlock: process ") && text.matches("trace.rs:").count() == 4, "{text}");
+    assert!(text.contains(&format!("process {us},")) && text.contains(&format!("process {them},")), "{text}");
+}
+
+#[test]
+fn three_threads_in_a_circle_are_told_so_and_one_outside_is_not() {
+    let _watchdog = watchdog!();
+    let locks: Vec<Lock> = (0..3).map(|_| Lock::new().unwrap()).collect();
+    let all_hold = std::sync::Barrier::new(3);
+    let told = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3)
+            .map(|index| {
+                let (locks, all_hold) = (&locks, &all_hold);
+                scope.spawn(move || {
+                    let own = locks[index].lock().unwrap();
+                    all_hold.wait();
+                    let told = match locks[(index + 1) % 3].lock() {
+                        Ok(_) => false,
+                        Err(LockError::Deadlock(deadlock)) => {
+                            assert_eq!(deadlock.steps().len(), 3);
+                            true
+                        }
+                        Err(other) => panic!("{other:?}"),
+                    };
+                    drop(own);
+                    told
+                })
+            })
+            .collect();
+        let outside = scope.spawn(|| locks[0].lock().is_ok());
+        assert!(outside.join().unwrap());
+        threads.into_iter().map(|thread| thread.join().unwrap()).filter(|&told| told).count()
+    });
+    assert!(told >= 1);
+}
+
+#[test]
+fn who_waits_with_a_deadline_is_in_no_deadlock() {
+    let _watchdog = watchdog!();
+    let (one, other) = (Lock::new().unwrap(), Lock::new().unwrap());
+    let both_hold = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            let _other = other.lock().unwrap();
+            both_hold.wait();
+            // Ours lets go when its time is over.
+            drop(one.lock().unwrap());
+        });
+        let held = one.lock().unwrap();
+        both_hold.wait();
+        let timeout = 4 * procession_sys::SLICE;
+        assert!(matches!(other.lock_timeout(timeout), Err(LockError::TimedOut)));
+        drop(held);
+        waits.join().unwrap();
+    });
+}
+
+#[test]
+fn a_held_lock_tells_since_when_and_from_which_line() {
+    let _watchdog = watchdog!();
+    let lock = Lock::new().unwrap();
+    assert_eq!((lock.held_since(), lock.held_at()), (None, None));
+    let line = line!() + 1;
+    let guard = lock.lock().unwrap();
+    assert!(lock.held_at().unwrap().ends_with(&format!("tests/it/trace.rs:{line}")));
+    assert!(lock.held_since().unwrap() < Duration::from_secs(60));
+    assert!(format!("{lock:?}").contains("trace.rs"), "{lock:?}");
+    drop(guard);
+    assert_eq!(lock.held_at(), None);
+}
