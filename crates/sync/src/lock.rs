@@ -14,6 +14,8 @@ use std::{fmt, time::Duration};
 /// It belongs to the thread that locked it: nobody else can let it go. (What one locks and another lets go is a
 /// semaphore's business.) Locking it again in the same thread is an error, not a wait without end.
 ///
+/// It is not fair: one that locks it again at once can be quicker than one that waits.
+///
 /// Clones stand for the same lock; they go to other processes inside parcels. Locking and unlocking a free lock makes
 /// no system call.
 ///

@@ -53,7 +53,7 @@ impl Tally {
 fn locks_dies(name: &str, prepare: impl Fn(&Lock)) {
     let mut tally = Tally::default();
     let report = each_instruction(
-        &options(11),
+        &options(29),
         || {
             let lock = Lock::new().unwrap();
             prepare(&lock);
@@ -86,7 +86,7 @@ fn a_reentrant_locker_dies_at_every_instruction() {
     isolated("steps::a_reentrant_locker_dies_at_every_instruction", || {
         let mut tally = Tally::default();
         let report = each_instruction(
-            &options(11),
+            &options(29),
             || RLock::new().unwrap(),
             |lock| {
                 lock.acquire().unwrap();
@@ -110,7 +110,7 @@ fn who_finds_out_about_a_death_dies_at_every_instruction() {
     isolated("steps::who_finds_out_about_a_death_dies_at_every_instruction", || {
         let mut told = 0;
         let report = each_instruction(
-            &options(17),
+            &options(61),
             || {
                 let lock = Lock::new().unwrap();
                 // A thread that ends with a lock is dead as well.
@@ -157,7 +157,7 @@ fn a_third_process_takes_the_lock_of_one_that_died_at_any_instruction() {
         let third = std::cell::RefCell::new(role::start(role_third, &[&given(&lock)]));
         let (mut clean, mut poisoned) = (0, 0);
         let report = each_instruction(
-            &options(11),
+            &options(29),
             || lock.clone(),
             |lock| {
                 lock.acquire().unwrap();
