@@ -14,6 +14,7 @@ pub(crate) enum Cause {
     TooLarge { len: usize },
     NotThere { offset: u64 },
     Init(io::Error),
+    Differs { what: String },
 }
 
 impl Error {
@@ -41,6 +42,7 @@ impl fmt::Display for Error {
                 write!(f, "there is none at offset {offset} of the segment that came")
             }
             Cause::Init(error) => write!(f, "{error}"),
+            Cause::Differs { what } => f.write_str(what),
         }
     }
 }
@@ -66,7 +68,7 @@ impl From<Error> for io::Error {
         let kind = match &error.cause {
             Cause::Segment(segment) => segment.os_error().map_or(io::ErrorKind::InvalidData, |os| os.kind()),
             Cause::TooLarge { .. } => io::ErrorKind::InvalidInput,
-            Cause::NotThere { .. } => io::ErrorKind::InvalidData,
+            Cause::NotThere { .. } | Cause::Differs { .. } => io::ErrorKind::InvalidData,
             Cause::Init(error) => error.kind(),
         };
         io::Error::new(kind, error)
@@ -79,7 +81,7 @@ impl From<Error> for io::Error {
 pub enum Poison {
     /// A process ended while it held the lock.
     Died {
-        /// Its pid, as it saw it itself.
+        /// Its pid, as it saw it itself; 0 if that is not known.
         pid: u32,
     },
     /// A thread panicked while it held the lock.
@@ -110,6 +112,7 @@ impl Poison {
 impl fmt::Display for Poison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Poison::Died { pid: 0 } => f.write_str("a process died while it held the lock, or had a part"),
             Poison::Died { pid } => write!(f, "process {pid} died while it held the lock"),
             Poison::Panicked { pid } => write!(f, "process {pid} panicked while it held the lock"),
         }
@@ -179,6 +182,8 @@ pub enum LockError<G = ()> {
     AlreadyHeld,
     /// The calling thread holds as many locks as the kernel would let go of at its death, 1,024.
     TooManyHeld,
+    /// Parts of the array have owners: [`Array::chunks_mut`](crate::Array::chunks_mut). It is not locked.
+    PartsOut,
     /// The shared memory was written over: the system's error number.
     Damaged(i32),
 }
@@ -203,6 +208,7 @@ impl<G> LockError<G> {
             LockError::TimedOut => LockError::TimedOut,
             LockError::AlreadyHeld => LockError::AlreadyHeld,
             LockError::TooManyHeld => LockError::TooManyHeld,
+            LockError::PartsOut => LockError::PartsOut,
             LockError::Damaged(code) => LockError::Damaged(code),
         }
     }
@@ -224,6 +230,9 @@ impl<G> fmt::Display for LockError<G> {
             LockError::TooManyHeld => {
                 f.write_str("this thread holds 1024 locks, more than the kernel would let go of at its death")
             }
+            LockError::PartsOut => f.write_str(
+                "parts of the array have owners, who drop them or end before all of it can be locked",
+            ),
             LockError::Damaged(code) => {
                 write!(f, "the lock's memory was written over: {}", io::Error::from_raw_os_error(*code))
             }

@@ -122,6 +122,11 @@ impl Lock {
         Ok(Lock { handle: Handle::new(0, |_| ())? })
     }
 
+    /// The lock in front of data.
+    pub(crate) fn of(handle: Handle<LockWords>) -> Lock {
+        Lock { handle }
+    }
+
     /// Locks it: waits as long as somebody holds it who lives.
     ///
     /// # Errors
@@ -281,8 +286,12 @@ impl Lock {
     }
 
     pub(crate) fn panicked(&self) {
-        let pid = Holder::current().pid;
-        self.handle.words().poison.store(Poison::Panicked { pid }.to_word(), Ordering::Relaxed);
+        self.poison_by(Poison::Panicked { pid: Holder::current().pid });
+    }
+
+    /// Poisons it; the calling thread holds it.
+    pub(crate) fn poison_by(&self, cause: Poison) {
+        self.handle.words().poison.store(cause.to_word(), Ordering::Relaxed);
     }
 
     #[inline]
