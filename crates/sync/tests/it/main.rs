@@ -2,6 +2,9 @@
 #![cfg(not(loom))]
 
 mod array;
+mod data_hostile;
+mod data_memory;
+mod data_processes;
 mod lock;
 mod part;
 mod raw;
