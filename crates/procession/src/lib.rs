@@ -15,6 +15,8 @@ pub use procession_pool as pool;
 pub use procession_process as process;
 #[doc(inline)]
 pub use procession_shm as shm;
+#[doc(inline)]
+pub use procession_sync as sync;
 
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
 #[cfg(feature = "pool")]
@@ -24,6 +26,9 @@ pub use procession_process::{
     Stdio, active_children, at_exit, cpu_count, current_process, fork_server_preload, handle_interrupts,
     init, interrupted, join_at_exit, on_child_start, parent_process, scope, set_exit_bound, spawn,
 };
+#[doc(no_inline)]
+pub use procession_sync::bytemuck;
+pub use procession_sync::{Array, ArrayPart, RawArray, RawValue, Value};
 
 /// The examples of the repository's own page are tests too.
 #[cfg(doctest)]
@@ -34,8 +39,9 @@ pub struct RepositoryReadme;
 /// Everything that most programs need.
 pub mod prelude {
     pub use crate::{
-        Context, ExitStatus, Fd, JoinError, Process, RemoteError, Run, StartMethod, active_children, at_exit,
-        cpu_count, current_process, fork_server_preload, on_child_start, parent_process, scope, spawn, task,
+        Array, ArrayPart, Context, ExitStatus, Fd, JoinError, Process, RawArray, RawValue, RemoteError, Run,
+        StartMethod, Value, active_children, at_exit, cpu_count, current_process, fork_server_preload,
+        on_child_start, parent_process, scope, spawn, task,
     };
     #[cfg(feature = "pool")]
     pub use crate::{Pool, TaskError};

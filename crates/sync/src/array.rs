@@ -215,7 +215,8 @@ impl<T: Pod> Array<T> {
             Whole::Yes => Ok(guard),
             Whole::No => Err(LockError::PartsOut),
             Whole::Died => {
-                let cause = Poison::Died { pid: 0 };
+                // Who died is not on record, unless it held the lock too.
+                let cause = self.lock.poison().unwrap_or(Poison::Died { pid: 0 });
                 self.lock.poison_by(cause);
                 Err(LockError::Poisoned(PoisonError::new(guard, cause)))
             }

@@ -123,37 +123,37 @@ fn raw_arrays_changed_by_a_child(method: StartMethod) {
 #[derive(Clone, Copy, PartialEq, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[bytemuck(crate = "procession_sync::bytemuck")]
 #[repr(C)]
-struct Foo {
+struct Record {
     x: i64,
     y: f64,
     z: i64,
 }
 
 fn everything_doubled_by_a_child(method: StartMethod) {
-    type All = (Value<i32>, Value<f64>, Value<i64>, Value<Foo>, Array<f64>, Array<u8>);
+    type All = (Value<i32>, Value<f64>, Value<i64>, Value<Record>, Array<f64>, Array<u8>);
     let all: All = (
         Value::new(7).unwrap(),
         Value::new(1.0 / 3.0).unwrap(),
         Value::new(1 << 33).unwrap(),
-        Value::new(Foo { x: 3, y: 2.0, z: 1 }).unwrap(),
+        Value::new(Record { x: 3, y: 2.0, z: 1 }).unwrap(),
         Array::from_slice(&std::array::from_fn::<f64, 10, _>(|n| n as f64)).unwrap(),
         Array::new(20).unwrap(),
     );
     all.5.set_c_str(b"hello").unwrap();
-    fn child((x, y, z, foo, array, text): All) {
+    fn child((x, y, z, record, array, text): All) {
         x.update(|x| *x *= 2).unwrap();
         y.update(|y| *y *= 2.0).unwrap();
         z.update(|z| *z *= 2).unwrap();
-        foo.update(|foo| *foo = Foo { x: foo.x * 2, y: foo.y * 2.0, z: foo.z }).unwrap();
+        record.update(|record| *record = Record { x: record.x * 2, y: record.y * 2.0, z: record.z }).unwrap();
         array.lock().unwrap().iter_mut().for_each(|element| *element *= 2.0);
         let twice = text.c_str().unwrap().repeat(2);
         text.set_c_str(&twice).unwrap();
     }
     let copy = (all.3.copy().unwrap(), all.4.copy().unwrap());
     run(method, child, all.clone()).join().unwrap();
-    let (x, y, z, foo, array, text) = all;
+    let (x, y, z, record, array, text) = all;
     assert_eq!((x.get().unwrap(), y.get().unwrap(), z.get().unwrap()), (14, 2.0 / 3.0, 1 << 34));
-    assert_eq!(foo.get().unwrap(), Foo { x: 6, y: 4.0, z: 1 });
+    assert_eq!(record.get().unwrap(), Record { x: 6, y: 4.0, z: 1 });
     assert_eq!(array.get(9).unwrap(), 18.0);
     assert_eq!(text.c_str().unwrap(), b"hellohello");
     assert_eq!((copy.0.get().unwrap().x, copy.1.get(9).unwrap()), (3, 9.0));
