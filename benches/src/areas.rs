@@ -7,6 +7,7 @@ mod pool;
 mod process;
 mod semaphore;
 mod shared;
+mod value;
 
 use crate::scenario::Scenario;
 
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Scenario> {
         shared::scenarios(),
         lock::scenarios(),
         semaphore::scenarios(),
+        value::scenarios(),
         channel::scenarios(),
         pool::scenarios(),
     ]

@@ -226,6 +226,17 @@ def pool_apply(n):
     return repeat(n, lambda: workers.apply(identity, (1,)))
 
 
+@function("value.update")
+def value_update(n):
+    value = once_made("value", lambda: mp.Value("Q", 0))
+
+    def add():
+        with value.get_lock():
+            value.value += 1
+
+    return repeat(n, add)
+
+
 NEAR = FAR = None
 if __name__ == "__main__":
     if len(sys.argv) == 3:

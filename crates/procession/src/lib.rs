@@ -29,10 +29,13 @@ pub use procession_process::{
 };
 pub use procession_shm::{Heap, ShareableList, SharedBox, SharedMemory, SharedSlice, SharedStr, SharedVec};
 #[cfg(feature = "sync")]
+#[doc(no_inline)]
+pub use procession_sync::bytemuck;
+#[cfg(feature = "sync")]
 pub use procession_sync::{
-    Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, Once, OnceValue, RLock, RwLock, Semaphore,
+    Array, ArrayPart, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, Once, OnceValue, RLock,
+    RawArray, RawValue, RwLock, Semaphore, Value,
 };
-
 
 /// The examples of the repository's own page are tests too.
 #[cfg(doctest)]
@@ -43,7 +46,10 @@ pub struct RepositoryReadme;
 /// Everything that most programs need.
 pub mod prelude {
     #[cfg(feature = "sync")]
-    pub use crate::{Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, RLock, RwLock, Semaphore};
+    pub use crate::{
+        Array, ArrayPart, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, RLock, RawArray,
+        RawValue, RwLock, Semaphore, Value,
+    };
     pub use crate::{
         Context, ExitStatus, Fd, JoinError, Process, RemoteError, Run, StartMethod, active_children, at_exit,
         cpu_count, current_process, fork_server_preload, on_child_start, parent_process, scope, spawn, task,

@@ -167,6 +167,12 @@ impl Mapping {
         unsafe { rustix::mm::madvise(start.cast(), len, Advice::LinuxPopulateWrite) }
     }
 
+    /// Asks for huge pages. A kernel without them refuses, and nothing changes.
+    pub(crate) fn advise_huge_pages(&self) {
+        // SAFETY: the range is the mapping's own, and the advice does not change its contents.
+        let _ = unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.size, Advice::LinuxHugepage) };
+    }
+
     /// Removes the mapping from the table, and from the address space unless it is in use.
     fn unmap(&mut self) {
         let mut table = table();

@@ -308,6 +308,13 @@ impl Segment {
         }
     }
 
+    /// Asks for huge pages behind this process's view of the payload, where the kernel gives them to shared memory
+    /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or more). A hint: elsewhere nothing changes.
+    #[doc(alias = "MADV_HUGEPAGE")]
+    pub fn advise_huge_pages(&self) {
+        self.mapping.advise_huge_pages();
+    }
+
     fn within(&self, operation: &'static str, range: Range<usize>) -> Result<Range<usize>, Error> {
         if range.start <= range.end && range.end <= self.len() {
             return Ok(range);

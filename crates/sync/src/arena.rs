@@ -7,6 +7,9 @@
 //! process that made the segment is the only one that makes slots in it; others find them by offset, or by walking the
 //! row.
 //!
+//! A slot of length [`WHOLE`] has all of the rest of its segment. So does what is too large for a slot among others: it
+//! gets a segment of its own ([`Handle::alone`]), which goes with its last handle in the last process.
+//!
 //! # Who frees a slot
 //!
 //! Nobody can count handles in other processes without a ledger, so none is kept: a slot of which no other process can know
@@ -43,6 +46,7 @@ use crate::{
     Error,
     barrier::BarrierWords,
     condition::ConditionWords,
+    data::{DataWords, RawWords},
     error::Cause,
     event::EventWords,
     mutex::{LockWords, RLockWords},
@@ -74,6 +78,9 @@ pub(crate) const UNIT: usize = 128;
 const FIRST: usize = 1 << 20;
 /// The largest segment, of which only what is touched takes memory.
 const LARGEST: usize = 64 << 20;
+
+/// A slot's length that stands for all that is left of the segment.
+const WHOLE: usize = 0xffff;
 
 const ARENA: Kind =
     Kind::new("sync", u32::from_le_bytes(*b"sync"), signature(&[UNIT, size_of::<LockWords>(), 1]));
@@ -148,6 +155,8 @@ const USES: &[Uses] = &[
     Uses::of::<OnceWords>(),
     Uses::of::<OnceValueWords>(),
     Uses::of::<SemaphoreWords>(),
+    Uses::of::<DataWords>(),
+    Uses::of::<RawWords>(),
     #[cfg(feature = "lock-trace")]
     Uses::of::<Waits>(),
 ];
@@ -165,6 +174,15 @@ const _: () = {
     }
 };
 
+/// The bytes that a slot has by its tag, of `left` to the segment's end; `None` if there is no slot.
+fn room(tag: u32, left: usize) -> Option<usize> {
+    match (tag & 0xffff) as usize {
+        0 => None,
+        WHOLE => Some(left),
+        units => Some(units * UNIT).filter(|&room| room <= left),
+    }
+}
+
 /// Calls `visit` for each slot with something in it, until that gives false; whether it never did.
 ///
 /// The row may be damaged: it is followed as far as it makes sense.
@@ -175,10 +193,8 @@ fn each_slot(payload: NonNull<u8>, len: usize, mut visit: impl FnMut(&Uses, NonN
         let slot = unsafe { payload.add(offset) };
         // SAFETY: slots start with a tag, aligned; every process accesses it as an atomic.
         let tag = unsafe { slot.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
-        let (kind, room) = ((tag >> 16) as u16, (tag & 0xffff) as usize * UNIT);
-        if room == 0 || offset + room > len {
-            break;
-        }
+        let kind = (tag >> 16) as u16;
+        let Some(room) = room(tag, len - offset) else { break };
         let uses = USES.iter().find(|uses| uses.kind == kind && uses.len <= room);
         if uses.is_some_and(|uses| !visit(uses, slot)) {
             return false;
@@ -522,7 +538,9 @@ impl<T: Shared> Handle<T> {
         const { assert!(align_of::<T>() <= UNIT && size_of::<T>() >= size_of::<Tag>() && T::KIND != 0) };
         let fail = |cause| Error::new("make", T::NAME, cause);
         let units = u16::try_from((size_of::<T>() + extra).div_ceil(UNIT))
-            .map_err(|_| fail(Cause::TooLarge { len: size_of::<T>() + extra }))?;
+            .ok()
+            .filter(|&units| usize::from(units) != WHOLE)
+            .ok_or_else(|| fail(Cause::TooLarge { len: size_of::<T>() + extra }))?;
         let mut state = state();
         let (index, offset) = state.room(units).map_err(|error| fail(Cause::Segment(error)))?;
         let forks = state.forks;
@@ -560,6 +578,34 @@ impl<T: Shared> Handle<T> {
         Ok(Handle { place, words, shared: PhantomData })
     }
 
+    /// A new primitive in a segment of its own, with `extra` bytes behind the words, which take memory when they are
+    /// touched. Its handles keep the segment and nothing else does, so no ledger of slots is needed.
+    pub(crate) fn alone(extra: usize) -> Result<Handle<T>, Error> {
+        const { assert!(align_of::<T>() <= UNIT && size_of::<T>() >= size_of::<Tag>() && T::KIND != 0) };
+        let fail = |cause| Error::new("make", T::NAME, cause);
+        // The segment refuses what is too large.
+        let segment = Segment::anonymous(ARENA, size_of::<T>().saturating_add(extra))
+            .map_err(|error| fail(Cause::Segment(error)))?;
+        segment.keep_while(in_use);
+        let words: NonNull<T> = segment.as_ptr().cast();
+        // SAFETY: the payload is large enough, zeroed, which is a valid value, and aligned to a page.
+        let shared = unsafe { words.as_ref() };
+        shared.init().map_err(|error| fail(Cause::Init(error)))?;
+        // SAFETY: a slot starts with a tag.
+        let tag = unsafe { words.cast::<Tag>().as_ref() };
+        tag.0.store(u32::from(T::KIND) << 16 | WHOLE as u32, Ordering::Release);
+        let place = Arc::new(Place {
+            segment,
+            offset: 0,
+            made: None,
+            known: AtomicBool::new(true),
+            forks: 0,
+            local: [const { AtomicU64::new(0) }; 2],
+        });
+        state().places.insert(words.addr().get(), Arc::downgrade(&place));
+        Ok(Handle { place, words, shared: PhantomData })
+    }
+
     /// The primitive at `offset` of a segment that came from another process.
     fn attach(segment: Segment, offset: u64) -> Result<Handle<T>, Error> {
         let fail = |cause| Error::new("attach", T::NAME, cause);
@@ -575,7 +621,8 @@ impl<T: Shared> Handle<T> {
         let words: NonNull<T> = unsafe { segment.as_ptr().add(offset) }.cast();
         // SAFETY: at any unit lies a tag, or something that may be read as one.
         let tag = unsafe { words.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
-        if tag >> 16 != u32::from(T::KIND) || (tag & 0xffff) as usize * UNIT < size_of::<T>() {
+        let room = room(tag, segment.len() - offset);
+        if tag >> 16 != u32::from(T::KIND) || room.is_none_or(|room| room < size_of::<T>()) {
             return Err(wrong());
         }
         let mut state = state();
@@ -610,11 +657,8 @@ impl<T> Handle<T> {
 
     /// The slot's room behind the words, as far as it lies in the segment; zeroes at the start.
     pub(crate) fn rest(&self) -> &[AtomicU64] {
-        // SAFETY: a slot starts with a tag, aligned; every process accesses it as an atomic.
-        let tag = unsafe { self.words.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
         let start = size_of::<T>().next_multiple_of(size_of::<u64>());
-        let room = ((tag & 0xffff) as usize * UNIT).min(self.place.segment.len() - self.place.offset);
-        let count = room.saturating_sub(start) / size_of::<u64>();
+        let count = self.room().saturating_sub(start) / size_of::<u64>();
         if count == 0 {
             return &[];
         }
@@ -623,6 +667,25 @@ impl<T> Handle<T> {
         // SAFETY: within the slot and the segment, aligned since slots are aligned to a unit, accessed as atomics by
         // everybody, and mapped as long as the place lives.
         unsafe { core::slice::from_raw_parts(rest.cast::<AtomicU64>().as_ptr(), count) }
+    }
+
+    /// Where the slot starts: good for [`room`](Handle::room) bytes, as long as a handle lives.
+    #[inline]
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.words.cast()
+    }
+
+    /// How many bytes the slot has, its words and what follows them: never more than the segment has.
+    pub(crate) fn room(&self) -> usize {
+        // SAFETY: a slot starts with a tag.
+        let tag = unsafe { self.words.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
+        room(tag, self.place.segment.len() - self.place.offset).unwrap_or(0)
+    }
+
+    /// A handle for a part of the primitive, which keeps all of it. It is not to be serialised: it would arrive as the
+    /// whole.
+    pub(crate) fn project<P>(&self, part: impl FnOnce(&T) -> &P) -> Handle<P> {
+        Handle { place: self.place.clone(), words: part(self.words()).into(), shared: PhantomData }
     }
 
     /// What all handles of this primitive in this process share.
@@ -641,6 +704,11 @@ impl Place {
     /// The segment that the slot lies in.
     pub(crate) fn segment(&self) -> &Segment {
         &self.segment
+    }
+
+    /// Where in the segment's payload the slot starts.
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
     }
 }
 

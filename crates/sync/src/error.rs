@@ -15,6 +15,7 @@ pub(crate) enum Cause {
     NotThere { offset: u64 },
     Init(io::Error),
     Invalid { what: String },
+    Differs { what: String },
 }
 
 impl Error {
@@ -43,6 +44,7 @@ impl fmt::Display for Error {
             }
             Cause::Init(error) => write!(f, "{error}"),
             Cause::Invalid { what } => f.write_str(what),
+            Cause::Differs { what } => f.write_str(what),
         }
     }
 }
@@ -68,7 +70,7 @@ impl From<Error> for io::Error {
         let kind = match &error.cause {
             Cause::Segment(segment) => segment.os_error().map_or(io::ErrorKind::InvalidData, |os| os.kind()),
             Cause::TooLarge { .. } | Cause::Invalid { .. } => io::ErrorKind::InvalidInput,
-            Cause::NotThere { .. } => io::ErrorKind::InvalidData,
+            Cause::NotThere { .. } | Cause::Differs { .. } => io::ErrorKind::InvalidData,
             Cause::Init(error) => error.kind(),
         };
         io::Error::new(kind, error)
@@ -81,7 +83,7 @@ impl From<Error> for io::Error {
 pub enum Poison {
     /// A process ended while it held the lock.
     Died {
-        /// Its pid, as it saw it itself.
+        /// Its pid, as it saw it itself; 0 if that is not known.
         pid: u32,
     },
     /// A process ended while it held the lock for reading, of a [`RwLock`](crate::RwLock): what that guards is whole, but
@@ -120,6 +122,7 @@ impl Poison {
 impl fmt::Display for Poison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Poison::Died { pid: 0 } => f.write_str("a process died while it held the lock, or had a part"),
             Poison::Died { pid } => write!(f, "process {pid} died while it held the lock"),
             Poison::ReaderDied { pid } => {
                 write!(f, "process {pid} died while it held the lock for reading")
@@ -192,6 +195,8 @@ pub enum LockError<G = ()> {
     AlreadyHeld,
     /// The calling thread holds as many locks as the kernel would let go of at its death, 1,024.
     TooManyHeld,
+    /// Parts of the array have owners: [`Array::chunks_mut`](crate::Array::chunks_mut). It is not locked.
+    PartsOut,
     /// The shared memory was written over: the system's error number.
     Damaged(i32),
     /// As many threads hold a [`RwLock`](crate::RwLock), or wait for it, as can, 512.
@@ -223,6 +228,7 @@ impl<G> LockError<G> {
             LockError::TimedOut => LockError::TimedOut,
             LockError::AlreadyHeld => LockError::AlreadyHeld,
             LockError::TooManyHeld => LockError::TooManyHeld,
+            LockError::PartsOut => LockError::PartsOut,
             LockError::Damaged(code) => LockError::Damaged(code),
             LockError::TooManyUsers => LockError::TooManyUsers,
             LockError::Member(error) => LockError::Member(error),
@@ -248,6 +254,9 @@ impl<G> fmt::Display for LockError<G> {
             LockError::TooManyHeld => {
                 f.write_str("this thread holds 1024 locks, more than the kernel would let go of at its death")
             }
+            LockError::PartsOut => f.write_str(
+                "parts of the array have owners, who drop them or end before all of it can be locked",
+            ),
             LockError::Damaged(code) => {
                 write!(f, "the lock's memory was written over: {}", io::Error::from_raw_os_error(*code))
             }

@@ -10,6 +10,8 @@
 //! | [`RwLock`] | many readers or one writer, in the order of arrival |
 //! | [`Once`], [`OnceValue`] | something that is done, or computed, once; a dead runner's turn goes to the next |
 //! | [`Semaphore`], [`BoundedSemaphore`] | a number of permits; a dead owner's return |
+//! | [`Value`], [`Array`] | data under a lock; an array's parts can have owners instead ([`ArrayPart`]) |
+//! | [`RawValue`], [`RawArray`] | atomics, without a lock |
 //!
 //! Each is a handle: `Clone`, `Send`, `Sync`, and serialisable inside a parcel. Clones, in whatever process, stand for
 //! the same primitive, which lives in a piece of shared memory together with others.
@@ -33,9 +35,13 @@ compile_error!("procession supports Linux only");
 #[cfg(not(loom))]
 mod arena;
 #[cfg(not(loom))]
+mod array;
+#[cfg(not(loom))]
 mod barrier;
 #[cfg(not(loom))]
 mod condition;
+#[cfg(not(loom))]
+mod data;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
@@ -49,8 +55,14 @@ mod lock;
 mod mutex;
 #[cfg(not(loom))]
 mod once;
+#[cfg(not(loom))]
+mod part;
+#[cfg(not(loom))]
+mod raw;
 #[cfg(all(feature = "raw-sync", not(loom)))]
 pub mod rawsync;
+#[cfg(not(loom))]
+mod record;
 #[cfg(not(loom))]
 mod rlock;
 #[cfg(not(loom))]
@@ -65,6 +77,8 @@ mod table;
 #[cfg(all(feature = "lock-trace", not(loom)))]
 mod trace;
 #[cfg(not(loom))]
+mod value;
+#[cfg(not(loom))]
 mod who;
 
 /// The algorithms of the event and of the table for the model checker, and mistakes to plant.
@@ -74,25 +88,32 @@ pub mod event_model {
     pub use crate::table::Entry;
 }
 
+/// What may be in a [`Value`] or [`Array`], with its derives: `#[derive(bytemuck::Pod, bytemuck::Zeroable)]` and
+/// `#[bytemuck(crate = "procession_sync::bytemuck")]`.
+#[cfg(not(loom))]
+pub use bytemuck;
 pub use procession_sys::Deadline;
 #[cfg(loom)]
 pub use semaphore::model as semaphore_model;
+#[cfg(all(feature = "lock-trace", not(loom)))]
+pub use trace::{Deadlock, DeadlockStep};
 #[cfg(not(loom))]
 pub use {
+    array::{Array, ArrayBuilder, ArrayGuard},
     barrier::{Barrier, BarrierBuilder, BarrierError, Broken},
     condition::{Condition, ConditionGuard, Guard, Held, WaitError},
     error::{Error, LockError, NotHeld, Poison, PoisonError},
     event::Event,
     lock::{Lock, LockGuard},
     once::{Once, OnceError, OnceValue},
+    part::{ArrayPart, PartError},
+    raw::{Atom, Atomic, AtomicBits, AtomicNumber, RawArray, RawValue},
     rlock::{RLock, RLockGuard},
     rwlock::{ReadGuard, RwLock, WriteGuard},
     semaphore::{AcquireError, BoundedSemaphore, Permit, Semaphore, TooManyReleased},
+    value::{CopyError, Value, ValueGuard},
     who::Holder,
 };
-
-#[cfg(all(feature = "lock-trace", not(loom)))]
-pub use trace::{Deadlock, DeadlockStep};
 
 /// The README's examples, run as tests.
 #[cfg(all(doctest, not(loom)))]

@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Holder, LockError, NotHeld, Poison,
+    arena::Handle,
     mutex::{Depth, Guarded, LockWords, Mutual, NotTaken, with_guard},
 };
 use core::marker::PhantomData;
@@ -56,6 +57,11 @@ impl Lock {
     /// No memory for it: see [`Segment::anonymous`](procession_shm::Segment::anonymous).
     pub fn new() -> Result<Lock, Error> {
         Ok(Lock { mutex: Mutual::new()? })
+    }
+
+    /// The lock in front of data.
+    pub(crate) fn of(handle: Handle<LockWords>) -> Lock {
+        Lock { mutex: Mutual::of(handle) }
     }
 
     /// Locks it: waits as long as somebody holds it who lives.
@@ -199,6 +205,11 @@ impl Lock {
     #[must_use]
     pub fn same(&self, other: &Lock) -> bool {
         self.mutex.same(&other.mutex)
+    }
+
+    /// Poisons it; the calling thread holds it.
+    pub(crate) fn poison_by(&self, cause: Poison) {
+        self.mutex.poison_by(cause);
     }
 
     #[inline]

@@ -254,6 +254,11 @@ impl<W: Words> Mutual<W> {
         Ok(Mutual { handle: Handle::new(0, |_| ())? })
     }
 
+    /// The lock at the start of something larger.
+    pub(crate) fn of(handle: Handle<W>) -> Self {
+        Mutual { handle }
+    }
+
     #[inline]
     fn words(&self) -> &LockWords {
         self.handle.words().lock()
@@ -386,9 +391,13 @@ impl<W: Words> Mutual<W> {
     #[cold]
     pub(crate) fn panicked(&self) {
         if self.is_mine() {
-            let pid = Holder::current().pid;
-            self.words().poison.store(Poison::Panicked { pid }.to_word(), Ordering::Relaxed);
+            self.poison_by(Poison::Panicked { pid: Holder::current().pid });
         }
+    }
+
+    /// Poisons it; the calling thread holds it.
+    pub(crate) fn poison_by(&self, cause: Poison) {
+        self.words().poison.store(cause.to_word(), Ordering::Relaxed);
     }
 
     pub(crate) fn is_locked(&self) -> bool {

@@ -441,6 +441,8 @@ fn with_no_guard<G>(error: LockError) -> LockError<G> {
         LockError::Damaged(code) => LockError::Damaged(code),
         #[cfg(feature = "lock-trace")]
         LockError::Deadlock(deadlock) => LockError::Deadlock(deadlock),
+        // Of arrays only.
+        LockError::PartsOut => LockError::Damaged(0),
         // A poison comes with a guard, and is found after this.
         LockError::Poisoned(_) => LockError::Damaged(0),
     }

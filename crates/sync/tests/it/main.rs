@@ -1,6 +1,7 @@
 //! What the primitives promise.
 #![cfg(not(loom))]
 
+mod array;
 mod barrier;
 mod condition;
 #[cfg(crash_points)]
@@ -8,11 +9,18 @@ mod crash;
 #[cfg(crash_points)]
 mod crash_semaphore;
 mod crash_state;
+mod data_hostile;
+mod data_memory;
+mod data_processes;
 mod event;
 mod lock;
 mod memory;
 mod methods;
 mod once;
+mod part;
+#[cfg(crash_points)]
+mod part_crash;
+mod raw;
 #[cfg(feature = "raw-sync")]
 mod rawsync;
 mod rlock;
@@ -23,6 +31,8 @@ mod semaphore_methods;
 #[cfg(not(crash_points))]
 mod steps;
 #[cfg(not(crash_points))]
+mod steps_data;
+#[cfg(not(crash_points))]
 mod steps_semaphore;
 mod steps_state;
 mod storm;
@@ -31,4 +41,5 @@ mod storm_state;
 mod support;
 #[cfg(feature = "lock-trace")]
 mod trace;
+mod value;
 mod ways;
