@@ -5,6 +5,7 @@ mod barrier;
 mod condition;
 mod crash_state;
 mod event;
+mod hostile_state;
 mod lock;
 mod once;
 mod rwlock;
