@@ -85,9 +85,8 @@ fn turns(regime: Regime) -> Entry {
     // What a process needs to become a member of the condition's segment is among these.
     let keep: Vec<i32> = (3..256).collect();
     let far = FarSide::fork(&keep, core, move || {
-        let first = theirs.lock().map_err(LockError::without_guard).and_then(|mut guard| {
+        let first = theirs.lock().map_err(LockError::without_guard).map(|mut guard| {
             let _ = theirs.wait_while(&mut guard, || their_near.is_set());
-            Ok(())
         });
         while first.is_ok() && turn(&theirs, &their_near, false).is_ok() {}
     })?;
