@@ -8,6 +8,7 @@ mod process;
 mod semaphore;
 mod shared;
 mod value;
+mod waiting;
 
 use crate::scenario::Scenario;
 
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Scenario> {
         shared::scenarios(),
         lock::scenarios(),
         semaphore::scenarios(),
+        waiting::scenarios(),
         value::scenarios(),
         channel::scenarios(),
         pool::scenarios(),

@@ -480,7 +480,7 @@ impl Condition {
                 self.sweep();
             }
             // A lock that is free and whole is left alone: others may be trying it.
-            if lock.holder().is_none() && lock.poison().is_none() {
+            if !lock.is_orphaned() && lock.poison().is_none() {
                 continue;
             }
             match lock.take_back(depth, Some(Deadline::now())) {

@@ -258,6 +258,10 @@ impl Guarded for Lock {
         self.mutex.is_mine()
     }
 
+    fn is_orphaned(&self) -> bool {
+        self.mutex.is_orphaned()
+    }
+
     fn let_go_fully(&self) -> Depth {
         self.mutex.let_go_fully()
     }

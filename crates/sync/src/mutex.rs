@@ -220,6 +220,9 @@ pub(crate) trait Guarded {
     /// Whether the calling thread holds it.
     fn is_mine(&self) -> bool;
 
+    /// Whether its holder died, and nobody has taken it since.
+    fn is_orphaned(&self) -> bool;
+
     /// Lets it go, however often it was locked. The calling thread holds it.
     fn let_go_fully(&self) -> Depth;
 
@@ -231,6 +234,10 @@ impl<W: Words> Guarded for Mutual<W> {
     #[inline]
     fn is_mine(&self) -> bool {
         Mutual::is_mine(self)
+    }
+
+    fn is_orphaned(&self) -> bool {
+        self.words().mutex.is_orphaned()
     }
 
     fn let_go_fully(&self) -> Depth {

@@ -141,6 +141,11 @@ impl Robust {
         self.word().load(Ordering::Relaxed) & libc::FUTEX_TID_MASK == 0
     }
 
+    /// Whether its holder died, and nobody has taken it since.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.word().load(Ordering::Relaxed) & libc::FUTEX_OWNER_DIED != 0
+    }
+
     /// The word that the kernel and the C library share: the holder's number and two flags. `get_robust_list(2)` fixes
     /// its meaning, and glibc's ABI its place.
     fn word(&self) -> &AtomicU32 {

@@ -11,7 +11,7 @@ use std::time::Duration;
 each_way! {
     the_parties_pass_in_lockstep,
     it_is_passed_ten_times,
-    each_place_is_given_once,
+    every_place_is_given_once,
     the_action_runs_once,
     abort_breaks_it_for_all,
     reset_turns_the_waiting_away_and_mends_it,
@@ -76,7 +76,7 @@ fn it_is_passed_ten_times(way: Way) {
 }
 
 /// As `_TestBarrier.test_wait_return`, and more: every place is given once.
-fn each_place_is_given_once(way: Way) {
+fn every_place_is_given_once(way: Way) {
     let barrier = Barrier::new(PARTIES).unwrap();
     let mut places = all(way, |(barrier, _)| barrier.wait().unwrap(), &barrier, &[]);
     places.sort_unstable();

@@ -13,6 +13,7 @@ mod data_hostile;
 mod data_memory;
 mod data_processes;
 mod event;
+mod hostile_state;
 mod lock;
 mod memory;
 mod methods;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 fn options(thin: u64) -> Options {
     let all = std::env::var("PROCESSION_STEPS").is_ok_and(|steps| steps == "all");
-    Options { stride: if all { 1 } else { thin }, limit: 200_000, ..Options::default() }
+    Options { stride: if all { 1 } else { thin * 4 }, limit: 200_000, ..Options::default() }
 }
 
 /// Alone, on one processor, where nobody spins.
