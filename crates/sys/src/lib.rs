@@ -5,6 +5,7 @@
 //!
 //! * [`futex`]: waits on a 32-bit word in memory that processes share, with absolute monotonic deadlines;
 //! * [`Deadline`] and [`Spin`]: how long to wait, and how long to wait without sleeping;
+//! * [`waker`]: futures that wait for such words, under any executor;
 //! * [`PidFd`] and [`ProcessId`]: a process by a handle that cannot be reused, and by a name that can be printed;
 //! * [`hooks`]: what runs at the end of a process and around `fork`;
 //! * [`guardian`]: a helper that outlives this process and tidies up after it;
@@ -30,6 +31,8 @@ mod over_fork;
 mod pidfd;
 mod spin;
 pub mod sync;
+#[cfg(not(loom))]
+pub mod waker;
 
 pub use clock::{Deadline, SLICE};
 pub use over_fork::OverFork;

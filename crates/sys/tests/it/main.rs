@@ -3,3 +3,4 @@
 mod futex;
 mod hooks;
 mod pidfd;
+mod waker;

@@ -1,0 +1,229 @@
+//! Futures that wait for futex words: one thread watches up to 127 words for them (`futex_waitv(2)`).
+//!
+//! A future cannot sleep on a word itself, and no event loop can poll one. So it lays down the word, the value that it has
+//! seen there and its waker ([`watch`]), and a thread of ours sleeps on all such words at once. Any executor will do.
+//!
+//! # Protocol
+//!
+//! * A future reads the word, makes its presence known to those who change the word, looks at its state again, and then
+//!   lays down what it read: whatever happens from the read on changes the word.
+//! * The thread notes its control word, collects what was laid down, and sleeps on all of it and the control word, for one
+//!   slice at most. Whoever lays something down changes the control word after it.
+//! * A word that has changed, or was woken, wakes its future; the end of a slice wakes them all, since whoever should have
+//!   changed the word may have died. A future that was woken lays itself down anew, if it still must wait.
+//!
+//! # Invariants
+//!
+//! 1. Nothing that was laid down is missed: it changes the control word after it is in the table, and the thread notes
+//!    that word before it looks there.
+//! 2. A wake that was meant for one of several sleepers is passed on ([`Word::passes_on`]), since the future that it
+//!    reaches here may be gone, or slow.
+//! 3. Wakers run under no lock of ours.
+//!
+//! # When a process dies
+//!
+//! Its futures die with it. A process that should have changed a word and has died is noticed at the end of a slice. A
+//! forked child has none of its parent's futures, and no thread for them.
+
+use crate::{
+    Deadline, OverFork, SLICE, futex,
+    hooks::{ForkHooks, around_fork},
+    sync::{AtomicU32, AtomicU64, Ordering},
+};
+use rustix::thread::futex::{Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
+use std::{
+    collections::BTreeMap,
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
+    task::Waker,
+    time::Duration,
+};
+
+/// A word that stays where it is as long as this value lives.
+pub trait Word: Send + Sync + 'static {
+    /// The word.
+    fn word(&self) -> &AtomicU32;
+
+    /// Whether a wake of this word is for one sleeper only, so that it must not end here.
+    fn passes_on(&self) -> bool {
+        false
+    }
+}
+
+/// How many words the kernel takes in one call, less the thread's own.
+const WORDS: usize = 127;
+/// How long a thread stays without a word to watch.
+const LINGER: Duration = Duration::from_secs(2);
+/// How often the words are looked at where the kernel has no `futex_waitv` (before Linux 5.16).
+const LOOK: Duration = Duration::from_millis(2);
+
+struct Entry {
+    word: Arc<dyn Word>,
+    seen: u32,
+    waker: Waker,
+}
+
+/// What one thread watches.
+struct Shard {
+    control: AtomicU32,
+    entries: Mutex<BTreeMap<u64, Entry>>,
+}
+
+static SHARDS: OverFork<Vec<Arc<Shard>>> = OverFork::new(Vec::new());
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A word that is being watched. Dropping it ends that.
+#[must_use = "the word is watched as long as this lives"]
+pub struct Watch {
+    shard: Option<Arc<Shard>>,
+    id: u64,
+}
+
+/// Wakes `waker` once when `word` is found to hold another value than `seen`, or is woken; and at the end of a slice
+/// ([`SLICE`]) all the same.
+///
+/// Without a thread to watch it (the system refuses one) the waker is woken at once: the future then looks again and
+/// again, as often as its executor lets it.
+pub fn watch(word: Arc<dyn Word>, seen: u32, waker: &Waker) -> Watch {
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let entry = Entry { word, seen, waker: waker.clone() };
+    match place(id, entry) {
+        Ok(shard) => {
+            shard.control.fetch_add(1, Ordering::Release);
+            futex::wake_one(&shard.control);
+            Watch { shard: Some(shard), id }
+        }
+        Err(entry) => {
+            entry.waker.wake();
+            Watch { shard: None, id }
+        }
+    }
+}
+
+/// Puts an entry where a thread looks for it, which is started if there is none with room.
+fn place(id: u64, entry: Entry) -> Result<Arc<Shard>, Entry> {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        around_fork(ForkHooks {
+            before: Some(|| SHARDS.hold()),
+            in_parent: Some(|| SHARDS.release()),
+            // Wakers and words of the parent: dropping them could run its code.
+            in_child: Some(|| SHARDS.reset(|shards| mem::forget(mem::take(shards)))),
+        });
+    });
+    let mut shards = SHARDS.lock();
+    for shard in shards.iter() {
+        let mut entries = shard.entries();
+        if entries.len() < WORDS {
+            entries.insert(id, entry);
+            return Ok(shard.clone());
+        }
+    }
+    let shard = Arc::new(Shard { control: AtomicU32::new(0), entries: Mutex::default() });
+    let its = shard.clone();
+    let started = std::thread::Builder::new().name("procession: wakers".to_owned()).spawn(move || its.run());
+    if started.is_err() {
+        return Err(entry);
+    }
+    shard.entries().insert(id, entry);
+    shards.push(shard.clone());
+    Ok(shard)
+}
+
+impl Shard {
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<u64, Entry>> {
+        // Nothing under this lock panics.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        loop {
+            let control = self.control.load(Ordering::Acquire);
+            let watched: Vec<(u64, Arc<dyn Word>, u32)> =
+                self.entries().iter().map(|(id, entry)| (*id, entry.word.clone(), entry.seen)).collect();
+            if watched.is_empty() {
+                futex::wait(&self.control, control, Some(Deadline::after(LINGER)));
+                if self.retire() {
+                    return;
+                }
+                continue;
+            }
+            let woken = self.sleep(control, &watched);
+            let slice = woken == Some(Woken::Slice);
+            for (index, (id, word, seen)) in watched.iter().enumerate() {
+                if !slice && woken != Some(Woken::Word(index)) && word.word().load(Ordering::Acquire) == *seen
+                {
+                    continue;
+                }
+                let entry = self.entries().remove(id);
+                if let Some(entry) = entry {
+                    entry.waker.wake();
+                }
+                if word.passes_on() {
+                    futex::wake_one(word.word());
+                }
+            }
+        }
+    }
+
+    /// Sleeps for one slice at most; tells which word was woken, or that it was none.
+    fn sleep(&self, control: u32, watched: &[(u64, Arc<dyn Word>, u32)]) -> Option<Woken> {
+        let one = |word: &AtomicU32, seen: u32| {
+            let mut wait = Wait::new();
+            wait.val = seen.into();
+            wait.uaddr = WaitPtr::new(core::ptr::from_ref(word).cast_mut().cast());
+            // Not private: the words are shared with other processes.
+            wait.flags = WaitFlags::SIZE_U32;
+            wait
+        };
+        let mut waits = vec![one(&self.control, control)];
+        waits.extend(watched.iter().map(|(_, word, seen)| one(word.word(), *seen)));
+        let until = Deadline::after(SLICE).as_nanos();
+        let until =
+            Timespec { tv_sec: (until / 1_000_000_000) as i64, tv_nsec: (until % 1_000_000_000) as i64 };
+        use rustix::{io::Errno, thread::futex::waitv, time::ClockId};
+        match waitv(&waits, WaitvFlags::empty(), Some(&until), ClockId::Monotonic) {
+            Ok(0) => None,
+            Ok(index) => Some(Woken::Word(index - 1)),
+            Err(Errno::TIMEDOUT) => Some(Woken::Slice),
+            // One of them has changed, or a signal came.
+            Err(Errno::AGAIN | Errno::INTR) => None,
+            Err(_) => {
+                futex::wait(&self.control, control, Some(Deadline::after(LOOK)));
+                Some(Woken::Slice)
+            }
+        }
+    }
+
+    /// Ends the thread if there is nothing to watch still.
+    fn retire(&self) -> bool {
+        let mut shards = SHARDS.lock();
+        if !self.entries().is_empty() {
+            return false;
+        }
+        shards.retain(|shard| !core::ptr::eq(shard.as_ref(), self));
+        true
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Word(usize),
+    Slice,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(shard) = &self.shard {
+            // Its waker is dropped after the lock.
+            let entry = shard.entries().remove(&self.id);
+            drop(entry);
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("id", &self.id).finish_non_exhaustive()
+    }
+}

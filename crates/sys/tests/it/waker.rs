@@ -1,0 +1,112 @@
+//! Futures are woken by what happens to their words, and by nothing else before a slice is over.
+
+use procession_sys::{
+    futex,
+    sync::{AtomicU32, Ordering},
+    waker::{Word, watch},
+};
+use procession_testkit::{Census, isolated, watchdog};
+use std::{
+    sync::{Arc, Condvar, Mutex},
+    task::{Wake, Waker},
+    time::{Duration, Instant},
+};
+
+struct Plain(AtomicU32);
+
+impl Word for Plain {
+    fn word(&self) -> &AtomicU32 {
+        &self.0
+    }
+}
+
+/// Counts its wakes.
+#[derive(Default)]
+struct Counter(Mutex<u32>, Condvar);
+
+impl Wake for Counter {
+    fn wake(self: Arc<Self>) {
+        *self.0.lock().unwrap() += 1;
+        self.1.notify_all();
+    }
+}
+
+impl Counter {
+    fn wait(&self, count: u32) -> Duration {
+        let start = Instant::now();
+        let limit = Duration::from_secs(30);
+        let (_guard, late) =
+            self.1.wait_timeout_while(self.0.lock().unwrap(), limit, |now| *now < count).unwrap();
+        assert!(!late.timed_out());
+        start.elapsed()
+    }
+}
+
+fn word() -> Arc<Plain> {
+    Arc::new(Plain(AtomicU32::new(7)))
+}
+
+fn counter() -> (Arc<Counter>, Waker) {
+    let counter = Arc::new(Counter::default());
+    (counter.clone(), counter.into())
+}
+
+#[test]
+fn a_change_and_a_wake_wake_the_future_of_that_word() {
+    let _watchdog = watchdog!();
+    // More than one thread can watch.
+    let words: Vec<_> = (0..300).map(|_| word()).collect();
+    for round in 0..20 {
+        let chosen = &words[round * 15];
+        let (counter, waker) = counter();
+        let value = chosen.0.load(Ordering::Relaxed);
+        let watches: Vec<_> = words
+            .iter()
+            .map(|word| {
+                let (_, nobody) = self::counter();
+                let is_chosen = Arc::ptr_eq(word, chosen);
+                watch(word.clone(), word.0.load(Ordering::Relaxed), if is_chosen { &waker } else { &nobody })
+            })
+            .collect();
+        chosen.0.store(value + 1, Ordering::Release);
+        futex::wake_one(&chosen.0);
+        counter.wait(1);
+        drop(watches);
+    }
+}
+
+#[test]
+fn a_value_that_changed_before_wakes_at_once() {
+    let _watchdog = watchdog!();
+    let word = word();
+    let (counter, waker) = counter();
+    let _watch = watch(word, 6, &waker);
+    counter.wait(1);
+}
+
+#[test]
+fn the_end_of_a_slice_wakes_too() {
+    let _watchdog = watchdog!();
+    let (counter, waker) = counter();
+    let _watch = watch(word(), 7, &waker);
+    counter.wait(1);
+}
+
+#[test]
+fn what_is_dropped_is_not_watched_and_the_thread_goes_in_the_end() {
+    isolated!({
+        let before = Census::take();
+        let word = word();
+        let (counter, waker) = counter();
+        drop(watch(word.clone(), 7, &waker));
+        assert_eq!(*counter.0.lock().unwrap(), 0);
+        drop(waker);
+        assert_eq!(Arc::strong_count(&counter), 1, "its waker is gone");
+        before.assert_settles(Duration::from_secs(30));
+        assert_eq!(Arc::strong_count(&word), 1);
+        // And a new one comes when it is needed again.
+        let (counter, waker) = self::counter();
+        let _watch = watch(word, 6, &waker);
+        counter.wait(1);
+    });
+}
