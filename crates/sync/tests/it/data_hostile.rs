@@ -70,7 +70,6 @@ fn segment_word(segment: &Segment, offset: usize) -> &std::sync::atomic::AtomicU
 #[test]
 fn random_bytes_are_errors_or_handles_but_no_more() {
     isolated!({
-        let _watchdog = watchdog!();
         let mut rng = Rng::from_env();
         let array = Array::<u64>::new(100).unwrap();
         let good = Parcel::pack(&array).unwrap();

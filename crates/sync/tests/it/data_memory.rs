@@ -15,7 +15,6 @@ fn status(key: &str) -> u64 {
 #[test]
 fn a_hundred_thousand_values_made_and_dropped_take_no_memory() {
     isolated!({
-        let _watchdog = watchdog!();
         let cycle = || {
             let value = Value::new(1_u64).unwrap();
             let raw = RawValue::new(2_u32).unwrap();
@@ -33,7 +32,6 @@ fn a_hundred_thousand_values_made_and_dropped_take_no_memory() {
 #[test]
 fn large_arrays_that_were_sent_leave_nothing() {
     isolated!({
-        let _watchdog = watchdog!();
         let cycle = || {
             let (array, raw) = (Array::<u64>::new(10_000).unwrap(), RawArray::<u8>::new(100_000).unwrap());
             through_a_parcel(&array).lock().unwrap().fill(1);
@@ -52,7 +50,6 @@ fn large_arrays_that_were_sent_leave_nothing() {
 #[test]
 fn a_sparse_array_of_64_gib_takes_what_is_touched() {
     isolated!({
-        let _watchdog = watchdog!();
         const LEN: usize = 64 << 30;
         let array = match Array::<u8>::new(LEN) {
             Ok(array) => array,
@@ -86,7 +83,6 @@ fn segment(error: &Error) -> &procession_shm::Error {
 #[test]
 fn a_limit_on_file_sizes_is_an_error_that_says_so() {
     isolated!({
-        let _watchdog = watchdog!();
         if !Surroundings::new().fsize(1 << 20).apply_or_skip() {
             return;
         }
@@ -101,7 +97,6 @@ fn a_limit_on_file_sizes_is_an_error_that_says_so() {
 #[test]
 fn without_address_space_the_error_says_so() {
     isolated!({
-        let _watchdog = watchdog!();
         if !Surroundings::new().address_space(1 << 30).apply_or_skip() {
             return;
         }
@@ -114,7 +109,6 @@ fn without_address_space_the_error_says_so() {
 #[test]
 fn without_descriptors_small_values_are_made_and_large_ones_are_an_error() {
     isolated!({
-        let _watchdog = watchdog!();
         let _first = Value::new(1).unwrap();
         if !Surroundings::new().nofile(40).apply_or_skip() {
             return;
@@ -131,7 +125,6 @@ fn without_descriptors_small_values_are_made_and_large_ones_are_an_error() {
 #[test]
 fn a_forked_child_shares_what_it_inherits_and_makes_its_own() {
     isolated!({
-        let _watchdog = watchdog!();
         let (value, array, raw) =
             (Value::new(1_u64).unwrap(), Array::<u64>::new(5_000).unwrap(), RawValue::new(1_u8).unwrap());
         forked(|| {

@@ -238,7 +238,6 @@ fn arrays_in_one_segment_do_not_take_each_others_parts() {
 #[test]
 fn a_forked_child_neither_has_nor_keeps_its_parents_parts() {
     isolated!({
-        let _watchdog = watchdog!();
         let array = Array::<u64>::new(6).unwrap();
         let mut part = array.part(0..3).unwrap();
         forked(|| {
@@ -262,7 +261,6 @@ fn a_forked_child_neither_has_nor_keeps_its_parents_parts() {
 #[test]
 fn without_descriptors_no_part_is_taken_and_none_is_lost() {
     isolated!({
-        let _watchdog = watchdog!();
         let array = Array::<u64>::new(100).unwrap();
         drop(array.chunks_mut(50).unwrap());
         if !Surroundings::new().nofile(40).apply_or_skip() {
