@@ -3,6 +3,8 @@
 //! The word and its protocol are in [`event_word`](crate::event_word): no lock, no record of who waits, so that nobody's
 //! death leaves anything to repair.
 
+#[cfg(feature = "async")]
+use crate::later::{Later, Try, WordOf};
 use crate::{
     Error,
     arena::{Handle, Shared, Tag},
@@ -116,6 +118,12 @@ impl Event {
         self.is_set() || spin::with(|spin| self.word().wait(deadline, spin))
     }
 
+    /// As [`wait`](Event::wait), as a future for any executor (feature `async`). It can be dropped at any time.
+    #[cfg(feature = "async")]
+    pub fn wait_async(&self) -> impl Future<Output = ()> + Send + '_ {
+        Later::new(Set { event: self, first: self.word().first() })
+    }
+
     /// Whether both stand for the same event.
     #[must_use]
     pub fn same(&self, other: &Event) -> bool {
@@ -126,5 +134,30 @@ impl Event {
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Event").field("set", &self.is_set()).finish()
+    }
+}
+
+/// A wait that began when the word was `first`.
+#[cfg(feature = "async")]
+struct Set<'a> {
+    event: &'a Event,
+    first: u32,
+}
+
+#[cfg(feature = "async")]
+impl Try for Set<'_> {
+    type Output = ();
+
+    fn attempt(&self, _: bool) -> Option<()> {
+        self.event.word().was_set(self.first).then_some(())
+    }
+
+    fn flag(&self) -> Option<u32> {
+        Some(self.event.word().flag())
+    }
+
+    fn word(&self) -> std::sync::Arc<dyn procession_sys::waker::Word> {
+        let handle = self.event.handle.clone();
+        std::sync::Arc::new(WordOf { handle, find: |words| words.word.word(), one: false, fired: |_| () })
     }
 }

@@ -102,6 +102,31 @@ impl EventWord {
         first & SET != 0 || self.wait_since(first, deadline, spin)
     }
 
+    /// What a wait compares with, that begins now.
+    #[cfg(all(feature = "async", not(loom)))]
+    pub(crate) fn first(&self) -> u32 {
+        self.word.load(Ordering::Acquire)
+    }
+
+    /// Whether it is set, or was set since `first`.
+    #[cfg(all(feature = "async", not(loom)))]
+    pub(crate) fn was_set(&self, first: u32) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & SET != 0 || (word ^ first) & !(SET | SLEEPERS) != 0
+    }
+
+    /// Says that somebody sleeps; gives what the word is then.
+    #[cfg(all(feature = "async", not(loom)))]
+    pub(crate) fn flag(&self) -> u32 {
+        self.word.fetch_or(SLEEPERS, Ordering::AcqRel) | SLEEPERS
+    }
+
+    /// The word that is slept on.
+    #[cfg(all(feature = "async", not(loom)))]
+    pub(crate) fn word(&self) -> &AtomicU32 {
+        &self.word
+    }
+
     /// Waits as if the call had begun when the event was new.
     #[cfg(loom)]
     pub fn wait_from_the_start(&self) {

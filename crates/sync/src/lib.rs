@@ -16,6 +16,13 @@
 //! Each is a handle: `Clone`, `Send`, `Sync`, and serialisable inside a parcel. Clones, in whatever process, stand for
 //! the same primitive, which lives in a piece of shared memory together with others.
 //!
+//! # Features
+//!
+//! * `async` (also called `tokio` and `async-io`): `wait_async`, `permit_async`, `acquire_async`, `lock_async`, futures for
+//!   any executor, which can be dropped at any time. A thread of the library watches their words, as long as there are any.
+//! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors.
+//! * `raw-sync`: robust mutexes behind the traits of the crate `raw_sync`.
+//!
 //! # Words used here
 //!
 //! * *holder*: the thread that has locked a lock;
@@ -49,6 +56,8 @@ mod event;
 mod event_word;
 #[cfg(not(loom))]
 mod guarded;
+#[cfg(all(feature = "async", not(loom)))]
+mod later;
 #[cfg(not(loom))]
 mod lock;
 #[cfg(not(loom))]

@@ -108,6 +108,19 @@ impl Lock {
         self.guarded(self.mutex.take(Some(deadline)))
     }
 
+    /// As [`lock`](Lock::lock), as a future for any executor (feature `async`). It can be dropped at any time.
+    ///
+    /// The lock belongs to the thread that polls the future, and so does the guard: tasks that move between threads
+    /// cannot keep it over an `await`. Tasks of one thread wait for each other.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Lock::lock).
+    #[cfg(feature = "async")]
+    pub async fn lock_async(&self) -> Result<LockGuard<'_>, LockError<LockGuard<'_>>> {
+        self.guarded(self.mutex.later().await)
+    }
+
     /// Locks it without a guard: [`release`](Lock::release) lets it go.
     ///
     /// # Errors

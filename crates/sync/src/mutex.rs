@@ -369,6 +369,26 @@ impl<W: Words> Mutual<W> {
         Ok(poison)
     }
 
+    /// One attempt; an error if there is no use in waiting. Where this thread holds it, another of its tasks does, who
+    /// lets it go in time.
+    #[cfg(feature = "async")]
+    pub(crate) fn attempt(&self, waited: bool) -> Option<Result<Option<Poison>, NotTaken>> {
+        let mutex = &self.words().mutex;
+        let result = self.try_take();
+        match result {
+            Err(NotTaken::NotLocked(NotLocked::TimedOut)) => return None,
+            Ok(_) if waited => mutex.others_may_sleep(),
+            _ => {}
+        }
+        Some(result)
+    }
+
+    /// A future that locks it.
+    #[cfg(feature = "async")]
+    pub(crate) fn later(&self) -> crate::later::Later<LockLater<'_, W>> {
+        crate::later::Later::new(LockLater(self))
+    }
+
     /// Locks it once more; the calling thread holds it.
     #[inline]
     pub(crate) fn deepen(&self) -> Option<Poison> {
@@ -425,6 +445,32 @@ impl<W: Words> Mutual<W> {
 
     pub(crate) fn clear_poison(&self) {
         self.words().poison.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A lock to be had sooner or later.
+#[cfg(feature = "async")]
+pub(crate) struct LockLater<'a, W>(&'a Mutual<W>);
+
+#[cfg(feature = "async")]
+impl<W: Words> crate::later::Try for LockLater<'_, W> {
+    type Output = Result<Option<Poison>, NotTaken>;
+
+    fn attempt(&self, waited: bool) -> Option<Self::Output> {
+        self.0.attempt(waited)
+    }
+
+    fn flag(&self) -> Option<u32> {
+        self.0.words().mutex.flag()
+    }
+
+    fn word(&self) -> std::sync::Arc<dyn procession_sys::waker::Word> {
+        std::sync::Arc::new(crate::later::WordOf {
+            handle: self.0.handle.clone(),
+            find: |words: &W| words.lock().mutex.futex(),
+            one: false,
+            fired: |words: &W| words.lock().mutex.relay(),
+        })
     }
 }
 

@@ -153,6 +153,42 @@ impl Robust {
         unsafe { AtomicU32::from_ptr(self.mutex.get().cast()) }
     }
 
+    /// Has its holder wake a sleeper when it lets go: what the word is then, or `None` if it is worth trying now.
+    #[cfg(feature = "async")]
+    pub(crate) fn flag(&self) -> Option<u32> {
+        let mut word = self.word().load(Ordering::Relaxed);
+        loop {
+            if word & libc::FUTEX_TID_MASK == 0 || word & libc::FUTEX_OWNER_DIED != 0 {
+                return None;
+            }
+            let flagged = word | libc::FUTEX_WAITERS;
+            match self.word().compare_exchange(word, flagged, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(flagged),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// After a wake: others may sleep still, of whom the word does not tell any more. The caller holds it.
+    #[cfg(feature = "async")]
+    pub(crate) fn others_may_sleep(&self) {
+        self.word().fetch_or(libc::FUTEX_WAITERS, Ordering::Relaxed);
+    }
+
+    /// For a sleeper who was woken and may not look soon: wakes another one if it is free, else asks its holder to do so.
+    #[cfg(feature = "async")]
+    pub(crate) fn relay(&self) {
+        if self.flag().is_none() {
+            procession_sys::futex::wake_one(self.word());
+        }
+    }
+
+    /// The word that is slept on.
+    #[cfg(feature = "async")]
+    pub(crate) fn futex(&self) -> &AtomicU32 {
+        self.word()
+    }
+
     /// Declares that what the mutex guards is whole again. The caller holds it and was told of a death.
     pub(crate) fn made_consistent(&self) {
         // SAFETY: as in `lock`. Called by anybody else it changes nothing and says so.

@@ -16,8 +16,8 @@
 //!
 //! 1. Nothing that was laid down is missed: it changes the control word after it is in the table, and the thread notes
 //!    that word before it looks there.
-//! 2. A wake that was meant for one of several sleepers is passed on ([`Word::passes_on`]), since the future that it
-//!    reaches here may be gone, or slow.
+//! 2. A wake that was meant for one of several sleepers, and reached a future that was given up before it could look, is
+//!    passed on ([`Word::passes_on`]).
 //! 3. Wakers run under no lock of ours.
 //!
 //! # When a process dies
@@ -44,10 +44,14 @@ pub trait Word: Send + Sync + 'static {
     /// The word.
     fn word(&self) -> &AtomicU32;
 
-    /// Whether a wake of this word is for one sleeper only, so that it must not end here.
+    /// Whether a wake of this word is for one sleeper only, so that it must not end with a future that was given up.
     fn passes_on(&self) -> bool {
         false
     }
+
+    /// Called when the word was found changed, or woken, before the future is: for words whose other sleepers must not
+    /// depend on when this one's future looks.
+    fn fired(&self) {}
 }
 
 /// How many words the kernel takes in one call, less the thread's own.
@@ -77,6 +81,23 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 pub struct Watch {
     shard: Option<Arc<Shard>>,
     id: u64,
+    word: Arc<dyn Word>,
+}
+
+impl Watch {
+    /// Ends it, by a future that looks at its state now.
+    pub fn end(mut self) {
+        self.take_out();
+        // Nothing to pass on.
+        self.shard = None;
+    }
+
+    /// Ends the watching; false if the word was found changed, or woken, before.
+    fn take_out(&self) -> bool {
+        // Its waker is dropped after the lock.
+        let entry = self.shard.as_ref().and_then(|shard| shard.entries().remove(&self.id));
+        entry.is_some()
+    }
 }
 
 /// Wakes `waker` once when `word` is found to hold another value than `seen`, or is woken; and at the end of a slice
@@ -86,16 +107,16 @@ pub struct Watch {
 /// again, as often as its executor lets it.
 pub fn watch(word: Arc<dyn Word>, seen: u32, waker: &Waker) -> Watch {
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    let entry = Entry { word, seen, waker: waker.clone() };
+    let entry = Entry { word: word.clone(), seen, waker: waker.clone() };
     match place(id, entry) {
         Ok(shard) => {
             shard.control.fetch_add(1, Ordering::Release);
             futex::wake_one(&shard.control);
-            Watch { shard: Some(shard), id }
+            Watch { shard: Some(shard), id, word }
         }
         Err(entry) => {
             entry.waker.wake();
-            Watch { shard: None, id }
+            Watch { shard: None, id, word }
         }
     }
 }
@@ -157,10 +178,8 @@ impl Shard {
                 }
                 let entry = self.entries().remove(id);
                 if let Some(entry) = entry {
+                    word.fired();
                     entry.waker.wake();
-                }
-                if word.passes_on() {
-                    futex::wake_one(word.word());
                 }
             }
         }
@@ -214,10 +233,8 @@ enum Woken {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(shard) = &self.shard {
-            // Its waker is dropped after the lock.
-            let entry = shard.entries().remove(&self.id);
-            drop(entry);
+        if self.shard.is_some() && !self.take_out() && self.word.passes_on() {
+            futex::wake_one(self.word.word());
         }
     }
 }

@@ -188,6 +188,20 @@ impl Permits {
         if spin.until(|| self.value() >= count) {
             return Waited::Ready;
         }
+        let Some(seen) = self.flag(count) else { return Waited::Ready };
+        futex::wait(&self.bell, seen, Some(Deadline::slice(deadline)));
+        crash_point!("semaphore.wait.woken");
+        if self.value() >= count { Waited::Ready } else { Waited::Slice }
+    }
+
+    /// The word that is slept on.
+    #[cfg(all(feature = "async", not(loom)))]
+    pub(crate) fn bell(&self) -> &AtomicU32 {
+        &self.bell
+    }
+
+    /// Says that somebody sleeps who wants `count`: what the bell was before, or `None` if that many are free.
+    pub(crate) fn flag(&self, count: u32) -> Option<u32> {
         if count > 1 {
             self.many.store(1, Ordering::Relaxed);
         }
@@ -195,7 +209,7 @@ impl Permits {
         let mut word = self.word.load(Ordering::Acquire);
         loop {
             if value_of(word) >= count {
-                return Waited::Ready;
+                return None;
             }
             // One who wants many publishes that with the flag, so it writes the word in any case.
             if word & SLEEPERS != 0 && count == 1 {
@@ -215,9 +229,7 @@ impl Permits {
         if planted(Bug::BellReadAfterFlag) {
             seen = self.bell.load(Ordering::Acquire);
         }
-        futex::wait(&self.bell, seen, Some(Deadline::slice(deadline)));
-        crash_point!("semaphore.wait.woken");
-        if self.value() >= count { Waited::Ready } else { Waited::Slice }
+        Some(seen)
     }
 }
 

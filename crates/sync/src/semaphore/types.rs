@@ -6,6 +6,8 @@ use super::{
     words::Inner,
 };
 use crate::Error;
+#[cfg(feature = "async")]
+use crate::later::{Later, Try};
 use procession_sys::Deadline;
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
@@ -247,6 +249,29 @@ macro_rules! methods {
                 self.inner.acquire(count, Some(deadline))
             }
 
+            #[doc = concat!("As [`permit`](", stringify!($type), "::permit), as a future for any executor (feature")]
+            /// `async`). It can be dropped at any time.
+            ///
+            /// # Errors
+            ///
+            #[doc = concat!("As [`permit`](", stringify!($type), "::permit).")]
+            #[cfg(feature = "async")]
+            pub async fn permit_async(&self) -> Result<Permit<'_>, AcquireError> {
+                Later::new(Permits { inner: &self.inner, count: 1, owned: true }).await?;
+                Ok(Permit::new(&self.inner, 1))
+            }
+
+            #[doc = concat!("As [`acquire`](", stringify!($type), "::acquire), as a future for any executor (feature")]
+            /// `async`). It can be dropped at any time.
+            ///
+            /// # Errors
+            ///
+            #[doc = concat!("As [`acquire`](", stringify!($type), "::acquire).")]
+            #[cfg(feature = "async")]
+            pub async fn acquire_async(&self) -> Result<(), AcquireError> {
+                Later::new(Permits { inner: &self.inner, count: 1, owned: false }).await
+            }
+
             /// Gives a permit and wakes one who waits. Anybody may.
             ///
             /// # Errors
@@ -292,6 +317,31 @@ macro_rules! methods {
             }
         }
     };
+}
+
+/// Permits to be had sooner or later.
+#[cfg(feature = "async")]
+struct Permits<'a> {
+    inner: &'a Inner,
+    count: u32,
+    owned: bool,
+}
+
+#[cfg(feature = "async")]
+impl Try for Permits<'_> {
+    type Output = Result<(), AcquireError>;
+
+    fn attempt(&self, waited: bool) -> Option<Self::Output> {
+        self.inner.attempt(self.count, self.owned, waited)
+    }
+
+    fn flag(&self) -> Option<u32> {
+        self.inner.flag(self.count)
+    }
+
+    fn word(&self) -> std::sync::Arc<dyn procession_sys::waker::Word> {
+        self.inner.word()
+    }
 }
 
 methods!(Semaphore, "There would be more than [`u32::MAX`] permits; none was given.");

@@ -292,6 +292,37 @@ impl Inner {
         result
     }
 
+    /// One attempt at permits, owned or not; an error if there is no use in waiting.
+    #[cfg(feature = "async")]
+    pub(super) fn attempt(&self, count: u32, owned: bool, waited: bool) -> Option<Result<(), AcquireError>> {
+        let words = self.handle.words();
+        let bound = words.permits.bound();
+        if count > bound {
+            return Some(Err(AcquireError::MoreThanBound { bound }));
+        }
+        if waited && let Err(error) = words.sweep_if_due(self.segment()) {
+            return Some(Err(error));
+        }
+        let now = Some(Deadline::from_nanos(0));
+        let result = if owned { self.take(count, now) } else { self.acquire(count, now) };
+        (!matches!(result, Err(AcquireError::TimedOut))).then_some(result)
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn flag(&self, count: u32) -> Option<u32> {
+        self.handle.words().permits.flag(count)
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn word(&self) -> std::sync::Arc<dyn procession_sys::waker::Word> {
+        std::sync::Arc::new(crate::later::WordOf {
+            handle: self.handle.clone(),
+            find: |words: &SemaphoreWords| words.permits.bell(),
+            one: true,
+            fired: |_| (),
+        })
+    }
+
     /// Gives back permits that this process owns.
     #[inline]
     pub(super) fn give(&self, count: u32) {

@@ -14,6 +14,8 @@ mod data_memory;
 mod data_processes;
 mod event;
 mod hostile_state;
+#[cfg(feature = "async")]
+mod later;
 mod lock;
 mod memory;
 mod methods;
