@@ -1,9 +1,12 @@
 //! CPython's tests of semaphores: in threads, and in processes under each start method.
 
-use procession_process::{Process, StartMethod};
+use procession_process::{Process, StartMethod, Stdio};
 use procession_sync::{BoundedSemaphore, Semaphore};
 use procession_testkit::{wait::eventually, watchdog};
-use std::time::{Duration, Instant};
+use std::{
+    io::Read,
+    time::{Duration, Instant},
+};
 
 /// What is run here, in another thread, and in a child of each kind. Fork is refused where there are threads, so it is
 /// used in a child that has one.
@@ -123,4 +126,20 @@ fn a_child_releases_what_its_parent_waits_for() {
         child.join().unwrap();
         eventually("the child's permit is back", Duration::from_secs(10), || semaphore.value() == 1);
     }
+}
+
+/// As `TestNamedResource.test_global_named_resource_spawn`: each process has its own.
+static GLOBAL: std::sync::LazyLock<Semaphore> = std::sync::LazyLock::new(two);
+
+#[test]
+fn a_static_semaphore_is_made_anew_in_an_executed_child_without_a_word() {
+    let _watchdog = watchdog!();
+    let permit = GLOBAL.permit().unwrap();
+    let child = Process::builder().start_method(StartMethod::Spawn).stderr(Stdio::Piped);
+    let child = child.spawn(|()| GLOBAL.permit().map(|_| GLOBAL.value()).unwrap(), ()).unwrap();
+    let mut told = String::new();
+    child.take_stderr().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!((child.join().unwrap(), told.as_str()), (1, ""));
+    drop(permit);
+    assert_eq!(GLOBAL.value(), 2);
 }
