@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use procession_testkit::{Census, census, isolated};
+use procession_testkit::{Census, census, isolated, wait::eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -86,6 +86,11 @@ fn a_helper_counts_only_if_asked_for() {
         let all = census::Options { helpers: true, ..census::Options::default() };
         let (before, before_all) = (Census::take(), Census::with(&all));
         let mut child = Command::new("sleep").arg0("procession:helper").arg("1000").spawn().unwrap();
+        // The child is executing the program when `spawn` returns, and gets its arguments last.
+        let arguments = format!("/proc/{}/cmdline", child.id());
+        eventually("it has its name", SOON, || {
+            fs::read(&arguments).unwrap().starts_with(b"procession:helper")
+        });
         let difference = before_all.difference(&Census::with(&all)).unwrap();
         assert!(difference.contains("child processes"), "{difference}");
         assert_eq!(before.difference(&Census::take()), None);
