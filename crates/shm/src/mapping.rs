@@ -158,6 +158,11 @@ impl Mapping {
         let _ = self.in_use.set(in_use);
     }
 
+    /// Whether there are such structures in it.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.in_use.get().is_some()
+    }
+
     /// Touches the pages of a part of the object for writing, so that no later access pays for it.
     pub(crate) fn populate(&self, offset: usize, len: usize) -> Result<(), Errno> {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.size), "a range within the mapping");
@@ -180,7 +185,6 @@ impl Mapping {
         if table.get(&self.object).is_some_and(|other| core::ptr::eq(other.as_ptr(), self)) {
             table.remove(&self.object);
         }
-        drop(table);
         // SAFETY: every mapping is larger than that.
         let payload = unsafe { self.start.add(PAYLOAD) };
         if self.in_use.get().is_some_and(|in_use| in_use(payload, self.size - PAYLOAD)) {

@@ -247,8 +247,13 @@ impl Segment {
     ///
     /// # Errors
     ///
-    /// The range is not within the payload.
+    /// The range is not within the payload; or what lies there is asked for before the mapping ends
+    /// ([`keep_while`](Segment::keep_while)).
     pub fn discard(&self, range: Range<usize>) -> Result<(), Error> {
+        if self.mapping.is_kept() {
+            let what = "structures lie in it whose owner alone may discard them".to_owned();
+            return Err(Error::new("discard a part of", self.part(&range), Cause::Invalid { what }));
+        }
         self.allocate("discard a part of", range, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE)
     }
 

@@ -83,13 +83,17 @@ const LARGEST: usize = 64 << 20;
 /// A slot's length that stands for all that is left of the segment.
 const WHOLE: usize = 0xffff;
 
-const ARENA: Kind =
-    Kind::new("sync", u32::from_le_bytes(*b"sync"), signature(&[UNIT, size_of::<LockWords>(), 1]));
+const ARENA: Kind = Kind::new(
+    "sync",
+    u32::from_le_bytes(*b"sync"),
+    signature(&[UNIT, size_of::<LockWords>(), size_of::<SemaphoreWords>(), 2]),
+);
 
-/// The first word of each slot: its kind in the upper half, its length in units in the lower.
+/// The first words of each slot: its kind in the upper half and its length in units in the lower; and 1 if another process
+/// may know of it.
 #[repr(C)]
 #[derive(Debug)]
-pub(crate) struct Tag(AtomicU32, u32);
+pub(crate) struct Tag(AtomicU32, AtomicU32);
 
 /// What can lie in a slot: starts with a [`Tag`], and is made of atomics and [`Robust`](crate::robust::Robust).
 ///
@@ -210,11 +214,34 @@ fn in_use(payload: NonNull<u8>, len: usize) -> bool {
     !each_slot(payload, len, |uses, slot| !(uses.in_use)(slot))
 }
 
+/// Whether a slot starts at `offset`, which the row tells from its beginning on: anywhere else may lie anything that looks
+/// like one.
+fn starts_slot(segment: &Segment, offset: usize) -> bool {
+    let (mut at, len) = (0, segment.len());
+    while at < offset && at + UNIT <= len {
+        // SAFETY: within the payload, as just checked.
+        let slot = unsafe { segment.as_ptr().add(at) };
+        // SAFETY: slots start with a tag, aligned; every process accesses it as an atomic.
+        let tag = unsafe { slot.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
+        let Some(room) = room(tag, len - at) else { return false };
+        at += room;
+    }
+    at == offset
+}
+
 /// This process's number in a segment of primitives.
+///
+/// A slot of which its maker alone knows holds nothing of anybody else, and may be used for something else at any moment:
+/// such slots are not looked into.
 #[inline]
 pub(crate) fn join(segment: &Segment) -> Result<Member, Error> {
-    let mut recover =
-        |dead| each_slot(segment.as_ptr(), segment.len(), |uses, slot| (uses.recover)(slot, segment, dead));
+    let mut recover = |dead| {
+        each_slot(segment.as_ptr(), segment.len(), |uses, slot| {
+            // SAFETY: slots start with a tag, aligned; every process accesses it as an atomic.
+            let known = unsafe { slot.cast::<Tag>().as_ref() }.1.load(Ordering::Acquire) != 0;
+            !known || (uses.recover)(slot, segment, dead)
+        })
+    };
     segment.join(&mut recover).map_err(|error| Error::new("join", "a primitive", Cause::Segment(error)))
 }
 
@@ -281,10 +308,11 @@ fn state() -> MutexGuard<'static, State> {
         around_fork(ForkHooks {
             before: Some(|| STATE.hold()),
             in_parent: Some(|| {
-                // The lock is held, and its guard kept: this is the only way to the state from here.
-                STATE.release();
-                let mut state = STATE.lock();
-                state.forks = state.forks.wrapping_add(1);
+                // Under the lock that was taken before the fork: nobody sees the count of before it any more.
+                STATE.reset(|state| {
+                    state.forks = state.forks.wrapping_add(1);
+                    state.each_place(Place::mark_known);
+                });
             }),
             in_child: Some(|| {
                 STATE.reset(|state| {
@@ -296,13 +324,10 @@ fn state() -> MutexGuard<'static, State> {
                     for kept in state.kept.values_mut() {
                         kept.local = [0; 2];
                     }
-                    for place in state.places.values() {
-                        // SAFETY: a place is in the table until its drop takes it out, under the lock that is held here
-                        // over the fork, so it is whole.
-                        let place = unsafe { &*place.as_ptr() };
-                        place.known.store(true, Ordering::Relaxed);
+                    state.each_place(|place| {
+                        place.mark_known();
                         place.local.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-                    }
+                    });
                 });
             }),
         });
@@ -333,6 +358,8 @@ fn first(segment: &Segment) -> usize {
         set_room(segment, 0, (len / UNIT) as u16);
         // SAFETY: a slot starts with a tag, aligned; every process accesses it as an atomic.
         let tag = unsafe { segment.as_ptr().cast::<Tag>().as_ref() };
+        #[cfg(feature = "lock-trace")]
+        tag.1.store(1, Ordering::Relaxed);
         #[cfg(feature = "lock-trace")]
         tag.0.fetch_or(u32::from(Waits::KIND) << 16, Ordering::Release);
         #[cfg(not(feature = "lock-trace"))]
@@ -380,12 +407,20 @@ fn slot_in_use(segment: &Segment, offset: usize) -> bool {
     let slot = unsafe { segment.as_ptr().add(offset) };
     // SAFETY: slots start with a tag, aligned; every process accesses it as an atomic.
     let tag = unsafe { slot.cast::<Tag>().as_ref() }.0.load(Ordering::Acquire);
-    let (kind, room) = ((tag >> 16) as u16, (tag & 0xffff) as usize * UNIT);
-    let uses = USES.iter().find(|uses| uses.kind == kind && uses.len <= room);
-    offset + room <= segment.len() && uses.is_some_and(|uses| (uses.in_use)(slot))
+    let Some(room) = room(tag, segment.len() - offset) else { return false };
+    let uses = USES.iter().find(|uses| uses.kind == (tag >> 16) as u16 && uses.len <= room);
+    uses.is_some_and(|uses| (uses.in_use)(slot))
 }
 
 impl State {
+    fn each_place(&self, visit: impl Fn(&Place)) {
+        for place in self.places.values() {
+            // SAFETY: a place is in the table until its drop takes it out, under the lock that the caller holds, so it is
+            // whole.
+            visit(unsafe { &*place.as_ptr() });
+        }
+    }
+
     /// Takes a place out of the table as its last handle goes; true if it stays, as kept.
     fn forget(&mut self, place: &Place) -> bool {
         let address = place.slot().addr().get();
@@ -462,6 +497,13 @@ impl Place {
     #[cfg(feature = "lock-trace")]
     pub(crate) fn at(&self) -> (&Segment, usize) {
         (&self.segment, self.offset)
+    }
+
+    /// Another process may know of the slot from now on: it is not used for anything else any more.
+    fn mark_known(&self) {
+        self.known.store(true, Ordering::Relaxed);
+        // SAFETY: a slot starts with a tag, aligned; every process accesses it as an atomic.
+        unsafe { self.slot().cast::<Tag>().as_ref() }.1.store(1, Ordering::Release);
     }
 
     fn slot(&self) -> NonNull<u8> {

@@ -12,6 +12,7 @@ use crate::{
     ArrayPart, CopyError, Deadline, Error, Holder, Lock, LockError, LockGuard, PartError, Poison,
     data::{Body, DataWords, Form},
     error::PoisonError,
+    mutex::Guarded as _,
     part::{self, Whole},
 };
 use bytemuck::Pod;
@@ -494,11 +495,20 @@ pub struct ArrayGuard<'a, T> {
     _lock: LockGuard<'a>,
 }
 
+impl<T> ArrayGuard<'_, T> {
+    /// A forked child has a copy of a guard, but not the lock.
+    #[inline]
+    fn assert_held(&self) {
+        assert!(self.array.lock.is_mine(), "the lock is held by the process that this one was forked from");
+    }
+}
+
 impl<T> Deref for ArrayGuard<'_, T> {
     type Target = [T];
     #[inline]
     fn deref(&self) -> &[T] {
         let body = &self.array.body;
+        self.assert_held();
         // SAFETY: the guard holds the lock, and no part has an owner (else there would be no guard), so nobody else
         // reaches the elements; any bytes are some (`Pod`, which every maker demands); they stay mapped as long as the
         // handle that is borrowed.
@@ -510,6 +520,7 @@ impl<T> DerefMut for ArrayGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         let body = &self.array.body;
+        self.assert_held();
         // SAFETY: as in `deref`; the guard is borrowed exclusively, and there is one.
         unsafe { slice::from_raw_parts_mut(body.start().as_ptr(), body.len()) }
     }

@@ -92,7 +92,7 @@ impl Drop for Held<'_> {
 
 impl OnceWords {
     fn hold(&self, deadline: Option<Deadline>) -> Result<Held<'_>, NotLocked> {
-        if self.mutex.lock(deadline)? == Locked::OwnerDied {
+        if self.mutex.lock_inside(deadline)? == Locked::OwnerDied {
             self.mutex.made_consistent();
         }
         Ok(Held(&self.mutex))

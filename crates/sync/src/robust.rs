@@ -25,6 +25,8 @@ use procession_sys::Deadline;
 
 /// How many robust mutexes one thread may hold at a time.
 pub(crate) const MOST_HELD: u32 = 1024;
+/// How many more of the library's own.
+const INSIDE: u32 = 64;
 
 unsafe extern "C" {
     // glibc 2.30; not in the libc crate.
@@ -90,7 +92,12 @@ impl Robust {
     /// Locks it: waits as long as somebody lives who holds it, until the deadline at the longest.
     #[inline]
     pub(crate) fn lock(&self, deadline: Option<Deadline>) -> Result<Locked, NotLocked> {
-        Self::room()?;
+        Self::room(MOST_HELD)?;
+        self.lock_anyhow(deadline)
+    }
+
+    #[inline]
+    fn lock_anyhow(&self, deadline: Option<Deadline>) -> Result<Locked, NotLocked> {
         let code = match deadline {
             // SAFETY: an initialised mutex in memory that stays mapped during the call.
             None => unsafe { libc::pthread_mutex_lock(self.mutex.get()) },
@@ -106,14 +113,21 @@ impl Robust {
     /// Locks it if nobody holds it.
     #[inline]
     pub(crate) fn try_lock(&self) -> Result<Locked, NotLocked> {
-        Self::room()?;
+        Self::room(MOST_HELD)?;
         // SAFETY: as in `lock`.
         Self::locked(unsafe { libc::pthread_mutex_trylock(self.mutex.get()) })
     }
 
+    /// As [`lock`](Robust::lock), for a mutex inside a primitive, which is held for a moment, while no foreign code runs:
+    /// there is room for it where a user's locks have used up theirs.
+    pub(crate) fn lock_inside(&self, deadline: Option<Deadline>) -> Result<Locked, NotLocked> {
+        Self::room(MOST_HELD + INSIDE)?;
+        self.lock_anyhow(deadline)
+    }
+
     #[inline]
-    fn room() -> Result<(), NotLocked> {
-        if held() < MOST_HELD { Ok(()) } else { Err(NotLocked::TooMany) }
+    fn room(most: u32) -> Result<(), NotLocked> {
+        if held() < most { Ok(()) } else { Err(NotLocked::TooMany) }
     }
 
     #[inline]

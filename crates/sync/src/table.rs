@@ -308,7 +308,7 @@ mod whole {
         deadline: Option<Deadline>,
         repair: impl FnOnce(&mut Wakes),
     ) -> Result<Held<'a>, NotLocked> {
-        let locked = mutex.lock(deadline)?;
+        let locked = mutex.lock_inside(deadline)?;
         let mut held = Held { mutex, table, wakes: Wakes::default() };
         if locked == Locked::OwnerDied {
             crash_point!("table.died.found");

@@ -11,6 +11,7 @@
 use crate::{
     Deadline, Error, Holder, Lock, LockError, LockGuard, Poison,
     data::{Body, DataWords, Form},
+    mutex::Guarded as _,
 };
 use bytemuck::Pod;
 use core::{
@@ -235,10 +236,19 @@ pub struct ValueGuard<'a, T> {
     _lock: LockGuard<'a>,
 }
 
+impl<T> ValueGuard<'_, T> {
+    /// A forked child has a copy of a guard, but not the lock.
+    #[inline]
+    fn assert_held(&self) {
+        assert!(self.value.lock.is_mine(), "the lock is held by the process that this one was forked from");
+    }
+}
+
 impl<T> Deref for ValueGuard<'_, T> {
     type Target = T;
     #[inline]
     fn deref(&self) -> &T {
+        self.assert_held();
         // SAFETY: the guard holds the lock, so nobody else reaches the value; any bytes are one (`Pod`, which every
         // maker demands); it stays mapped as long as the handle that is borrowed.
         unsafe { self.value.body.start().as_ref() }
@@ -248,6 +258,7 @@ impl<T> Deref for ValueGuard<'_, T> {
 impl<T> DerefMut for ValueGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
+        self.assert_held();
         // SAFETY: as in `deref`; the guard is borrowed exclusively, and there is one.
         unsafe { self.value.body.start().as_mut() }
     }

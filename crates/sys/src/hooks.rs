@@ -10,7 +10,8 @@
 //!
 //! A library that keeps descriptors or locks must tidy up in a forked child, also when the fork was not its own.
 //! [`around_fork`] registers three functions as `pthread_atfork(3)` does; the fork server, whose raw `clone` runs no
-//! such handlers and which has one thread, calls [`after_fork_in_child`] itself.
+//! such handlers and which has one thread, calls [`before_fork`], [`after_fork_in_parent`] and [`after_fork_in_child`]
+//! itself: all three, since what is not held before a fork is not tidied up after it.
 #![expect(unsafe_code, reason = "atexit and pthread_atfork are C interfaces")]
 
 use crate::OverFork;

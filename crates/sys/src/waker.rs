@@ -34,6 +34,7 @@ use rustix::thread::futex::{Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
 use std::{
     collections::BTreeMap,
     fmt, mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     task::Waker,
     time::Duration,
@@ -177,9 +178,18 @@ impl Shard {
                     continue;
                 }
                 let entry = self.entries().remove(id);
-                if let Some(entry) = entry {
-                    word.fired();
-                    entry.waker.wake();
+                match entry {
+                    // A waker is foreign code. Should it panic, the hook has told; the other futures are still served.
+                    Some(entry) => {
+                        let wake = AssertUnwindSafe(|| {
+                            word.fired();
+                            entry.waker.wake();
+                        });
+                        let _ = catch_unwind(wake);
+                    }
+                    // Given up while this thread slept on its word.
+                    None if word.passes_on() => drop(futex::wake_one(word.word())),
+                    None => {}
                 }
             }
         }

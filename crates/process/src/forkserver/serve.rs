@@ -178,6 +178,8 @@ impl Thread {
         // With CLONE_PARENT the signal is the one that the asker chose for the server; the kernel wants 0 here.
         arguments.exit_signal = 0;
         let size = size_of::<libc::clone_args>();
+        // What a fork of glibc's would run. The server has one thread, so no lock that a hook takes is held.
+        hooks::before_fork();
         // SAFETY: this process has one thread, so its copy is whole; memory is copied, not shared, and the call
         // returns on a copy of this stack. The places it writes are valid in this process, and `child_tid` in the
         // child, where it is glibc's own field.
@@ -186,11 +188,16 @@ impl Thread {
             // Some sandboxes know `clone` only.
             result = self.old_clone(page);
             if result > 0 {
+                hooks::after_fork_in_parent();
                 return open_pidfd(result as u32);
             }
         }
+        let errno = io::Error::last_os_error().raw_os_error();
+        if result != 0 {
+            hooks::after_fork_in_parent();
+        }
         match result {
-            -1 => Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EAGAIN)),
+            -1 => Err(errno.unwrap_or(libc::EAGAIN)),
             0 => {
                 // SAFETY: the head is this thread's own, at the same address in the copy; the server holds no
                 // robust lock, so the list is empty.

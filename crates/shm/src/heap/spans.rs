@@ -165,8 +165,14 @@ impl Arena {
 
     /// Gives back a large block that this process owns.
     pub(crate) fn give_spans(&self, me: Life, first: u32) {
-        // What came from a dead process may have no length yet, and no tails then.
-        let n = self.span(first).len.load(Ordering::Acquire).clamp(1, self.shape().spans - first);
+        // What came from a dead process may have no length yet, and no tails then; or fewer tails than its length says, if
+        // it died while it took or gave them: they are taken upwards and given downwards, so those that are left come
+        // first. What lies behind may be somebody else's by now.
+        let most = self.span(first).len.load(Ordering::Acquire).clamp(1, self.shape().spans - first);
+        let mut n = 1;
+        while n < most && self.span(first + n).word.load(Ordering::Acquire) == tail(first) {
+            n += 1;
+        }
         let control = self.control();
         let kept = control.kept.load(Ordering::Relaxed);
         if kept.saturating_add(n.into()) > KEEP {

@@ -411,7 +411,8 @@ impl Record {
     fn remove_segment(&self) -> Result<Option<String>, Errno> {
         let Some(content) = self.read()? else { return Ok(None) };
         match rustix::shm::unlink(content.making.as_str()) {
-            Ok(()) | Err(Errno::NOENT) => {}
+            // One that is another user's was made by that user, after ours was gone.
+            Ok(()) | Err(Errno::NOENT | Errno::PERM | Errno::ACCESS) => {}
             Err(errno) => return Err(errno),
         }
         let removed = unlink_object(&content.name, content.object)?;
@@ -474,6 +475,7 @@ pub(super) fn remove_stale() -> Result<Vec<String>, Error> {
         Err(Errno::NOENT) => return Ok(removed),
         Err(errno) => return Err(failed(names::FOLDER, "open", errno)),
     };
+    let mut failure = None;
     for file in found {
         // Held over what a forked child would otherwise keep locked.
         let _no_fork = OWNED.lock();
@@ -482,15 +484,16 @@ pub(super) fn remove_stale() -> Result<Vec<String>, Error> {
                 Ok(name) => removed.extend(name),
                 // Another version's: not for us to judge.
                 Err(Errno::INVAL) => {}
-                Err(errno) => return Err(failed(&file, "shm_unlink", errno)),
+                // The others are not to wait for it.
+                Err(errno) => failure = failure.or_else(|| Some(failed(&file, "shm_unlink", errno))),
             },
             Ok(Locked::Held | Locked::Gone) => {}
             // Another user's, or no record at all.
             Err(Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NXIO | Errno::ISDIR) => {}
-            Err(errno) => return Err(failed(&file, "flock", errno)),
+            Err(errno) => failure = failure.or_else(|| Some(failed(&file, "flock", errno))),
         }
     }
-    Ok(removed)
+    failure.map_or(Ok(removed), Err)
 }
 
 /// What the helper runs after the end of the process with this token.

@@ -1,7 +1,7 @@
 //! [`Handle`]: the way to a primitive's words, and into parcels.
 #![expect(unsafe_code, reason = "slots are reached through pointers into a mapping")]
 
-use super::{ARENA, Place, Shared, Tag, UNIT, WHOLE, in_use, room, state};
+use super::{ARENA, Place, Shared, Tag, UNIT, WHOLE, in_use, room, starts_slot, state};
 use crate::{Error, error::Cause};
 use core::{
     marker::PhantomData,
@@ -109,6 +109,7 @@ impl<T: Shared> Handle<T> {
             forks: 0,
             local: [const { AtomicU64::new(0) }; 2],
         });
+        place.mark_known();
         state().places.insert(words.addr().get(), Arc::downgrade(&place));
         Ok(Handle { place, words, shared: PhantomData })
     }
@@ -133,7 +134,11 @@ impl<T: Shared> Handle<T> {
             return Err(wrong());
         }
         let mut state = state();
-        let place = Place::find(&state, &segment, offset).unwrap_or_else(|| {
+        let known = Place::find(&state, &segment, offset);
+        if known.is_none() && !starts_slot(&segment, offset) {
+            return Err(wrong());
+        }
+        let place = known.unwrap_or_else(|| {
             let local = state.recall(words.addr().get());
             let place = Arc::new(Place {
                 segment,
@@ -222,7 +227,7 @@ impl Place {
 impl<T> Serialize for Handle<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // Before the bytes leave: the receiver may be quicker than what follows here.
-        self.place.known.store(true, Ordering::Relaxed);
+        self.place.mark_known();
         (&self.place.segment, self.place.offset as u64).serialize(serializer)
     }
 }

@@ -54,13 +54,15 @@ unsafe impl Shared for SemaphoreWords {
     }
 
     fn recover(&self, _: &Segment, dead: Member) -> bool {
-        if !self.slots[dead.index()].is_open() {
+        if dead.index() >= self.permits.top() {
             return true;
         }
-        // Somebody may have found the death too, and be at work.
-        match self.recovery.lock(Some(Deadline::after(RECOVERY))) {
+        // Somebody may have found the death too, and be at work on a slot that looks closed already: the mutex tells when
+        // that is over.
+        match self.recovery.lock_inside(Some(Deadline::after(RECOVERY))) {
             Ok(locked) => {
-                self.recover_locked(locked, core::iter::once(dead));
+                let open = self.slots[dead.index()].is_open();
+                self.recover_locked(locked, open.then_some(dead).into_iter());
                 true
             }
             Err(_) => false,

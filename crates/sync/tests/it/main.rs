@@ -23,6 +23,7 @@ mod once;
 mod part;
 #[cfg(crash_points)]
 mod part_crash;
+mod preload;
 mod raw;
 #[cfg(feature = "raw-sync")]
 mod rawsync;

@@ -110,3 +110,20 @@ fn what_is_dropped_is_not_watched_and_the_thread_goes_in_the_end() {
         counter.wait(1);
     });
 }
+
+#[test]
+fn a_waker_that_panics_stops_nobody_else() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("as an executor may that is gone");
+        }
+    }
+    let _watchdog = watchdog!();
+    let (counter, waker) = counter();
+    let (quiet, word) = (word(), word());
+    let _late = watch(quiet, 7, &waker);
+    let _panics = watch(word.clone(), 6, &Waker::from(Arc::new(Panics)));
+    // By a later round of the same thread.
+    counter.wait(1);
+}
