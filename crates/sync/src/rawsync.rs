@@ -1,17 +1,24 @@
-//! Feature `raw-sync`: robust mutexes behind the traits of the crate [`raw_sync`].
+//! Feature `raw-sync`: robust mutexes, and our event, behind the traits of the crate [`raw_sync`].
 //!
 //! Code written for `raw_sync::locks::Mutex` takes [`Mutex`] instead: the same traits, the same 40 bytes of memory, which
 //! may lie in any shared mapping. A holder that is killed does not leave it stuck for ever: the next one to lock it
 //! gets the error [`Died`], once, and whoever locks it then gets it.
 //!
+//! Code written for `raw_sync::events::Event` takes [`Event`] instead. Nothing of it can be left half done: a waiter that is
+//! killed does not block who sets it, as raw_sync's own does.
+//!
 //! Timeouts hold for any duration, not only for whole seconds.
 #![expect(unsafe_code, reason = "raw_sync's traits are about raw memory")]
 
-use crate::robust::Robust;
-use core::ptr::NonNull;
+use crate::{event_word::EventWord, robust::Robust, spin};
+use core::{
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, Ordering},
+};
 use procession_sys::Deadline;
 use raw_sync::{
     Timeout,
+    events::{EventImpl, EventInit, EventState},
     locks::{LockGuard, LockImpl, LockInit, Mutex as Plain},
 };
 use std::{error::Error, fmt, time::Duration};
@@ -129,4 +136,112 @@ fn within_this_second(left: Duration) -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let room = 999_999_999_u64.saturating_sub(now.tv_nsec.cast_unsigned());
     left.min(Duration::from_nanos(room)).min(Duration::from_millis(250))
+}
+
+/// An event in memory of the caller's: one word, and whether each wait that it ends clears it.
+///
+/// # When a process dies
+///
+/// A killed waiter or setter leaves nothing to repair. See [`Event`](crate::Event#when-a-process-dies).
+#[derive(Debug)]
+pub struct Event {
+    _never: core::convert::Infallible,
+}
+
+/// What lies in the memory.
+#[repr(C)]
+struct RawEvent {
+    word: EventWord,
+    /// 1 or 2: whether it stays set until somebody clears it, or each wait clears it.
+    form: AtomicU32,
+}
+
+const MANUAL: u32 = 1;
+const AUTO: u32 = 2;
+
+/// The timeout has passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TimedOut;
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the event was not signaled in time")
+    }
+}
+
+impl Error for TimedOut {}
+
+impl Event {
+    fn at(mem: *mut u8) -> Result<(NonNull<RawEvent>, usize)> {
+        let padding = mem.align_offset(align_of::<RawEvent>());
+        let place = NonNull::new(mem.wrapping_add(padding)).ok_or("no memory was given")?;
+        Ok((place.cast(), padding + size_of::<RawEvent>()))
+    }
+}
+
+impl EventInit for Event {
+    fn size_of(addr: Option<*mut u8>) -> usize {
+        let padding =
+            addr.map_or(align_of::<RawEvent>() - 1, |addr| addr.align_offset(align_of::<RawEvent>()));
+        padding + size_of::<RawEvent>()
+    }
+
+    unsafe fn new(mem: *mut u8, auto_reset: bool) -> Result<(Box<dyn EventImpl>, usize)> {
+        let (place, used) = Event::at(mem)?;
+        let form = AtomicU32::new(if auto_reset { AUTO } else { MANUAL });
+        // SAFETY: the caller gives as much memory as `size_of` says, which nobody else uses yet.
+        unsafe { place.write(RawEvent { word: EventWord::new(), form }) };
+        Ok((Box::new(Waited(place)), used))
+    }
+
+    unsafe fn from_existing(mem: *mut u8) -> Result<(Box<dyn EventImpl>, usize)> {
+        let (place, used) = Event::at(mem)?;
+        let event = Waited(place);
+        if !matches!(event.raw().form.load(Ordering::Relaxed), MANUAL | AUTO) {
+            return Err("no event was made in this memory".into());
+        }
+        Ok((Box::new(event), used))
+    }
+}
+
+/// An event over memory that its maker promised to keep.
+struct Waited(NonNull<RawEvent>);
+
+impl Waited {
+    fn raw(&self) -> &RawEvent {
+        // SAFETY: the promise of who called `new` or `from_existing`: the memory is there as long as this; any bytes are
+        // valid atomics.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl EventImpl for Waited {
+    fn wait(&self, timeout: Timeout) -> Result<()> {
+        let deadline = match timeout {
+            Timeout::Infinite => None,
+            Timeout::Val(timeout) => Some(Deadline::after(timeout)),
+        };
+        let raw = self.raw();
+        let auto = raw.form.load(Ordering::Relaxed) == AUTO;
+        loop {
+            // Of many waiters one clears it, and goes on.
+            if auto && raw.word.clear() {
+                return Ok(());
+            }
+            if !spin::with(|spin| raw.word.wait(deadline, spin)) {
+                return Err(Box::new(TimedOut));
+            }
+            if !auto {
+                return Ok(());
+            }
+        }
+    }
+
+    fn set(&self, state: EventState) -> Result<()> {
+        let _was_other = match state {
+            EventState::Clear => self.raw().word.clear(),
+            EventState::Signaled => self.raw().word.set(),
+        };
+        Ok(())
+    }
 }

@@ -2,10 +2,11 @@
 
 use crate::support::BOUND;
 use core::cell::UnsafeCell;
-use procession_sync::rawsync::{Died, Mutex};
+use procession_sync::rawsync::{Died, Event, Mutex, TimedOut};
 use procession_testkit::watchdog;
 use raw_sync::{
     Timeout,
+    events::{EventImpl, EventInit, EventState},
     locks::{LockImpl, LockInit},
 };
 use std::time::{Duration, Instant};
@@ -70,4 +71,50 @@ fn a_timeout_of_any_length_is_waited_out() {
     .unwrap();
     drop(held);
     drop(mutex.try_lock(Timeout::Val(Duration::from_millis(999))).unwrap());
+}
+
+/// An event over the same memory, for another thread: they are not `Send`.
+fn event_again(start: usize) -> Box<dyn EventImpl> {
+    // SAFETY: an event lies there, in memory that outlives this.
+    unsafe { Event::from_existing(start as *mut u8) }.unwrap().0
+}
+
+fn is_timeout(result: Result<(), Box<dyn std::error::Error>>) -> bool {
+    result.unwrap_err().is::<TimedOut>()
+}
+
+#[test]
+fn raw_sync_events_are_waited_for_and_reset_by_themselves_or_by_hand() {
+    let _watchdog = watchdog!();
+    for auto in [false, true] {
+        let memory = Memory(UnsafeCell::new([0; 64]));
+        // Not aligned.
+        let start = memory.0.get() as usize + 1;
+        assert!(Event::size_of(Some(start as *mut u8)) <= 63);
+        // SAFETY: nothing was made there yet: it only looks.
+        assert!(unsafe { Event::from_existing(start as *mut u8) }.is_err());
+        // SAFETY: the memory is large enough and outlives the event.
+        let event = unsafe { Event::new(start as *mut u8, auto) }.unwrap().0;
+        assert!(is_timeout(event.wait(Timeout::Val(Duration::from_millis(1)))));
+        std::thread::scope(|scope| {
+            let waiters: Vec<_> = (0..3)
+                .map(|_| scope.spawn(move || event_again(start).wait(Timeout::Val(BOUND)).is_ok()))
+                .collect();
+            if auto {
+                // Each set ends one wait. One that comes too early is the same one again.
+                while waiters.iter().any(|waiter| !waiter.is_finished()) {
+                    event.set(EventState::Signaled).unwrap();
+                    std::thread::yield_now();
+                }
+            } else {
+                event.set(EventState::Signaled).unwrap();
+            }
+            assert!(waiters.into_iter().all(|waiter| waiter.join().unwrap()));
+        });
+        event.set(EventState::Signaled).unwrap();
+        event.wait(Timeout::Infinite).unwrap();
+        assert_eq!(event.wait(Timeout::Val(Duration::ZERO)).is_err(), auto);
+        event.set(EventState::Clear).unwrap();
+        assert!(is_timeout(event.wait(Timeout::Val(Duration::ZERO))));
+    }
 }
