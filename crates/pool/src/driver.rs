@@ -261,6 +261,8 @@ impl Shared {
                 shared.attend();
             }
         }));
+        // A worker may have died before there was anybody to tell.
+        shared.attend();
         shared
     }
 
