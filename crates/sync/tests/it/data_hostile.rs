@@ -37,7 +37,7 @@ fn a_length_that_does_not_fit_is_refused() {
     for (len, own) in [(4, false), (5_000, true)] {
         let array = Array::<u64>::new(len).unwrap();
         let (segment, offset) = place(&array);
-        let words = (offset as usize..offset as usize + 128).step_by(8);
+        let words = (offset as usize..offset as usize + 512).step_by(8);
         let length = words
             .clone()
             .map(|at| segment_word(&segment, at))

@@ -16,6 +16,8 @@ use std::time::Duration;
 /// All instructions where the code is optimised. Where it is not it takes several times as many, and one of `thin`
 /// stands for its neighbours.
 fn options(thin: u64) -> Options {
+    // Where locks are traced, each takes many times as many instructions, most of them for the trace.
+    let thin = if cfg!(feature = "lock-trace") { 7 * thin } else { thin };
     Options { stride: if cfg!(debug_assertions) { stride(thin) } else { 1 }, ..Options::default() }
 }
 

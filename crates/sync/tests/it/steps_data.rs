@@ -1,7 +1,9 @@
 //! A process dies at every instruction of what is done with values and parts.
 
 use procession_parcel::Parcel;
-use procession_sync::{Array, ArrayPart, LockError, Value};
+#[cfg(not(feature = "lock-trace"))]
+use procession_sync::Value;
+use procession_sync::{Array, ArrayPart, LockError};
 use procession_testkit::{
     isolated_within,
     step::{Options, each_instruction, each_instruction_after},
@@ -18,12 +20,14 @@ fn isolated(name: &str, body: impl FnOnce()) {
     isolated_within(name, Duration::from_secs(240), body);
 }
 
+// Where locks are traced, each takes many times as many instructions, most of them for the trace.
+#[cfg(not(feature = "lock-trace"))]
 #[test]
 fn a_value_whose_holder_dies_at_any_instruction_is_valid_and_says_so() {
     isolated("steps_data::a_value_whose_holder_dies_at_any_instruction_is_valid_and_says_so", || {
         let (mut before, mut after, mut poisoned) = (0, 0, 0);
         let report = each_instruction(
-            &options(5),
+            &options(11),
             || Value::new([1_u64; 4]).unwrap(),
             |value| value.update(|value| *value = [2; 4]).unwrap(),
             |death, value| match value.get() {
