@@ -91,7 +91,6 @@ fn steps() -> Result<Vec<Step>, String> {
     }
     steps.extend(packages.iter().filter_map(loom));
     steps.extend(packages.iter().filter_map(crash_points));
-    steps.push(Step::cargo("soak", "xtask soak --minutes 0 --kills 300"));
     steps.push(Step::cargo("bench", "xtask bench --quick"));
     Ok(steps)
 }
