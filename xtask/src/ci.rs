@@ -146,7 +146,7 @@ fn loom(package: &Package) -> Option<Step> {
         format!("{}, loom", package.name),
         &format!("test --release -p {} {}", package.name, places.join(" ")),
     );
-    package.published.then(|| step.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", "target/loom"))
+    package.published.then(|| step.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", &folder("loom")))
 }
 
 /// The tests of a crate that has crash points, with the points switched on.
@@ -158,7 +158,7 @@ pub(crate) fn crash_points(package: &Package) -> Option<Step> {
     has_points.then(|| {
         Step::cargo(format!("{}, crash points", package.name), &format!("test -p {} --tests", package.name))
             .env("RUSTFLAGS", "--cfg crash_points")
-            .env("CARGO_TARGET_DIR", "target/crash")
+            .env("CARGO_TARGET_DIR", &folder("crash"))
     })
 }
 
@@ -166,6 +166,12 @@ pub(crate) fn crash_points(package: &Package) -> Option<Step> {
 pub(crate) fn test_files(package: &Package) -> impl Iterator<Item = String> {
     let files = workspace::files(&package.folder.join("tests"), &[".rs"]);
     files.into_iter().filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+}
+
+/// A folder for builds with other flags. In full: a test that compiles runs in its package's folder, and would make one
+/// there.
+fn folder(name: &str) -> String {
+    root().join("target").join(name).display().to_string()
 }
 
 /// Whether a source file of the package contains that.
