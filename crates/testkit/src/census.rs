@@ -28,8 +28,9 @@ pub struct Options {
     /// Whether helper processes count (their name or first argument starts with `procession:`), such as a fork
     /// server, which lives as long as the program. Not by default.
     pub helpers: bool,
-    /// Names in `/dev/shm` count if they start with one of these. By default `procession`: other programs use
-    /// the same directory.
+    /// Names in `/dev/shm` count if they start with one of these. By default none does: other processes, those of other
+    /// tests among them, make and remove names there at any time. A test that counts them has a prefix, or a folder, of
+    /// its own.
     pub shm_prefixes: Vec<String>,
     /// Names in the temporary directory count if they start with one of these. By default `procession`.
     pub temp_prefixes: Vec<String>,
@@ -37,8 +38,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let ours = || vec!["procession".to_owned()];
-        Self { helpers: false, shm_prefixes: ours(), temp_prefixes: ours() }
+        Self { helpers: false, shm_prefixes: Vec::new(), temp_prefixes: vec!["procession".to_owned()] }
     }
 }
 

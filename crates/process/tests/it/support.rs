@@ -166,10 +166,10 @@ pub(crate) fn say_pid_and_wait(line: Line) {
     line.try_hear();
 }
 
-/// What this process holds. Names in shared folders are left out: other tests make some at the same time, and a process
-/// makes none.
+/// What this process holds. Names in the temporary folder are left out: other tests make some at the same time, and a
+/// process makes none.
 pub(crate) fn census() -> Census {
-    Census::with(&Options { shm_prefixes: Vec::new(), temp_prefixes: Vec::new(), ..Options::default() })
+    Census::with(&Options { temp_prefixes: Vec::new(), ..Options::default() })
 }
 
 /// The open descriptors of this process, by number, with what they refer to.

@@ -3,7 +3,7 @@
 use crate::support::{fresh, path};
 use procession_parcel::Parcel;
 use procession_shm::SharedMemory;
-use procession_testkit::{Census, forked, isolated, watchdog};
+use procession_testkit::{Census, census::Options, forked, isolated, watchdog};
 use std::{
     fs::{self, File},
     io,
@@ -363,8 +363,11 @@ fn a_mapping_is_left_out_of_core_dumps_and_nothing_is_left_behind() {
     isolated!({
         // What a process does once.
         drop(SharedMemory::create(1).unwrap());
-        let before = Census::take();
-        let name = format!("procession-test-{}", std::process::id());
+        let name = fresh("census");
+        // The segment and the record of its owner.
+        let names = vec![name.clone(), format!("procession-owner-{name}")];
+        let options = Options { shm_prefixes: names, ..Options::default() };
+        let before = Census::with(&options);
         let made = SharedMemory::create_named(&name, 5000).unwrap();
         let views = (SharedMemory::open(&name).unwrap(), SharedMemory::open_read_only(&name).unwrap());
         let maps = fs::read_to_string("/proc/self/smaps").unwrap();
@@ -377,6 +380,7 @@ fn a_mapping_is_left_out_of_core_dumps_and_nothing_is_left_behind() {
             .collect();
         assert_eq!(flags.len(), 3, "{maps}");
         assert!(flags.iter().all(|flags| flags.contains(" dd")), "{flags:?}");
+        assert_eq!(Census::with(&options).shm_names().len(), 2);
         drop((made, views));
         before.assert_settles(Duration::from_secs(10));
     });

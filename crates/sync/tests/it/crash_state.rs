@@ -6,7 +6,7 @@ use crate::{
     ways::soon,
 };
 use procession_sync::{Barrier, Condition, Event, Once, OnceValue, RwLock};
-use procession_testkit::{role, watchdog};
+use procession_testkit::{role, wait::eventually, watchdog};
 use serde::{Deserialize, Serialize};
 use std::{os::unix::process::ExitStatusExt, time::Duration};
 
@@ -108,9 +108,17 @@ fn an_event_outlives_its_setters_and_waiters() {
     for point in ["event.set.committed", "event.set.woken"] {
         let world = world();
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| world.event.wait_timeout(BOUND));
-            // That it sleeps shows nowhere; without that the second point is not reached.
-            std::thread::sleep(Duration::from_millis(30));
+            let (tell, told) = std::sync::mpsc::channel();
+            let event = &world.event;
+            let waits = scope.spawn(move || {
+                tell.send(procession_sync::Holder::current().tid).unwrap();
+                event.wait_timeout(BOUND)
+            });
+            // Without a sleeper the second point is not reached.
+            let call = format!("/proc/self/task/{}/syscall", told.recv().unwrap());
+            eventually("it sleeps on a futex", BOUND, || {
+                std::fs::read_to_string(&call).unwrap().starts_with("202 ")
+            });
             let mut process = start(point, "set", &world);
             died(&mut process, point);
             assert!(waits.join().unwrap(), "at {point}");
