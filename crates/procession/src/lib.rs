@@ -27,7 +27,9 @@ pub use procession_process::{
     Stdio, active_children, at_exit, cpu_count, current_process, fork_server_preload, handle_interrupts,
     init, interrupted, join_at_exit, on_child_start, parent_process, scope, set_exit_bound, spawn,
 };
-pub use procession_shm::{Heap, ShareableList, SharedBox, SharedMemory, SharedSlice, SharedStr, SharedVec};
+pub use procession_shm::{
+    Heap, ShareableList, SharedBox, SharedMemory, SharedMemoryManager, SharedSlice, SharedStr, SharedVec,
+};
 #[cfg(feature = "sync")]
 #[doc(no_inline)]
 pub use procession_sync::bytemuck;

@@ -57,7 +57,7 @@ pub use layout::{Kind, signature};
 pub use list::{Item, ShareableList};
 pub use mapping::watch_forks;
 pub use members::Member;
-pub use named::SharedMemory;
+pub use named::{SharedMemory, SharedMemoryManager};
 pub use segment::Segment;
 
 /// The README's examples, run as tests.

@@ -132,6 +132,12 @@ impl ShareableList {
         Ok(ShareableList { shm, form })
     }
 
+    /// The segment that it lies in, with the ownership if this handle had it.
+    #[must_use]
+    pub fn into_shm(self) -> SharedMemory {
+        self.shm
+    }
+
     /// The segment's name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -3,12 +3,16 @@
 //! # Parts
 //!
 //! * `names`: what is a name; `view`: the mapping; `words`: copies without data races;
+//! * `manager`: one owner for many names;
 //! * `owner`: who owns a name, and how it goes when the owner dies. The protocol stands there.
 
+mod manager;
 mod names;
 mod owner;
 mod view;
 mod words;
+
+pub use manager::SharedMemoryManager;
 
 use crate::{Error, error::Cause};
 use bytemuck::Pod;

@@ -1,8 +1,8 @@
 //! Named segments of processes that end in whatever way: a helper that outlives them takes their names away.
 
 use crate::support::{BOUND, Line, each_method, host, say_pid_and_wait};
-use procession_process::{Process, StartMethod, active_children};
-use procession_shm::{ShareableList, SharedMemory};
+use procession_process::{Process, StartMethod, Stdio, active_children};
+use procession_shm::{ShareableList, SharedMemory, SharedMemoryManager};
 use procession_testkit::{storm::Rng, wait::eventually, watchdog};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -13,7 +13,8 @@ use std::{
 
 each_method! {
     a_child_writes_by_name_and_by_handle,
-    a_killed_owners_name_is_removed;
+    a_killed_owners_name_is_removed,
+    a_managers_segments_outlast_an_interrupted_guardian_and_leave_no_word_on_stderr;
     alone:
     a_child_that_ends_in_order_removes_what_it_leaked,
     owners_killed_at_random_leave_nothing,
@@ -67,6 +68,50 @@ fn a_killed_owners_name_is_removed(method: StartMethod) {
         assert!(path(&name).exists());
         if signal == "SIGKILL" { owner.kill() } else { owner.terminate() }.unwrap();
         owner.join().unwrap_err();
+        assert_removed(&name);
+    }
+}
+
+/// CPython's manager has a server that must live through Ctrl-C; here it is the guardian that must.
+fn a_managers_segments_outlast_an_interrupted_guardian_and_leave_no_word_on_stderr(method: StartMethod) {
+    use std::io::Read;
+    let (here, there) = Line::pair();
+    let body = |line: Line| {
+        let manager = SharedMemoryManager::new();
+        let (shm, list) = (manager.create(64).unwrap(), manager.list([1, 2]).unwrap());
+        let pid = only_guardian().cast_signed();
+        eventually("it has come so far as to ignore them", BOUND, || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+            u64::from_str_radix(ignored.trim(), 16).unwrap() & (1 << (libc::SIGINT - 1)) != 0
+        });
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            // SAFETY: sends a signal to a child that is not reaped.
+            unsafe { libc::kill(pid, signal) };
+        }
+        line.say(shm.name());
+        line.say(list.name());
+        line.hear();
+    };
+    let builder = Process::builder().start_method(method).stderr(Stdio::Piped);
+    let owner = builder.spawn(body, there).unwrap();
+    let names = [here.hear(), here.hear()];
+    assert!(names.iter().all(|name| path(name).exists()));
+    here.say("end");
+    let mut told = String::new();
+    owner.take_stderr().unwrap().read_to_string(&mut told).unwrap();
+    owner.join().unwrap();
+    assert_eq!(told, "");
+    for name in names {
+        assert!(!path(&name).exists(), "the manager's end is the end of its names");
+    }
+    // The same, killed.
+    let (here, there) = Line::pair();
+    let owner = Process::builder().start_method(method).spawn(body, there).unwrap();
+    let names = [here.hear(), here.hear()];
+    owner.kill().unwrap();
+    owner.join().unwrap_err();
+    for name in names {
         assert_removed(&name);
     }
 }

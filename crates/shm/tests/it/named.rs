@@ -2,7 +2,7 @@
 
 use crate::support::{fresh, path};
 use procession_parcel::Parcel;
-use procession_shm::SharedMemory;
+use procession_shm::{SharedMemory, SharedMemoryManager};
 use procession_testkit::{Census, census::Options, forked, isolated, watchdog};
 use std::{
     fs::{self, File},
@@ -392,4 +392,35 @@ fn send_and_sync<T: Send + Sync>() {}
 fn handles_go_to_other_threads() {
     send_and_sync::<SharedMemory>();
     send_and_sync::<procession_shm::ShareableList>();
+}
+
+#[test]
+fn a_managers_segments_vanish_at_its_shutdown_and_at_its_end() {
+    let _watchdog = watchdog!();
+    for by_drop in [false, true] {
+        let manager = SharedMemoryManager::new();
+        let name = fresh("managed");
+        let own = manager.create_named(&name, 10).unwrap();
+        let drawn = manager.create(20).unwrap();
+        let list = manager.list([1, 2, 3]).unwrap();
+        let names = [own.name().to_owned(), drawn.name().to_owned(), list.name().to_owned()];
+        assert_eq!(manager.names(), names);
+        assert!(!own.is_owner() && !drawn.is_owner() && !list.shm().is_owner());
+        assert!(manager.create_named(&name, 10).unwrap_err().is_already_exists());
+        drop((own, drawn));
+        assert_eq!(SharedMemory::open(&names[1]).unwrap().len(), 20, "handles own nothing");
+        if by_drop {
+            drop(manager);
+        } else {
+            manager.shutdown();
+            manager.shutdown();
+            assert_eq!(manager.names(), [""; 0]);
+            let error = manager.create(1).unwrap_err().to_string();
+            assert!(error.contains("it was shut down"), "{error}");
+        }
+        for name in names {
+            assert!(SharedMemory::open(&name).unwrap_err().is_not_found());
+        }
+        assert_eq!(list.get(2).unwrap(), 3.into(), "what is mapped stays");
+    }
 }
