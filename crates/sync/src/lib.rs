@@ -67,6 +67,8 @@ mod once;
 #[cfg(not(loom))]
 mod part;
 #[cfg(not(loom))]
+mod put_off;
+#[cfg(not(loom))]
 mod raw;
 #[cfg(all(feature = "raw-sync", not(loom)))]
 pub mod rawsync;
@@ -101,6 +103,8 @@ pub mod event_model {
 /// `#[bytemuck(crate = "procession_sync::bytemuck")]`.
 #[cfg(not(loom))]
 pub use bytemuck;
+#[cfg(all(feature = "async", not(loom)))]
+pub use condition::AsyncWaitError;
 pub use procession_sys::Deadline;
 #[cfg(loom)]
 pub use semaphore::model as semaphore_model;

@@ -144,7 +144,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// Which of its ancestors' lives this process is.
 #[inline]
-pub(super) fn generation() -> u32 {
+pub(crate) fn generation() -> u32 {
     match GENERATION.load(Ordering::Relaxed) {
         0 => first_generation(),
         generation => generation,

@@ -16,6 +16,8 @@ mod event;
 mod hostile_state;
 #[cfg(feature = "async")]
 mod later;
+#[cfg(feature = "async")]
+mod later_state;
 mod lock;
 mod memory;
 mod methods;
