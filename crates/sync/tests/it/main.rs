@@ -6,6 +6,8 @@ mod barrier;
 mod condition;
 #[cfg(crash_points)]
 mod crash;
+#[cfg(feature = "async")]
+mod crash_later;
 #[cfg(crash_points)]
 mod crash_semaphore;
 mod crash_state;
@@ -41,6 +43,7 @@ mod steps_data;
 #[cfg(not(crash_points))]
 mod steps_semaphore;
 mod steps_state;
+mod stopped;
 mod storm;
 mod storm_semaphore;
 mod storm_state;
