@@ -367,3 +367,36 @@ fn wait_for_slot(busy: &AtomicU64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slot may look closed while somebody is at its recovery still: the number is not to go to another process before
+    /// that is over.
+    #[test]
+    fn a_number_is_not_used_again_while_somebody_recovers_its_slot() {
+        let handle = Handle::new(0, |words: &SemaphoreWords| words.permits.set(1, 1)).unwrap();
+        let words = handle.words();
+        let dead = Member::from_index(3).unwrap();
+        words.permits.uses(dead.index());
+        assert!(!words.slots[dead.index()].is_open());
+        assert!(words.recover(handle.place().segment(), dead), "nobody is at it");
+        std::thread::scope(|scope| {
+            let (tell, told) = std::sync::mpsc::channel();
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let recovers = scope.spawn(move || {
+                assert!(matches!(words.recovery.lock_inside(None), Ok(Locked::Clean)));
+                tell.send(()).unwrap();
+                ended.recv().unwrap();
+                words.recovery.unlock()
+            });
+            told.recv().unwrap();
+            assert!(!words.recover(handle.place().segment(), dead));
+            end.send(()).unwrap();
+            assert!(recovers.join().unwrap());
+        });
+        // Of a slot that was never used nothing is asked.
+        assert!(words.recover(handle.place().segment(), Member::from_index(900).unwrap()));
+    }
+}
