@@ -105,9 +105,8 @@ unsafe impl Shared for BarrierWords {
         self.mutex.init()
     }
 
-    fn recover(&self, segment: &Segment, dead: Member) -> bool {
-        let soon = Deadline::after(Duration::from_secs(1));
-        match self.hold(segment, None, Some(soon)) {
+    fn recover(&self, segment: &Segment, dead: Member, until: Deadline) -> bool {
+        match self.hold(segment, None, Some(until)) {
             Ok(mut inside) => {
                 self.bury(segment, &mut inside.held.wakes, |member| member == dead);
                 true

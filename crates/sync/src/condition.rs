@@ -86,9 +86,8 @@ unsafe impl Shared for ConditionWords {
         self.mutex.init()
     }
 
-    fn recover(&self, _: &Segment, dead: Member) -> bool {
-        let soon = Deadline::after(Duration::from_secs(1));
-        let Ok(mut held) = self.hold(Some(soon)) else { return false };
+    fn recover(&self, _: &Segment, dead: Member, until: Deadline) -> bool {
+        let Ok(mut held) = self.hold(Some(until)) else { return false };
         self.bury(&mut held.wakes, |member| member == dead);
         true
     }

@@ -80,8 +80,8 @@ unsafe impl Shared for OnceWords {
         self.mutex.init()
     }
 
-    fn recover(&self, _: &Segment, dead: Member) -> bool {
-        let Ok(_held) = self.hold(Some(Deadline::after(Duration::from_secs(1)))) else { return false };
+    fn recover(&self, _: &Segment, dead: Member, until: Deadline) -> bool {
+        let Ok(_held) = self.hold(Some(until)) else { return false };
         if self.is_run_by(dead) {
             self.state.store(NOT_DONE, Ordering::Release);
             futex::wake_all(&self.state);
@@ -132,7 +132,7 @@ impl OnceWords {
         if self.is_done() {
             return Ok(false);
         }
-        let member = join(segment).map_err(|error| OnceError::Member(Box::new(error)))?;
+        let member = join(segment, deadline).map_err(|error| OnceError::Member(Box::new(error)))?;
         loop {
             if let Some(runs) = self.try_begin(self.hold(deadline)?, segment, member, force, me())? {
                 return Ok(runs);

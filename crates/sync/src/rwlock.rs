@@ -112,9 +112,8 @@ unsafe impl Shared for RwLockWords {
         self.mutex.init()
     }
 
-    fn recover(&self, segment: &Segment, dead: Member) -> bool {
-        let soon = Deadline::after(Duration::from_secs(1));
-        match self.hold(Some(soon)) {
+    fn recover(&self, segment: &Segment, dead: Member, until: Deadline) -> bool {
+        match self.hold(Some(until)) {
             Ok(mut held) => {
                 self.bury(segment, &mut held.wakes, |member| member == dead);
                 true
@@ -368,7 +367,7 @@ impl RwLock {
 
     fn take(&self, access: Access, patience: Patience) -> Result<Part<'_>, LockError> {
         let words = self.handle.words();
-        let member = self.join()?;
+        let member = self.join(patience.inside())?;
         let held = words.hold(patience.inside()).map_err(not_locked)?;
         let waits = !matches!(patience, Patience::None);
         match self.ask(held, member, access, waits, true)? {
@@ -387,8 +386,8 @@ impl RwLock {
         }
     }
 
-    fn join(&self) -> Result<Member, LockError> {
-        join(self.handle.place().segment()).map_err(|error| LockError::Member(Box::new(error)))
+    fn join(&self, deadline: Option<Deadline>) -> Result<Member, LockError> {
+        join(self.handle.place().segment(), deadline).map_err(|error| LockError::Member(Box::new(error)))
     }
 
     /// Enters as one who has it, or as one who waits, if that is wanted. `again`: it is an error if the calling thread

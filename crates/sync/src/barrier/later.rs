@@ -43,7 +43,7 @@ impl Barrier {
     pub async fn wait_async(&self) -> Result<usize, BarrierError> {
         let (words, segment) = self.parts();
         let deadline = self.timeout().map(Deadline::after);
-        let member = join(segment).map_err(|error| BarrierError::Member(Box::new(error)))?;
+        let member = join(segment, deadline).map_err(|error| BarrierError::Member(Box::new(error)))?;
         loop {
             let locked = match Inside::until(&self.handle, |words| &words.mutex, deadline).await {
                 Err(NotLocked::TimedOut) => return Err(self.give_up_outside()),

@@ -61,7 +61,7 @@ impl Barrier {
         action: Option<impl FnOnce()>,
     ) -> Result<usize, BarrierError> {
         let (words, segment) = self.parts();
-        let member = join(segment).map_err(|error| BarrierError::Member(Box::new(error)))?;
+        let member = join(segment, deadline).map_err(|error| BarrierError::Member(Box::new(error)))?;
         loop {
             let inside = match words.hold(segment, Some(member), deadline) {
                 Err(NotLocked::TimedOut) => return Err(self.give_up_outside()),

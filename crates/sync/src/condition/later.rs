@@ -154,7 +154,7 @@ impl Condition {
             return Err(WaitError::HeldAgain);
         }
         let (words, segment) = (self.handle.words(), self.handle.place().segment());
-        let member = join(segment).map_err(|error| WaitError::Member(Box::new(error)))?;
+        let member = join(segment, None).map_err(|error| WaitError::Member(Box::new(error)))?;
         let locked = Inside::of(&self.handle, |words| &words.mutex).await.map_err(NotTaken::NotLocked)?;
         let mut held = table::with(&words.mutex, &words.table, locked, |_| ());
         self.enter_with(&mut held, member).ok_or(WaitError::TooManyWaiters)

@@ -19,7 +19,7 @@ impl Condition {
     ) -> Result<bool, WaitError> {
         self.check(guard)?;
         let (words, segment) = (self.handle.words(), self.handle.place().segment());
-        let member = join(segment).map_err(|error| WaitError::Member(Box::new(error)))?;
+        let member = join(segment, deadline).map_err(|error| WaitError::Member(Box::new(error)))?;
         let index = match self.enter(member, deadline) {
             // It would be too late to be notified.
             Err(NotTaken::NotLocked(NotLocked::TimedOut)) => return Ok(false),

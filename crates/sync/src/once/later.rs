@@ -102,7 +102,7 @@ async fn run<W: HasOnce, T>(
     if words.is_done() {
         return Ok(false);
     }
-    let member = join(segment).map_err(|error| OnceError::Member(Box::new(error)))?;
+    let member = join(segment, None).map_err(|error| OnceError::Member(Box::new(error)))?;
     let mutex: fn(&W) -> &Robust = |words| &words.once().mutex;
     loop {
         let locked = Inside::of(handle, mutex).await?;

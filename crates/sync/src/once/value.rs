@@ -34,8 +34,8 @@ unsafe impl Shared for OnceValueWords {
         self.once.init()
     }
 
-    fn recover(&self, segment: &Segment, dead: Member) -> bool {
-        self.once.recover(segment, dead)
+    fn recover(&self, segment: &Segment, dead: Member, until: Deadline) -> bool {
+        self.once.recover(segment, dead, until)
     }
 }
 

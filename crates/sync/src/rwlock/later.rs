@@ -66,7 +66,7 @@ impl RwLock {
 
     async fn take_async(&self, access: Access) -> Result<usize, LockError> {
         let words = self.handle.words();
-        let member = self.join()?;
+        let member = self.join(None)?;
         let locked = Inside::of(&self.handle, |words| &words.mutex).await.map_err(not_locked)?;
         let held = table::with(&words.mutex, &words.table, locked, |wakes| words.grant(wakes));
         let index = match self.ask(held, member, access, true, false)? {

@@ -20,8 +20,6 @@ use std::{cell::Cell, sync::Once, time::Duration};
 
 /// The shortest time between two looks at the owners, of all who wait for one semaphore together.
 const BETWEEN_SWEEPS: Duration = Duration::from_millis(100);
-/// How long a joining process waits for another one that recovers the same semaphore.
-const RECOVERY: Duration = Duration::from_secs(1);
 /// How often one thread of a process looks whether another one has let go of their slot, before it sleeps.
 const LOOKS: u32 = 200;
 
@@ -53,13 +51,13 @@ unsafe impl Shared for SemaphoreWords {
         self.recovery.init()
     }
 
-    fn recover(&self, _: &Segment, dead: Member) -> bool {
+    fn recover(&self, _: &Segment, dead: Member, until: Deadline) -> bool {
         if dead.index() >= self.permits.top() {
             return true;
         }
         // Somebody may have found the death too, and be at work on a slot that looks closed already: the mutex tells when
         // that is over.
-        match self.recovery.lock_inside(Some(Deadline::after(RECOVERY))) {
+        match self.recovery.lock_inside(Some(until)) {
             Ok(locked) => {
                 let open = self.slots[dead.index()].is_open();
                 self.recover_locked(locked, open.then_some(dead).into_iter());
@@ -237,7 +235,7 @@ impl Inner {
     /// Permits that this process owns.
     #[inline]
     pub(super) fn take(&self, count: u32, deadline: Option<Deadline>) -> Result<(), AcquireError> {
-        let member = arena::join(self.segment()).map_err(AcquireError::NotAMember)?;
+        let member = arena::join(self.segment(), deadline).map_err(AcquireError::NotAMember)?;
         let words = self.handle.words();
         self.until(count, deadline, || {
             let slot = self.own_slot(member);
@@ -381,7 +379,8 @@ mod tests {
         let dead = Member::from_index(3).unwrap();
         words.permits.uses(dead.index());
         assert!(!words.slots[dead.index()].is_open());
-        assert!(words.recover(handle.place().segment(), dead), "nobody is at it");
+        let soon = Deadline::after(Duration::from_millis(50));
+        assert!(words.recover(handle.place().segment(), dead, soon), "nobody is at it");
         std::thread::scope(|scope| {
             let (tell, told) = std::sync::mpsc::channel();
             let (end, ended) = std::sync::mpsc::channel::<()>();
@@ -392,11 +391,11 @@ mod tests {
                 words.recovery.unlock()
             });
             told.recv().unwrap();
-            assert!(!words.recover(handle.place().segment(), dead));
+            assert!(!words.recover(handle.place().segment(), dead, soon));
             end.send(()).unwrap();
             assert!(recovers.join().unwrap());
         });
         // Of a slot that was never used nothing is asked.
-        assert!(words.recover(handle.place().segment(), Member::from_index(900).unwrap()));
+        assert!(words.recover(handle.place().segment(), Member::from_index(900).unwrap(), soon));
     }
 }
