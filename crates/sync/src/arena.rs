@@ -122,6 +122,11 @@ pub(crate) unsafe trait Shared: Sized + Sync + 'static {
         true
     }
 
+    /// How many bytes from its start on may be other than zero.
+    fn touched(&self) -> usize {
+        usize::MAX
+    }
+
     /// Whether a thread of this process holds a robust mutex in it.
     fn in_use(&self) -> bool {
         false
@@ -133,6 +138,7 @@ struct Uses {
     kind: u16,
     len: usize,
     recover: fn(NonNull<u8>, &Segment, Member, Deadline) -> bool,
+    touched: fn(NonNull<u8>) -> usize,
     in_use: fn(NonNull<u8>) -> bool,
 }
 
@@ -144,6 +150,10 @@ impl Uses {
             recover: |slot, segment, dead, until| {
                 // SAFETY: called for slots of this kind and length only.
                 unsafe { slot.cast::<T>().as_ref() }.recover(segment, dead, until)
+            },
+            touched: |slot| {
+                // SAFETY: as above.
+                unsafe { slot.cast::<T>().as_ref() }.touched()
             },
             in_use: |slot| {
                 // SAFETY: as above.
@@ -550,12 +560,16 @@ impl Drop for Place {
             if !*self.known.get_mut() && self.forks == forks && !held {
                 // SAFETY: a slot starts with a tag.
                 let tag = unsafe { slot.cast::<Tag>().as_ref() };
+                let kind = (tag.0.load(Ordering::Relaxed) >> 16) as u16;
+                let room = usize::from(units) * UNIT;
+                let uses = USES.iter().find(|uses| uses.kind == kind && uses.len <= room);
+                let touched = uses.map_or(room, |uses| (uses.touched)(slot)).min(room);
                 tag.0.store(u32::from(units), Ordering::Release);
                 // SAFETY: behind the tag, still within the slot.
                 let rest = unsafe { slot.add(size_of::<Tag>()) };
-                // SAFETY: the slot without its tag. No other process knows of it, no handle here is left, and no
+                // SAFETY: within the slot, without its tag. No other process knows of it, no handle here is left, and no
                 // thread holds a mutex in it.
-                unsafe { rest.write_bytes(0, usize::from(units) * UNIT - size_of::<Tag>()) };
+                unsafe { rest.write_bytes(0, touched.saturating_sub(size_of::<Tag>())) };
                 arena.free.entry(units).or_default().push(self.offset);
             } else {
                 arena.retired = true;

@@ -40,6 +40,8 @@
 compile_error!("procession supports Linux only");
 
 #[cfg(not(loom))]
+mod alone;
+#[cfg(not(loom))]
 mod arena;
 #[cfg(not(loom))]
 mod array;

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     Error,
+    alone::alone,
     arena::{self, Handle, Shared, Tag},
     robust::{Locked, NotLocked, Robust},
 };
@@ -49,6 +50,11 @@ unsafe impl Shared for SemaphoreWords {
 
     fn init(&self) -> Result<(), std::io::Error> {
         self.recovery.init()
+    }
+
+    fn touched(&self) -> usize {
+        core::mem::offset_of!(SemaphoreWords, slots)
+            + self.permits.top().min(Member::COUNT) * size_of::<Slot>()
     }
 
     fn recover(&self, _: &Segment, dead: Member, until: Deadline) -> bool {
@@ -225,7 +231,11 @@ impl Inner {
     #[inline]
     fn own_slot(&self, member: Member) -> OwnSlot<'_> {
         let busy = &self.handle.place().local[0];
-        if busy.swap(1, Ordering::Acquire) != 0 {
+        // A process with one thread has nobody to take turns with.
+        let free = alone() && busy.load(Ordering::Relaxed) == 0;
+        if free {
+            busy.store(1, Ordering::Relaxed);
+        } else if busy.swap(1, Ordering::Acquire) != 0 {
             wait_for_slot(busy);
         }
         self.handle.words().permits.uses(member.index());

@@ -2,7 +2,7 @@
 
 use crate::support::{BOUND, given, take, through_a_parcel};
 use procession_parcel::Parcel;
-use procession_sync::{Lock, LockError, OnceValue, Poison, RLock};
+use procession_sync::{Lock, LockError, OnceValue, Poison, RLock, Semaphore};
 use procession_testkit::{Census, forked, isolated, role, watchdog};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -95,6 +95,21 @@ fn slots_are_used_again() {
         let grown = shared_pages() - pages;
         assert!(grown < 256, "{grown} pages more");
         drop(stays.lock().unwrap());
+    });
+}
+
+#[test]
+fn a_semaphore_takes_memory_for_its_owners_only() {
+    isolated!({
+        // As large as a slot gets, for 1,000 processes; one of them owns permits.
+        let all: Vec<_> = (0..64).map(|_| Semaphore::new(1).unwrap()).collect();
+        all.iter().for_each(|semaphore| drop(semaphore.permit().unwrap()));
+        let pages = shared_pages();
+        drop(all);
+        let grown = shared_pages().saturating_sub(pages);
+        assert!(grown < 64, "{grown} pages more after they are gone");
+        let again: Vec<_> = (0..64).map(|_| Semaphore::new(2).unwrap()).collect();
+        assert!(again.iter().all(|semaphore| semaphore.value() == 2 && semaphore.held() == 0));
     });
 }
 
