@@ -18,8 +18,9 @@
 //!
 //! # Features
 //!
-//! * `async` (also called `tokio` and `async-io`): `wait_async`, `permit_async`, `acquire_async`, `lock_async`, futures for
-//!   any executor, which can be dropped at any time. A thread of the library watches their words, as long as there are any.
+//! * `async` (also called `tokio` and `async-io`): `wait_async`, `permit_async`, `acquire_async`, `lock_async`, `read_async`,
+//!   `write_async`, `call_once_async`, `get_or_init_async`, futures for any executor, which can be dropped at any time. A
+//!   thread of the library watches their words, as long as there are any.
 //! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors.
 //! * `raw-sync`: robust mutexes and our event behind the traits of the crate `raw_sync`.
 //!
@@ -34,6 +35,11 @@
 //! # When a process dies
 //!
 //! Each type's page has a section of this name.
+//!
+//! # When a process is stopped
+//!
+//! By SIGSTOP, say, in the middle of an operation: whoever has a deadline keeps it, within some 50 ms. Others may wait for
+//! that process to go on, or to die. A lock that it holds stays held.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
