@@ -20,7 +20,7 @@
 //! * The number of parties that are there is the number of entries that wait; there is no counter.
 //! * Who comes last: without an action it decides to release. With one it enters as *acting*, runs the action without the
 //!   mutex, and decides then. Who comes while an action runs queues.
-//! * Decide (release, break, reset): `doing` from the round's number to the decision: this commits, and needs no mutex. Then
+//! * Decide (release, break, reset; `decision.rs`): `doing` from the round's number to the decision: this commits, and needs no mutex. Then
 //!   carry it out, holding the mutex: entry by entry, `round` + 1, and that into `doing`. Done twice it gives the same but
 //!   for the number, of which nothing is asked but that it is a new one. Whoever takes the mutex carries out first what
 //!   was decided.
@@ -52,6 +52,7 @@ pub use error::{BarrierError, Broken};
 use crate::{
     Error,
     arena::{Handle, Shared, Tag},
+    decision::{ARGUMENT, BREAK, Decision, RELEASE, RESET, ROUND},
     error::Cause,
     robust::{Locked, NotLocked, Robust},
     table::{self, Entry, Table, Wakes},
@@ -70,13 +71,7 @@ const RELEASED: u32 = 4;
 const BROKEN: u32 = 5;
 const AGAIN: u32 = 6;
 
-/// What was decided: in the upper byte of `doing`; its argument is in the rest. 0: nothing yet, for the round in the rest.
-const RELEASE: u64 = 1 << 56;
-const BREAK: u64 = 2 << 56;
-const RESET: u64 = 3 << 56;
-const ARGUMENT: u64 = RELEASE - 1;
-/// A round's number, in `doing` and in notes. Above it, in a note, is a place.
-const ROUND: u64 = (1 << 40) - 1;
+/// Above a round's number, in a note, is a place.
 const PLACE_SHIFT: u32 = 40;
 
 /// What lies in shared memory.
@@ -86,9 +81,9 @@ pub(crate) struct BarrierWords {
     mutex: Robust,
     parties: AtomicU32,
     inside: AtomicU32,
-    round: AtomicU64,
+    /// `round` and `doing`.
+    decision: Decision,
     broken: AtomicU64,
-    doing: AtomicU64,
     gave_up: AtomicU64,
     /// The default timeout in nanoseconds; 0: none.
     timeout: AtomicU64,
@@ -167,25 +162,19 @@ impl BarrierWords {
         self.insist(wakes, BREAK | Broken::Died { pid }.to_word());
     }
 
-    /// The round that is under way, as its entries have it.
-    fn round(&self) -> u64 {
-        self.round.load(Ordering::Relaxed) & ROUND
-    }
-
     /// Decides a round; false if that is done already, or it is over.
     fn commit(&self, round: u64, outcome: u64) -> bool {
-        let committed = self.doing.compare_exchange(round, outcome, Ordering::AcqRel, Ordering::Relaxed);
+        let committed = self.decision.commit(round, outcome);
         crash_point!("barrier.decided");
-        committed.is_ok()
+        committed
     }
 
     /// Decides the round that is under way, and carries that out; false if somebody decided something else, which is
     /// carried out then. The mutex is held.
     fn decide(&self, wakes: &mut Wakes, outcome: u64) -> bool {
-        let committed = self.commit(self.round(), outcome);
-        if !committed && self.doing.load(Ordering::Relaxed) & !ARGUMENT == 0 {
-            // A round that is none was not written by us.
-            self.doing.store(self.round(), Ordering::Relaxed);
+        let committed = self.commit(self.decision.round(), outcome);
+        if !committed {
+            self.decision.heal();
         }
         self.carry_out(wakes);
         committed
@@ -199,9 +188,8 @@ impl BarrierWords {
 
     /// Carries out what is in `doing`. The mutex is held.
     fn carry_out(&self, wakes: &mut Wakes) {
-        let doing = self.doing.load(Ordering::Acquire);
-        let argument = doing & ARGUMENT;
-        match doing & !ARGUMENT {
+        let (made, argument) = self.decision.made();
+        match made {
             0 => return,
             RELEASE => {
                 for place in self.table.taken().filter(|(_, entry)| entry.note() & ROUND == argument & ROUND)
@@ -226,10 +214,9 @@ impl BarrierWords {
         for place in self.table.taken() {
             wakes.change(place, QUEUED, AGAIN);
         }
-        let next = (self.round() + 1) & ROUND;
-        self.round.store(next, Ordering::Relaxed);
+        let next = self.decision.next();
         crash_point!("barrier.carried_out");
-        self.doing.store(next, Ordering::Release);
+        self.decision.carried_out(next);
     }
 
     /// Tells everybody who waits or acts that the barrier is broken.
@@ -259,8 +246,8 @@ impl BarrierWords {
     }
 
     fn broken(&self) -> Option<Broken> {
-        let doing = self.doing.load(Ordering::Acquire);
-        let decided = if doing & !ARGUMENT == BREAK { doing & ARGUMENT } else { 0 };
+        let (made, reason) = self.decision.made();
+        let decided = if made == BREAK { reason } else { 0 };
         let gave_up = self.gave_up.load(Ordering::Relaxed) & ARGUMENT;
         [self.broken.load(Ordering::Relaxed), decided, gave_up].into_iter().find_map(Broken::from_word)
     }

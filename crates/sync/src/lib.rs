@@ -57,6 +57,7 @@ mod barrier;
 mod condition;
 #[cfg(not(loom))]
 mod data;
+mod decision;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
@@ -105,6 +106,12 @@ mod who;
 pub mod event_model {
     pub use crate::event_word::{Bug, EventWord, plant};
     pub use crate::table::Entry;
+}
+
+/// How a barrier's round is decided, for the model checker, and mistakes to plant.
+#[cfg(loom)]
+pub mod decision_model {
+    pub use crate::decision::{ARGUMENT, BREAK, Bug, Decision, RELEASE, plant};
 }
 
 /// What may be in a [`Value`] or [`Array`], with its derives: `#[derive(bytemuck::Pod, bytemuck::Zeroable)]` and

@@ -1,11 +1,12 @@
 //! A party's way through the barrier.
 
 use super::{
-    ACTING, AGAIN, ARGUMENT, BREAK, Barrier, BarrierError, BarrierWords, Broken, Inside, PLACE_SHIFT, QUEUED,
-    RELEASE, RELEASED, RESET, ROUND, WAITING,
+    ACTING, AGAIN, Barrier, BarrierError, BarrierWords, Broken, Inside, PLACE_SHIFT, QUEUED, RELEASED,
+    WAITING,
 };
 use crate::{
     arena::join,
+    decision::{BREAK, RELEASE, RESET},
     robust::NotLocked,
     spin,
     table::{self, Entry},
@@ -93,7 +94,7 @@ impl Barrier {
     ) -> Result<Arrived, BarrierError> {
         let (words, segment) = self.parts();
         let enter = |place: usize, state| {
-            let round = words.round();
+            let round = words.decision.round();
             let note = (place as u64) << PLACE_SHIFT | round;
             let index = words.table.enter(member, note, state).ok_or(BarrierError::TooMany)?;
             Ok(Arrived::Is(Party { member, index, state, round, place }))
@@ -114,7 +115,7 @@ impl Barrier {
             if acts {
                 return enter(place, ACTING);
             }
-            let round = words.round();
+            let round = words.decision.round();
             if words.decide(&mut inside.held.wakes, RELEASE | round) {
                 return Ok(Arrived::Passes(place));
             }
@@ -175,17 +176,15 @@ impl Barrier {
     fn give_up_inside(&self, party: Party) -> Result<Answer, BarrierError> {
         let (words, _) = self.parts();
         let entry = words.table.entry(party.index);
-        words.commit(party.round, BREAK | timed_out().to_word());
-        crash_point!("barrier.gave_up");
-        let doing = words.doing.load(Ordering::Acquire);
-        if entry.change(party.state, table::FREE).is_none() {
+        let mine = BREAK | timed_out().to_word();
+        let Some((made, argument)) = words.decision.leave(entry, party.state, party.round, mine) else {
             return Ok(Answer::InEntry);
-        }
+        };
         // As long as the entry was as it was, what was decided was its round's.
-        match doing & !ARGUMENT {
+        match made {
             RELEASE if party.state == WAITING => Ok(Answer::Released),
             RELEASE => Err(self.give_up_outside()),
-            BREAK => Err(BarrierError::Broken(Broken::from_word(doing & ARGUMENT).unwrap_or(timed_out()))),
+            BREAK => Err(BarrierError::Broken(Broken::from_word(argument).unwrap_or(timed_out()))),
             RESET => Err(BarrierError::Broken(Broken::Reset)),
             _ => Err(BarrierError::Broken(timed_out())),
         }
@@ -257,11 +256,12 @@ impl Drop for Acting<'_> {
         words.commit(self.party.round, outcome);
         if words.hold(segment, Some(self.party.member), table::moment()).is_err() {
             // Whoever has the mutex tells the others. This one has it from the decision itself.
-            let doing = words.doing.load(Ordering::Acquire);
-            if doing & !ARGUMENT == BREAK && self.entry.state() == ACTING {
-                self.entry.set_note(doing & ARGUMENT);
+            let (made, argument) = words.decision.made();
+            if made == BREAK && self.entry.state() == ACTING {
+                self.entry.set_note(argument);
             }
-            let state = if doing == RELEASE | self.party.round & ROUND { RELEASED } else { super::BROKEN };
+            let released = made == RELEASE && argument == self.party.round;
+            let state = if released { RELEASED } else { super::BROKEN };
             let _ = self.entry.change(ACTING, state);
         }
         if !self.done {
