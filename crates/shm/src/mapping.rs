@@ -24,7 +24,7 @@ use rustix::{
 };
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd, RawFd},
     ptr::NonNull,
     sync::{Arc, MutexGuard, Once, OnceLock, Weak},
 };
@@ -47,6 +47,9 @@ pub(crate) type Object = (u64, u64);
 
 static TABLE: OverFork<BTreeMap<Object, Weak<Mapping>>> = OverFork::new(BTreeMap::new());
 
+/// The memberships of mappings that stay though nobody refers to them: a forked child is not to keep its parent's alive.
+static LEFT: OverFork<Vec<RawFd>> = OverFork::new(Vec::new());
+
 fn table() -> MutexGuard<'static, BTreeMap<Object, Weak<Mapping>>> {
     TABLE.lock()
 }
@@ -62,12 +65,15 @@ pub fn watch_forks() {
             before: Some(|| {
                 members::before_fork();
                 TABLE.hold();
+                LEFT.hold();
             }),
             in_parent: Some(|| {
+                LEFT.release();
                 TABLE.release();
                 members::after_fork_in_parent();
             }),
             in_child: Some(|| {
+                LEFT.reset(|left| left.drain(..).for_each(members::close));
                 TABLE.reset(|table| {
                     for mapping in table.values() {
                         // SAFETY: a mapping is in the table until its drop takes it out, under the lock that is held
@@ -189,6 +195,7 @@ impl Mapping {
         let payload = unsafe { self.start.add(PAYLOAD) };
         if self.in_use.get().is_some_and(|in_use| in_use(payload, self.size - PAYLOAD)) {
             // The membership stays as well: whatever is in use is in use by this process.
+            LEFT.lock().extend(self.membership.leave());
             return;
         }
         self.membership.end();

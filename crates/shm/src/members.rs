@@ -51,7 +51,7 @@ use crate::{
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use procession_sys::OverFork;
 use rustix::io::Errno;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// Where the bytes lie on which members hold locks: far beyond any size.
 const LOCKS: i64 = 1 << 62;
@@ -109,12 +109,22 @@ impl Membership {
     /// Ends it, in this process: at the end of the mapping, and in a forked child, whose parent's it is.
     pub(crate) fn end(&self) {
         self.number.store(0, Ordering::Relaxed);
-        let description = self.description.swap(-1, Ordering::Relaxed);
-        if description >= 0 {
-            // SAFETY: the number came from `into_raw_fd`, and the swap makes this the only owner.
-            drop(unsafe { OwnedFd::from_raw_fd(description) });
+        if let Some(description) = self.leave() {
+            close(description);
         }
     }
+
+    /// Gives up the description without closing it: the membership lasts as long as that.
+    pub(crate) fn leave(&self) -> Option<RawFd> {
+        let description = self.description.swap(-1, Ordering::Relaxed);
+        (description >= 0).then_some(description)
+    }
+}
+
+/// Closes a description that [`Membership::leave`] gave.
+pub(crate) fn close(description: RawFd) {
+    // SAFETY: the number came from `into_raw_fd`, and the swap made the caller its only owner.
+    drop(unsafe { OwnedFd::from_raw_fd(description) });
 }
 
 pub(crate) fn before_fork() {

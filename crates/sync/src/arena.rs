@@ -65,12 +65,13 @@ use core::{
 };
 use procession_shm::{Kind, Member, Segment, signature};
 use procession_sys::{
-    OverFork,
+    Deadline, OverFork,
     hooks::{ForkHooks, around_fork},
 };
 use std::{
     collections::BTreeMap,
     sync::{Arc, MutexGuard, Once, Weak},
+    time::Duration,
 };
 
 /// Slots are a multiple of this, and aligned to it: two cache lines, which processors fetch in pairs.
@@ -79,6 +80,9 @@ pub(crate) const UNIT: usize = 128;
 const FIRST: usize = 1 << 20;
 /// The largest segment, of which only what is touched takes memory.
 const LARGEST: usize = 64 << 20;
+
+/// How long a process that becomes a member waits, at the longest, for whoever is in the way of that.
+const RECOVERY: Duration = Duration::from_secs(1);
 
 /// A slot's length that stands for all that is left of the segment.
 const WHOLE: usize = 0xffff;
@@ -113,9 +117,14 @@ pub(crate) unsafe trait Shared: Sized + Sync + 'static {
     }
 
     /// Puts right whatever this primitive records of a dead member, whose number goes to another process then; false if
-    /// that is not possible now. May run several times for one death, in several processes one after the other.
-    fn recover(&self, _segment: &Segment, _dead: Member) -> bool {
+    /// that is not possible until then. May run several times for one death, in several processes one after the other.
+    fn recover(&self, _segment: &Segment, _dead: Member, _until: Deadline) -> bool {
         true
+    }
+
+    /// How many bytes from its start on may be other than zero.
+    fn touched(&self) -> usize {
+        usize::MAX
     }
 
     /// Whether a thread of this process holds a robust mutex in it.
@@ -128,7 +137,8 @@ pub(crate) unsafe trait Shared: Sized + Sync + 'static {
 struct Uses {
     kind: u16,
     len: usize,
-    recover: fn(NonNull<u8>, &Segment, Member) -> bool,
+    recover: fn(NonNull<u8>, &Segment, Member, Deadline) -> bool,
+    touched: fn(NonNull<u8>) -> usize,
     in_use: fn(NonNull<u8>) -> bool,
 }
 
@@ -137,9 +147,13 @@ impl Uses {
         Uses {
             kind: T::KIND,
             len: size_of::<T>(),
-            recover: |slot, segment, dead| {
+            recover: |slot, segment, dead, until| {
                 // SAFETY: called for slots of this kind and length only.
-                unsafe { slot.cast::<T>().as_ref() }.recover(segment, dead)
+                unsafe { slot.cast::<T>().as_ref() }.recover(segment, dead, until)
+            },
+            touched: |slot| {
+                // SAFETY: as above.
+                unsafe { slot.cast::<T>().as_ref() }.touched()
             },
             in_use: |slot| {
                 // SAFETY: as above.
@@ -233,13 +247,29 @@ fn starts_slot(segment: &Segment, offset: usize) -> bool {
 ///
 /// A slot of which its maker alone knows holds nothing of anybody else, and may be used for something else at any moment:
 /// such slots are not looked into.
+///
+/// Where no number was ever free, a dead member's is recovered. What is in the way of that (a process that is stopped in the
+/// middle of something) is waited for until the deadline, and no longer than [`RECOVERY`], for all dead members together.
 #[inline]
-pub(crate) fn join(segment: &Segment) -> Result<Member, Error> {
+pub(crate) fn join(segment: &Segment, deadline: Option<Deadline>) -> Result<Member, Error> {
+    if let Some(member) = segment.member() {
+        return Ok(member);
+    }
+    join_anew(segment, deadline)
+}
+
+#[cold]
+fn join_anew(segment: &Segment, deadline: Option<Deadline>) -> Result<Member, Error> {
+    let mut until = None;
     let mut recover = |dead| {
+        let until = *until.get_or_insert_with(|| {
+            let most = Deadline::after(RECOVERY);
+            deadline.map_or(most, |deadline| deadline.min(most))
+        });
         each_slot(segment.as_ptr(), segment.len(), |uses, slot| {
             // SAFETY: slots start with a tag, aligned; every process accesses it as an atomic.
             let known = unsafe { slot.cast::<Tag>().as_ref() }.1.load(Ordering::Acquire) != 0;
-            !known || (uses.recover)(slot, segment, dead)
+            !known || (uses.recover)(slot, segment, dead, until)
         })
     };
     segment.join(&mut recover).map_err(|error| Error::new("join", "a primitive", Cause::Segment(error)))
@@ -530,12 +560,16 @@ impl Drop for Place {
             if !*self.known.get_mut() && self.forks == forks && !held {
                 // SAFETY: a slot starts with a tag.
                 let tag = unsafe { slot.cast::<Tag>().as_ref() };
+                let kind = (tag.0.load(Ordering::Relaxed) >> 16) as u16;
+                let room = usize::from(units) * UNIT;
+                let uses = USES.iter().find(|uses| uses.kind == kind && uses.len <= room);
+                let touched = uses.map_or(room, |uses| (uses.touched)(slot)).min(room);
                 tag.0.store(u32::from(units), Ordering::Release);
                 // SAFETY: behind the tag, still within the slot.
                 let rest = unsafe { slot.add(size_of::<Tag>()) };
-                // SAFETY: the slot without its tag. No other process knows of it, no handle here is left, and no
+                // SAFETY: within the slot, without its tag. No other process knows of it, no handle here is left, and no
                 // thread holds a mutex in it.
-                unsafe { rest.write_bytes(0, usize::from(units) * UNIT - size_of::<Tag>()) };
+                unsafe { rest.write_bytes(0, touched.saturating_sub(size_of::<Tag>())) };
                 arena.free.entry(units).or_default().push(self.offset);
             } else {
                 arena.retired = true;

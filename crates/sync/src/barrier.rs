@@ -4,27 +4,35 @@
 //!
 //! A [`Table`] of those who are there, under a robust mutex of its own, and:
 //!
-//! | word | meaning | who changes it, holding the mutex |
+//! | word | meaning | who changes it |
 //! |---|---|---|
-//! | `round` | how many passes there were | whoever carries out a release |
+//! | `doing` | the number of the round that is under way; or the decision on it | whoever decides, by compare-and-swap from the round's number; back: who has carried it out, holding the mutex |
+//! | `round` | the number of the round that is under way, or was decided | whoever carries out a decision |
 //! | `broken` | why it is broken; 0: it is not | whoever carries out a break or a reset |
-//! | `doing` | what is being carried out; 0: nothing | whoever holds the mutex |
+//! | `gave_up` | why it is to be broken next; 0: it is not | who could not get in; who holds the mutex |
 //! | `inside` | who holds the mutex: its member number, plus 1 | whoever holds it |
 //!
-//! An entry is *waiting* or *acting* (note: its round), *queued* behind an action, or *released*, *broken* (note: why),
-//! *again* (it was queued: from the start).
+//! An entry is *waiting* or *acting* (note: its round and place), *queued* behind an action (note: the round), or *released*,
+//! *broken* (note: why), *again* (it was queued: from the start). A round ends with its decision, whatever that is.
 //!
 //! # Protocol
 //!
-//! * The number of parties that are there is the number of entries that wait in this round; there is no counter.
-//! * Who comes last: without an action it releases. With one it enters as *acting*, runs the action without the mutex,
-//!   and releases then, if nobody broke the barrier meanwhile. Who comes while an action runs queues.
-//! * Release, break, reset: store in `doing` what is to be done: this commits. Then do it, entry by entry, and clear
-//!   `doing`. Done twice it gives the same.
+//! * The number of parties that are there is the number of entries that wait; there is no counter.
+//! * Who comes last: without an action it decides to release. With one it enters as *acting*, runs the action without the
+//!   mutex, and decides then. Who comes while an action runs queues.
+//! * Decide (release, break, reset; `decision.rs`): `doing` from the round's number to the decision: this commits, and needs no mutex. Then
+//!   carry it out, holding the mutex: entry by entry, `round` + 1, and that into `doing`. Done twice it gives the same but
+//!   for the number, of which nothing is asked but that it is a new one. Whoever takes the mutex carries out first what
+//!   was decided.
+//! * A party at its deadline looks for the dead, and decides to break. If the mutex is not to be had it decides all the
+//!   same, and leaves: with its own decision, or with that which it finds in `doing`, which is its round's.
+//! * A party that cannot even get in by its deadline says so in `gave_up`. Whoever takes the mutex next breaks the barrier.
+//! * A future that is dropped leaves as if it had not come. If its round is decided it is as if it was dropped after that.
 //!
 //! # Invariants
 //!
-//! 1. All parties of a round get the same answer: one store decides it, and it is carried out before anybody else gets in.
+//! 1. All parties of a round get the same answer: one change of `doing` decides it, from the number of that very round, and
+//!    it is carried out before anybody else gets in.
 //! 2. A waiter gets the answer of its own round, however many there were since: it stands in its entry.
 //! 3. The action runs without the mutex.
 //!
@@ -35,15 +43,18 @@
 //! way out: whoever waits finds its entry after a slice, who comes last at once, and breaks the barrier.
 
 mod error;
+#[cfg(feature = "async")]
+mod later;
+mod pass;
 
 pub use error::{BarrierError, Broken};
 
 use crate::{
     Error,
-    arena::{Handle, Shared, Tag, join},
+    arena::{Handle, Shared, Tag},
+    decision::{ARGUMENT, BREAK, Decision, RELEASE, RESET, ROUND},
     error::Cause,
-    robust::{NotLocked, Robust},
-    spin,
+    robust::{Locked, NotLocked, Robust},
     table::{self, Entry, Table, Wakes},
 };
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -60,11 +71,8 @@ const RELEASED: u32 = 4;
 const BROKEN: u32 = 5;
 const AGAIN: u32 = 6;
 
-/// What is carried out: in the upper byte of `doing`; its argument is in the rest.
-const RELEASE: u64 = 1 << 56;
-const BREAK: u64 = 2 << 56;
-const RESET: u64 = 3 << 56;
-const ARGUMENT: u64 = RELEASE - 1;
+/// Above a round's number, in a note, is a place.
+const PLACE_SHIFT: u32 = 40;
 
 /// What lies in shared memory.
 #[repr(C)]
@@ -73,9 +81,10 @@ pub(crate) struct BarrierWords {
     mutex: Robust,
     parties: AtomicU32,
     inside: AtomicU32,
-    round: AtomicU64,
+    /// `round` and `doing`.
+    decision: Decision,
     broken: AtomicU64,
-    doing: AtomicU64,
+    gave_up: AtomicU64,
     /// The default timeout in nanoseconds; 0: none.
     timeout: AtomicU64,
     table: Table,
@@ -91,9 +100,8 @@ unsafe impl Shared for BarrierWords {
         self.mutex.init()
     }
 
-    fn recover(&self, segment: &Segment, dead: Member) -> bool {
-        let soon = Deadline::after(Duration::from_secs(1));
-        match self.hold(segment, None, Some(soon)) {
+    fn recover(&self, segment: &Segment, dead: Member, until: Deadline) -> bool {
+        match self.hold(segment, None, Some(until)) {
             Ok(mut inside) => {
                 self.bury(segment, &mut inside.held.wakes, |member| member == dead);
                 true
@@ -111,6 +119,8 @@ struct Inside<'a> {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
+        // What was decided meanwhile, without the mutex.
+        self.words.carry_out(&mut self.held.wakes);
         // The mutex goes after this.
         self.words.inside.store(0, Ordering::Relaxed);
         crash_point!("barrier.leaves");
@@ -118,17 +128,29 @@ impl Drop for Inside<'_> {
 }
 
 impl BarrierWords {
-    /// Takes the mutex, in the name of `member` if it is a party's.
+    /// Takes the mutex, in the name of `member` if it is a party's, and carries out what was decided without it.
     fn hold(
         &self,
         segment: &Segment,
         member: Option<Member>,
         deadline: Option<Deadline>,
     ) -> Result<Inside<'_>, NotLocked> {
-        let held = table::hold(&self.mutex, &self.table, deadline, |wakes| self.repair(segment, wakes))?;
+        Ok(self.with(self.mutex.lock_inside(deadline)?, segment, member))
+    }
+
+    /// As [`hold`](BarrierWords::hold), by who has the mutex already.
+    fn with(&self, locked: Locked, segment: &Segment, member: Option<Member>) -> Inside<'_> {
+        let mut held = table::with(&self.mutex, &self.table, locked, |wakes| self.repair(segment, wakes));
         self.inside.store(member.map_or(0, |member| member.index() as u32 + 1), Ordering::Relaxed);
         crash_point!("barrier.inside");
-        Ok(Inside { words: self, held })
+        self.carry_out(&mut held.wakes);
+        let gave_up = self.gave_up.load(Ordering::Relaxed) & ARGUMENT;
+        if gave_up != 0 {
+            self.insist(&mut held.wakes, BREAK | gave_up);
+            crash_point!("barrier.broken_for_another");
+            self.gave_up.store(0, Ordering::Relaxed);
+        }
+        Inside { words: self, held }
     }
 
     /// Somebody died under the mutex: finishes what it had begun, and breaks the barrier in its name.
@@ -137,27 +159,44 @@ impl BarrierWords {
         let number = self.inside.load(Ordering::Relaxed) as usize;
         let member = number.checked_sub(1).and_then(Member::from_index);
         let pid = member.and_then(|member| segment.pid_of(member)).unwrap_or(0);
-        self.decide(wakes, BREAK | Broken::Died { pid }.to_word());
+        self.insist(wakes, BREAK | Broken::Died { pid }.to_word());
     }
 
-    /// Commits to an outcome, and carries it out. The mutex is held.
-    fn decide(&self, wakes: &mut Wakes, outcome: u64) {
-        self.doing.store(outcome, Ordering::Relaxed);
+    /// Decides a round; false if that is done already, or it is over.
+    fn commit(&self, round: u64, outcome: u64) -> bool {
+        let committed = self.decision.commit(round, outcome);
         crash_point!("barrier.decided");
+        committed
+    }
+
+    /// Decides the round that is under way, and carries that out; false if somebody decided something else, which is
+    /// carried out then. The mutex is held.
+    fn decide(&self, wakes: &mut Wakes, outcome: u64) -> bool {
+        let committed = self.commit(self.decision.round(), outcome);
+        if !committed {
+            self.decision.heal();
+        }
         self.carry_out(wakes);
+        committed
+    }
+
+    /// As [`decide`](BarrierWords::decide), for a decision that goes for the next round as well. Without the mutex a round is
+    /// decided by a party that is in it only, and nobody gets in now: so the second try is the last.
+    fn insist(&self, wakes: &mut Wakes, outcome: u64) {
+        let _ = self.decide(wakes, outcome) || self.decide(wakes, outcome);
     }
 
     /// Carries out what is in `doing`. The mutex is held.
     fn carry_out(&self, wakes: &mut Wakes) {
-        let doing = self.doing.load(Ordering::Relaxed);
-        let argument = doing & ARGUMENT;
-        match doing & !ARGUMENT {
+        let (made, argument) = self.decision.made();
+        match made {
+            0 => return,
             RELEASE => {
-                for place in self.table.taken().filter(|(_, entry)| entry.note() == argument) {
+                for place in self.table.taken().filter(|(_, entry)| entry.note() & ROUND == argument & ROUND)
+                {
                     let _ = wakes.change(place, WAITING, RELEASED) || wakes.change(place, ACTING, RELEASED);
                     crash_point!("barrier.released");
                 }
-                self.round.store((argument + 1) & ARGUMENT, Ordering::Relaxed);
             }
             BREAK => {
                 // The first reason stays.
@@ -175,8 +214,9 @@ impl BarrierWords {
         for place in self.table.taken() {
             wakes.change(place, QUEUED, AGAIN);
         }
+        let next = self.decision.next();
         crash_point!("barrier.carried_out");
-        self.doing.store(0, Ordering::Relaxed);
+        self.decision.carried_out(next);
     }
 
     /// Tells everybody who waits or acts that the barrier is broken.
@@ -199,14 +239,17 @@ impl BarrierWords {
         let party = dead.iter().find(|(entry, _)| entry.state() != BROKEN);
         if let Some((_, member)) = party {
             let pid = segment.pid_of(*member).unwrap_or(0);
-            self.decide(wakes, BREAK | Broken::Died { pid }.to_word());
+            self.insist(wakes, BREAK | Broken::Died { pid }.to_word());
         }
         crash_point!("barrier.buried");
         dead.iter().for_each(|(entry, _)| entry.free());
     }
 
     fn broken(&self) -> Option<Broken> {
-        Broken::from_word(self.broken.load(Ordering::Relaxed))
+        let (made, reason) = self.decision.made();
+        let decided = if made == BREAK { reason } else { 0 };
+        let gave_up = self.gave_up.load(Ordering::Relaxed) & ARGUMENT;
+        [self.broken.load(Ordering::Relaxed), decided, gave_up].into_iter().find_map(Broken::from_word)
     }
 
     fn parties(&self) -> usize {
@@ -226,6 +269,8 @@ impl BarrierWords {
 ///
 /// If a party dies while it waits, or while it runs the action, the barrier breaks within half a second, with an error
 /// that names its pid. A party that dies elsewhere is one that does not come: nobody can tell. Use a timeout.
+///
+/// A wait with a deadline ends at it also where another process was stopped (SIGSTOP) on its way in or out.
 ///
 /// # Examples
 ///
@@ -393,7 +438,7 @@ impl Barrier {
         let (words, segment) = self.parts();
         let mut inside = words.hold(segment, segment.member(), None)?;
         words.bury(segment, &mut inside.held.wakes, |member| segment.is_dead(member));
-        words.decide(&mut inside.held.wakes, outcome);
+        words.insist(&mut inside.held.wakes, outcome);
         Ok(())
     }
 
@@ -436,128 +481,6 @@ impl Barrier {
 
     fn parts(&self) -> (&BarrierWords, &Segment) {
         (self.handle.words(), self.handle.place().segment())
-    }
-
-    fn pass(&self, deadline: Option<Deadline>, action: Option<impl FnOnce()>) -> Result<usize, BarrierError> {
-        let (words, segment) = self.parts();
-        let member = join(segment).map_err(|error| BarrierError::Member(Box::new(error)))?;
-        let enter = |note, state| match words.table.enter(member, note, state) {
-            Some(index) => Ok(words.table.entry(index)),
-            None => Err(BarrierError::TooMany),
-        };
-        loop {
-            let mut inside = words.hold(segment, Some(member), None)?;
-            if let Some(broken) = words.broken() {
-                return Err(BarrierError::Broken(broken));
-            }
-            if words.table.count(&[ACTING]) > 0 {
-                let entry = enter(0, QUEUED)?;
-                drop(inside);
-                self.sleep(entry, QUEUED, member, deadline)?;
-                entry.free();
-                continue;
-            }
-            let round = words.round.load(Ordering::Relaxed);
-            let here = words.table.count(&[WAITING]);
-            if here + 1 < words.parties() {
-                let entry = enter(round, WAITING)?;
-                drop(inside);
-                crash_point!("barrier.entered");
-                self.sleep(entry, WAITING, member, deadline)?;
-                return Self::leave(entry).map(|()| here);
-            }
-            // One that waits may be dead: it will not pass, so nobody does.
-            words.bury(segment, &mut inside.held.wakes, |member| segment.is_dead(member));
-            if let Some(broken) = words.broken() {
-                return Err(BarrierError::Broken(broken));
-            }
-            let Some(action) = action else {
-                words.decide(&mut inside.held.wakes, RELEASE | round);
-                return Ok(here);
-            };
-            let entry = enter(round, ACTING)?;
-            drop(inside);
-            let mut acting = Acting { barrier: self, member, entry, round, done: false };
-            action();
-            acting.done = true;
-            drop(acting);
-            return Self::leave(entry).map(|()| here);
-        }
-    }
-
-    /// Waits until the entry is in another state; breaks the barrier at the deadline, and for the dead.
-    fn sleep(
-        &self,
-        entry: &Entry,
-        state: u32,
-        member: Member,
-        deadline: Option<Deadline>,
-    ) -> Result<(), BarrierError> {
-        let (words, segment) = self.parts();
-        loop {
-            spin::with(|spin| entry.wait_slice(state, deadline, spin));
-            if entry.state() != state {
-                return Ok(());
-            }
-            let late = deadline.is_some_and(Deadline::passed);
-            if !late && !words.table.due() {
-                continue;
-            }
-            let mut inside = match words.hold(segment, Some(member), None) {
-                Ok(inside) => inside,
-                Err(error) => {
-                    // Nobody will find this entry in order any more: its owner is about to go.
-                    entry.free();
-                    return Err(error.into());
-                }
-            };
-            let wakes = &mut inside.held.wakes;
-            words.bury(segment, wakes, |member| segment.is_dead(member));
-            if late && entry.state() == state {
-                words.decide(wakes, BREAK | Broken::TimedOut { pid: std::process::id() }.to_word());
-            }
-        }
-    }
-
-    /// Takes the answer out of an entry, and gives it back.
-    fn leave(entry: &Entry) -> Result<(), BarrierError> {
-        let reason = entry.note();
-        let released = entry.state() == RELEASED;
-        crash_point!("barrier.leaves.answered");
-        entry.free();
-        if released {
-            return Ok(());
-        }
-        // Where the memory was written over the reason may be none.
-        Err(BarrierError::Broken(Broken::from_word(reason).unwrap_or(Broken::Reset)))
-    }
-}
-
-/// An action is running; its end, whatever it is, decides the round.
-struct Acting<'a> {
-    barrier: &'a Barrier,
-    member: Member,
-    entry: &'a Entry,
-    round: u64,
-    done: bool,
-}
-
-impl Drop for Acting<'_> {
-    fn drop(&mut self) {
-        let (words, segment) = self.barrier.parts();
-        let Ok(mut inside) = words.hold(segment, Some(self.member), None) else { return };
-        // Somebody may have broken it meanwhile.
-        if self.entry.state() == ACTING {
-            let outcome = match self.done {
-                true => RELEASE | self.round,
-                false => BREAK | Broken::Panicked { pid: std::process::id() }.to_word(),
-            };
-            words.decide(&mut inside.held.wakes, outcome);
-        }
-        drop(inside);
-        if !self.done {
-            self.entry.free();
-        }
     }
 }
 

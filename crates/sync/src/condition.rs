@@ -2,8 +2,8 @@
 //!
 //! # Words
 //!
-//! A [`Table`] of those who wait, under a robust mutex of its own. An entry is *waiting* or *notified*; its note is the
-//! ticket that was next when it was notified.
+//! A [`Table`] of those who wait, under a robust mutex of its own. An entry is *waiting*, *notified* or *given up*; its note
+//! is the ticket that was next when it was notified.
 //!
 //! # Protocol
 //!
@@ -11,7 +11,10 @@
 //!   entry until it is notified, or the deadline comes, or the lock is poisoned; take the lock back, as often as it was
 //!   locked; leave the entry: waiting → free by a compare-and-swap, which fails if a notification came meanwhile.
 //! * Notify, holding the condition's lock: the mutex; of the waiting entries those that came first: the note, then
-//!   waiting → notified by a compare-and-swap; let the mutex go; wake them.
+//!   waiting → notified by a compare-and-swap; let the mutex go. They are woken when the lock is let go (`put_off.rs`):
+//!   sooner they would only find that it is held.
+//! * A wait that is given up, as only a future can be: waiting → free; or notified → given up, and whoever holds the mutex
+//!   next, which the one who gives up tries to be, treats it as a dead one's.
 //! * After a slice without a notification a waiter looks for the dead, and whether the lock is poisoned.
 //!
 //! # Invariants
@@ -27,19 +30,32 @@
 //! A waiter: its entry, if notified, is found by another waiter after a slice; the oldest of those that had entered when
 //! the notification came gets it, and then the dead one's entry is freed. A death between these two passes it on once
 //! more: in that case one waiter is woken for nothing, but none is forgotten. A notifier: some of those it meant
-//! to notify are notified, and the lock is poisoned, which all waiters find within a slice.
+//! to notify are notified, and the lock is poisoned, which all waiters find within a slice. One that dies before it wakes
+//! those whom it notified: they look after a slice.
+//!
+//! # When a process is stopped
+//!
+//! With the mutex: a wait with a deadline that cannot enter has waited in vain, without letting go of the lock; one that has
+//! entered needs the mutex no more.
 
+mod error;
 mod guard;
+#[cfg(feature = "async")]
+mod later;
+mod wait;
 
+#[cfg(feature = "async")]
+pub use error::AsyncWaitError;
+pub use error::WaitError;
 pub use guard::{ConditionGuard, Guard, Held};
 
 use crate::{
     Error, Holder, Lock, LockError, NotHeld, Poison, RLock,
-    arena::{Handle, Shared, Tag, join},
+    arena::{Handle, Shared, Tag},
     guarded::OfCondition,
     mutex::NotTaken,
+    put_off,
     robust::{NotLocked, Robust},
-    spin,
     table::{self, Entry, Table, Wakes},
 };
 use procession_shm::{Member, Segment};
@@ -49,6 +65,8 @@ use std::{fmt, time::Duration};
 
 const WAITING: u32 = 1;
 const NOTIFIED: u32 = 2;
+/// Notified, but its owner has gone without having noticed.
+const GIVEN_UP: u32 = 3;
 
 /// What lies in shared memory.
 #[repr(C)]
@@ -68,36 +86,40 @@ unsafe impl Shared for ConditionWords {
         self.mutex.init()
     }
 
-    fn recover(&self, _: &Segment, dead: Member) -> bool {
-        let soon = Deadline::after(Duration::from_secs(1));
-        let Ok(mut held) = table::hold(&self.mutex, &self.table, Some(soon), |_| ()) else { return false };
+    fn recover(&self, _: &Segment, dead: Member, until: Deadline) -> bool {
+        let Ok(mut held) = self.hold(Some(until)) else { return false };
         self.bury(&mut held.wakes, |member| member == dead);
         true
     }
 }
 
 impl ConditionWords {
-    fn hold(&self) -> Result<table::Held<'_>, NotLocked> {
+    fn hold(&self, deadline: Option<Deadline>) -> Result<table::Held<'_>, NotLocked> {
         // Each store leaves the table whole, so there is nothing to repair.
-        table::hold(&self.mutex, &self.table, None, |_| ())
+        table::hold(&self.mutex, &self.table, deadline, |_| ())
     }
 
-    /// Notifies at most `most` waiters; tells how many.
-    fn notify(&self, most: usize) -> Result<usize, NotLocked> {
-        let mut held = self.hold()?;
+    /// Wakes those.
+    pub(crate) fn ring(&self, wakes: &Wakes) {
+        wakes.ring(&self.table);
+    }
+
+    /// Notifies at most `most` waiters; tells how many, and who is to be woken.
+    fn notify(&self, most: usize) -> Result<(usize, Wakes), NotLocked> {
+        let mut held = self.hold(None)?;
         let until = self.table.next_ticket();
         let mut notified = 0;
         if self.table.count(&[WAITING]) <= most {
             for place in self.table.taken() {
                 notified += usize::from(self.notify_one(&mut held.wakes, place, until));
             }
-            return Ok(notified);
+            return Ok((notified, held.keep_wakes()));
         }
         while notified < most {
             let Some(place) = self.table.oldest(|entry| entry.state() == WAITING) else { break };
             notified += usize::from(self.notify_one(&mut held.wakes, place, until));
         }
-        Ok(notified)
+        Ok((notified, held.keep_wakes()))
     }
 
     /// The mutex is held. False if it waits no more.
@@ -112,13 +134,16 @@ impl ConditionWords {
         notified
     }
 
-    /// Frees the entries of the dead, and passes on what they were notified of. The mutex is held.
+    /// Frees the entries of the dead and those that were given up, and passes on what they were notified of. The mutex is
+    /// held.
     fn bury(&self, wakes: &mut Wakes, is_dead: impl FnMut(Member) -> bool) {
         let mut notified = Vec::new();
         self.table.each_dead(is_dead, |entry, _| match entry.state() {
             NOTIFIED => notified.push(entry),
+            GIVEN_UP => {}
             _ => entry.free(),
         });
+        notified.extend(self.table.taken().map(|(_, entry)| entry).filter(|entry| entry.state() == GIVEN_UP));
         for entry in notified {
             let until = entry.note();
             while let Some(heir) = self.table.oldest(|heir| heir.state() == WAITING && heir.ticket() < until)
@@ -166,6 +191,10 @@ impl Of {
 /// A waiter that is killed takes no notification with it: it goes to another one that waited then, within half a second.
 /// If the lock's holder dies, every wait ends within half a second with [`WaitError::Poisoned`], whether there was a
 /// notification or not; the lock is held then. This is why only the holder can notify.
+///
+/// A wait with a deadline ends at it also where another process was stopped (SIGSTOP) in the middle of a wait or a notification
+/// of its own; but the lock is taken back, without a deadline. A wait without one, and a notification, may wait until that
+/// process goes on.
 ///
 /// # Examples
 ///
@@ -404,7 +433,11 @@ impl Condition {
         if !self.of.lock().is_mine() {
             return Err(WaitError::NotHeld);
         }
-        self.handle.words().notify(n).map_err(|error| NotTaken::NotLocked(error).into())
+        let (notified, wakes) = self.handle.words().notify(n).map_err(NotTaken::NotLocked)?;
+        if !wakes.is_empty() {
+            put_off::put_off(self.of.lock().address(), self.handle.clone(), wakes);
+        }
+        Ok(notified)
     }
 
     /// Notifies all waiters; tells how many it were.
@@ -455,71 +488,6 @@ impl Condition {
             true => Ok(()),
         }
     }
-
-    fn wait_until(&self, guard: &mut impl Guard, deadline: Option<Deadline>) -> Result<bool, WaitError> {
-        self.check(guard)?;
-        let (words, segment) = (self.handle.words(), self.handle.place().segment());
-        let member = join(segment).map_err(|error| WaitError::Member(Box::new(error)))?;
-        let mut index = self.enter(member)?;
-        if index.is_none() {
-            self.sweep();
-            index = self.enter(member)?;
-        }
-        let entry = words.table.entry(index.ok_or(WaitError::TooManyWaiters)?);
-        crash_point!("condition.wait.entered");
-        let lock = self.of.lock();
-        let depth = lock.let_go_fully();
-        crash_point!("condition.wait.let_go");
-        let mut back = None;
-        loop {
-            spin::with(|spin| entry.wait_slice(WAITING, deadline, spin));
-            if entry.state() != WAITING || deadline.is_some_and(Deadline::passed) {
-                break;
-            }
-            if words.table.due() {
-                self.sweep();
-            }
-            // A lock that is free and whole is left alone: others may be trying it.
-            if !lock.is_orphaned() && lock.poison().is_none() {
-                continue;
-            }
-            match lock.take_back(depth, Some(Deadline::now())) {
-                Ok(None) => {
-                    lock.let_go_fully();
-                }
-                Err(NotTaken::NotLocked(NotLocked::TimedOut)) => {}
-                poisoned => {
-                    back = Some(poisoned);
-                    break;
-                }
-            }
-        }
-        let back = back.unwrap_or_else(|| lock.take_back(depth, None));
-        crash_point!("condition.wait.taken");
-        // Up to here a death would pass the notification on.
-        let notified = entry.change(WAITING, table::FREE).is_none();
-        if notified {
-            entry.free();
-        }
-        crash_point!("condition.wait.left");
-        match back? {
-            None => Ok(notified),
-            Some(poison) => Err(WaitError::Poisoned(poison)),
-        }
-    }
-
-    fn enter(&self, member: Member) -> Result<Option<usize>, WaitError> {
-        let words = self.handle.words();
-        let _held = words.hold().map_err(NotTaken::NotLocked)?;
-        Ok(words.table.enter(member, 0, WAITING))
-    }
-
-    fn sweep(&self) {
-        let (words, segment) = (self.handle.words(), self.handle.place().segment());
-        if let Ok(mut held) = words.hold() {
-            words.bury(&mut held.wakes, |member| segment.is_dead(member));
-        }
-    }
 }
 
 impl fmt::Debug for Condition {
@@ -530,74 +498,5 @@ impl fmt::Debug for Condition {
             .field("holder", &self.holder())
             .field("poison", &self.poison())
             .finish()
-    }
-}
-
-/// Why a wait or a notification was not what it should be.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum WaitError {
-    /// The lock is held again, but a holder of it died or panicked, and nobody has cleared that.
-    Poisoned(Poison),
-    /// The calling thread does not hold the lock.
-    NotHeld,
-    /// The guard is of another lock.
-    OtherLock,
-    /// As many threads wait as can, 512.
-    TooManyWaiters,
-    /// The calling thread holds as many locks as the kernel would let go of at its death, 1,024.
-    TooManyHeld,
-    /// This process cannot become a member of the segment: see [`Segment::join`].
-    Member(Box<Error>),
-    /// The shared memory was written over: the system's error number.
-    Damaged(i32),
-    /// Those who hold the lock wait, in a circle, for what this thread holds. The lock is not held again.
-    #[cfg(feature = "lock-trace")]
-    Deadlock(crate::Deadlock),
-}
-
-impl From<NotTaken> for WaitError {
-    fn from(error: NotTaken) -> WaitError {
-        match error {
-            NotTaken::NotLocked(NotLocked::TooMany) => WaitError::TooManyHeld,
-            NotTaken::NotLocked(NotLocked::Damaged(code)) => WaitError::Damaged(code),
-            // Neither is possible: it was let go by this thread, and the waits for it have no deadline.
-            NotTaken::AlreadyHeld => WaitError::Damaged(libc::EDEADLK),
-            #[cfg(feature = "lock-trace")]
-            NotTaken::Deadlock => WaitError::Deadlock(crate::trace::found()),
-            NotTaken::NotLocked(NotLocked::TimedOut) => WaitError::Damaged(libc::ETIMEDOUT),
-        }
-    }
-}
-
-impl fmt::Display for WaitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WaitError::Poisoned(poison) => write!(f, "the condition's lock is poisoned: {poison}"),
-            WaitError::NotHeld => f.write_str("who waits or notifies must hold the condition's lock"),
-            WaitError::OtherLock => f.write_str("the guard is of another lock than the condition's"),
-            WaitError::TooManyWaiters => {
-                write!(f, "{} threads wait for this condition, as many as can", table::MOST)
-            }
-            WaitError::TooManyHeld => {
-                f.write_str("this thread holds 1024 locks, more than the kernel would let go of at its death")
-            }
-            #[cfg(feature = "lock-trace")]
-            WaitError::Deadlock(deadlock) => fmt::Display::fmt(deadlock, f),
-            WaitError::Member(error) => write!(f, "{error}"),
-            WaitError::Damaged(code) => {
-                let error = std::io::Error::from_raw_os_error(*code);
-                write!(f, "the condition's memory was written over: {error}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for WaitError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            WaitError::Member(error) => Some(error),
-            _ => None,
-        }
     }
 }

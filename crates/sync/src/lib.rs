@@ -18,8 +18,9 @@
 //!
 //! # Features
 //!
-//! * `async` (also called `tokio` and `async-io`): `wait_async`, `permit_async`, `acquire_async`, `lock_async`, futures for
-//!   any executor, which can be dropped at any time. A thread of the library watches their words, as long as there are any.
+//! * `async` (also called `tokio` and `async-io`): `wait_async`, `permit_async`, `acquire_async`, `lock_async`, `read_async`,
+//!   `write_async`, `call_once_async`, `get_or_init_async`, futures for any executor, which can be dropped at any time. A
+//!   thread of the library watches their words, as long as there are any.
 //! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors.
 //! * `raw-sync`: robust mutexes and our event behind the traits of the crate `raw_sync`.
 //!
@@ -34,11 +35,18 @@
 //! # When a process dies
 //!
 //! Each type's page has a section of this name.
+//!
+//! # When a process is stopped
+//!
+//! By SIGSTOP, say, in the middle of an operation: whoever has a deadline keeps it, within some 50 ms. Others may wait for
+//! that process to go on, or to die. A lock that it holds stays held.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession supports Linux only");
 
+#[cfg(not(loom))]
+mod alone;
 #[cfg(not(loom))]
 mod arena;
 #[cfg(not(loom))]
@@ -49,6 +57,7 @@ mod barrier;
 mod condition;
 #[cfg(not(loom))]
 mod data;
+mod decision;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
@@ -66,6 +75,8 @@ mod mutex;
 mod once;
 #[cfg(not(loom))]
 mod part;
+#[cfg(not(loom))]
+mod put_off;
 #[cfg(not(loom))]
 mod raw;
 #[cfg(all(feature = "raw-sync", not(loom)))]
@@ -97,10 +108,18 @@ pub mod event_model {
     pub use crate::table::Entry;
 }
 
+/// How a barrier's round is decided, for the model checker, and mistakes to plant.
+#[cfg(loom)]
+pub mod decision_model {
+    pub use crate::decision::{ARGUMENT, BREAK, Bug, Decision, RELEASE, plant};
+}
+
 /// What may be in a [`Value`] or [`Array`], with its derives: `#[derive(bytemuck::Pod, bytemuck::Zeroable)]` and
 /// `#[bytemuck(crate = "procession_sync::bytemuck")]`.
 #[cfg(not(loom))]
 pub use bytemuck;
+#[cfg(all(feature = "async", not(loom)))]
+pub use condition::AsyncWaitError;
 pub use procession_sys::Deadline;
 #[cfg(loom)]
 pub use semaphore::model as semaphore_model;

@@ -253,6 +253,12 @@ impl Lock {
         self.mutex.try_take()
     }
 
+    /// A future that locks it, and never once more.
+    #[cfg(feature = "async")]
+    pub(crate) async fn later(&self) -> Result<Option<Poison>, NotTaken> {
+        self.mutex.later().await
+    }
+
     /// Lets it go; false if the calling thread does not hold it.
     #[inline]
     pub(crate) fn let_go(&self) -> bool {
@@ -273,6 +279,10 @@ impl Guarded for Lock {
 
     fn is_orphaned(&self) -> bool {
         self.mutex.is_orphaned()
+    }
+
+    fn address(&self) -> usize {
+        self.mutex.address()
     }
 
     fn let_go_fully(&self) -> Depth {

@@ -38,8 +38,9 @@ use crate::trace::{self, Trace};
 use crate::{
     Error, Holder, LockError, Poison, PoisonError,
     arena::{Handle, Shared, Tag},
+    put_off,
     robust::{Locked, NotLocked, Robust},
-    who::{is_token, names},
+    who::{is_token, names, puts_off},
 };
 #[cfg(feature = "lock-trace")]
 use core::panic::Location;
@@ -223,6 +224,9 @@ pub(crate) trait Guarded {
     /// Whether its holder died, and nobody has taken it since.
     fn is_orphaned(&self) -> bool;
 
+    /// Tells it from other locks.
+    fn address(&self) -> usize;
+
     /// Lets it go, however often it was locked. The calling thread holds it.
     fn let_go_fully(&self) -> Depth;
 
@@ -238,6 +242,10 @@ impl<W: Words> Guarded for Mutual<W> {
 
     fn is_orphaned(&self) -> bool {
         self.words().mutex.is_orphaned()
+    }
+
+    fn address(&self) -> usize {
+        Mutual::address(self)
     }
 
     fn let_go_fully(&self) -> Depth {
@@ -295,6 +303,11 @@ impl<W: Words> Mutual<W> {
 
     pub(crate) fn handle(&self) -> &Handle<W> {
         &self.handle
+    }
+
+    /// Tells it from other locks.
+    pub(crate) fn address(&self) -> usize {
+        core::ptr::from_ref(self.words()).addr()
     }
 
     /// Locks it once; an error if the calling thread holds it.
@@ -411,7 +424,11 @@ impl<W: Words> Mutual<W> {
         // What was done under the lock comes before.
         words.holder.store(0, Ordering::Release);
         crash_point!("lock.nameless");
-        words.mutex.unlock()
+        let mine = words.mutex.unlock();
+        if puts_off() {
+            put_off::let_go(self.address());
+        }
+        mine
     }
 
     /// The holder's thread panicked.

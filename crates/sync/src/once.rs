@@ -2,18 +2,19 @@
 //!
 //! # Words
 //!
-//! | word | meaning | who changes it, holding the mutex |
+//! | word | meaning | who changes it |
 //! |---|---|---|
-//! | `state` | not done, running, done, or poisoned | who begins, who ends |
+//! | `state` | not done, running, done, or poisoned | who begins, holding the mutex; the runner |
 //! | `runner` | the process that runs it: its member number, plus 1 | who begins, before the state |
-//! | `thread` | the thread that runs it | who begins, before the state |
-//! | `pid` | the process that panicked | who ends, before the state |
+//! | `thread` | the thread that runs it; 0: a future does, in any thread | who begins, before the state |
+//! | `pid` | the process that panicked | the runner, before the state |
 //!
 //! # Protocol
 //!
 //! * Begin: the mutex; if it is not done, or running in a process that is dead: `thread`, `runner`, and then the state.
 //!   The function runs without the mutex.
-//! * End: the mutex; the state; wake everybody who sleeps on it.
+//! * End: the state; wake everybody who sleeps on it. It takes no mutex: while the runner lives nobody else changes a word.
+//!   A runner that is a future, and dropped, makes it *not done*.
 //! * Wait: sleep while the state is *running*, for a slice; then look whether the runner lives.
 //!
 //! # Invariants
@@ -26,9 +27,17 @@
 //!
 //! As the runner: the next one runs it. Under the mutex: each store leaves the words whole, since the state is the last.
 //! Before the wake: the sleepers look after a slice.
+//!
+//! # When a process is stopped
+//!
+//! With the mutex: who has a deadline gives up at it.
 
+mod error;
+#[cfg(feature = "async")]
+mod later;
 mod value;
 
+pub use error::OnceError;
 pub use value::OnceValue;
 pub(crate) use value::OnceValueWords;
 
@@ -71,8 +80,8 @@ unsafe impl Shared for OnceWords {
         self.mutex.init()
     }
 
-    fn recover(&self, _: &Segment, dead: Member) -> bool {
-        let Ok(_held) = self.hold(Some(Deadline::after(Duration::from_secs(1)))) else { return false };
+    fn recover(&self, _: &Segment, dead: Member, until: Deadline) -> bool {
+        let Ok(_held) = self.hold(Some(until)) else { return false };
         if self.is_run_by(dead) {
             self.state.store(NOT_DONE, Ordering::Release);
             futex::wake_all(&self.state);
@@ -92,10 +101,15 @@ impl Drop for Held<'_> {
 
 impl OnceWords {
     fn hold(&self, deadline: Option<Deadline>) -> Result<Held<'_>, NotLocked> {
-        if self.mutex.lock_inside(deadline)? == Locked::OwnerDied {
+        Ok(self.with(self.mutex.lock_inside(deadline)?))
+    }
+
+    /// By who has the mutex already.
+    fn with(&self, locked: Locked) -> Held<'_> {
+        if locked == Locked::OwnerDied {
             self.mutex.made_consistent();
         }
-        Ok(Held(&self.mutex))
+        Held(&self.mutex)
     }
 
     fn is_run_by(&self, member: Member) -> bool {
@@ -118,28 +132,10 @@ impl OnceWords {
         if self.is_done() {
             return Ok(false);
         }
-        let member = join(segment).map_err(|error| OnceError::Member(Box::new(error)))?;
+        let member = join(segment, deadline).map_err(|error| OnceError::Member(Box::new(error)))?;
         loop {
-            let held = self.hold(None)?;
-            match self.state.load(Ordering::Acquire) {
-                DONE => return Ok(false),
-                POISONED if !force => {
-                    return Err(OnceError::Poisoned { pid: self.pid.load(Ordering::Relaxed) });
-                }
-                RUNNING if self.is_run_by(member) && self.thread.load(Ordering::Relaxed) == me() => {
-                    return Err(OnceError::Recursive);
-                }
-                // A number that no member has was not written by us.
-                RUNNING if !self.runner().is_none_or(|runner| segment.is_dead(runner)) => drop(held),
-                _ => {
-                    self.thread.store(me(), Ordering::Relaxed);
-                    crash_point!("once.begin.named");
-                    self.runner.store(member.index() as u32 + 1, Ordering::Relaxed);
-                    crash_point!("once.begin.numbered");
-                    self.state.store(RUNNING, Ordering::Release);
-                    crash_point!("once.begin.running");
-                    return Ok(true);
-                }
+            if let Some(runs) = self.try_begin(self.hold(deadline)?, segment, member, force, me())? {
+                return Ok(runs);
             }
             if deadline.is_some_and(Deadline::passed) {
                 return Err(OnceError::TimedOut);
@@ -148,15 +144,45 @@ impl OnceWords {
         }
     }
 
-    fn end(&self, done: bool) {
-        let held = self.hold(None);
-        if !done {
+    /// Becomes the runner: false if it is done; `None` if somebody runs it.
+    fn try_begin(
+        &self,
+        _held: Held<'_>,
+        segment: &Segment,
+        member: Member,
+        force: bool,
+        thread: u64,
+    ) -> Result<Option<bool>, OnceError> {
+        match self.state.load(Ordering::Acquire) {
+            DONE => Ok(Some(false)),
+            POISONED if !force => Err(OnceError::Poisoned { pid: self.pid.load(Ordering::Relaxed) }),
+            RUNNING
+                if self.is_run_by(member) && thread != 0 && self.thread.load(Ordering::Relaxed) == thread =>
+            {
+                Err(OnceError::Recursive)
+            }
+            // A number that no member has was not written by us.
+            RUNNING if !self.runner().is_none_or(|runner| segment.is_dead(runner)) => Ok(None),
+            _ => {
+                self.thread.store(thread, Ordering::Relaxed);
+                crash_point!("once.begin.named");
+                self.runner.store(member.index() as u32 + 1, Ordering::Relaxed);
+                crash_point!("once.begin.numbered");
+                self.state.store(RUNNING, Ordering::Release);
+                crash_point!("once.begin.running");
+                Ok(Some(true))
+            }
+        }
+    }
+
+    /// By the runner: it is over.
+    fn end(&self, state: u32) {
+        if state == POISONED {
             self.pid.store(std::process::id(), Ordering::Relaxed);
         }
         crash_point!("once.end.ready");
-        self.state.store(if done { DONE } else { POISONED }, Ordering::Release);
+        self.state.store(state, Ordering::Release);
         crash_point!("once.end.done");
-        drop(held);
         futex::wake_all(&self.state);
     }
 
@@ -214,7 +240,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         // A child that the function forked runs nothing.
         if self.thread == me() {
-            self.words.end(self.done);
+            self.words.end(if self.done { DONE } else { POISONED });
         }
     }
 }
@@ -331,62 +357,5 @@ impl fmt::Debug for Once {
         let mut f = f.debug_struct("Once");
         self.handle.words().debug(self.handle.place().segment(), &mut f);
         f.finish()
-    }
-}
-
-/// Why something was not done once.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum OnceError {
-    /// A function panicked, so nobody knows how much of it is done.
-    Poisoned {
-        /// The process in which it was.
-        pid: u32,
-    },
-    /// It was asked for by the very function that does it.
-    Recursive,
-    /// Somebody else still ran it at the deadline.
-    TimedOut,
-    /// The calling thread holds as many locks as the kernel would let go of at its death, 1,024.
-    TooManyHeld,
-    /// This process cannot become a member of the segment: see [`Segment::join`](procession_shm::Segment::join).
-    Member(Box<Error>),
-    /// The shared memory was written over: the system's error number.
-    Damaged(i32),
-}
-
-impl From<NotLocked> for OnceError {
-    fn from(error: NotLocked) -> OnceError {
-        match error {
-            NotLocked::TooMany => OnceError::TooManyHeld,
-            NotLocked::Damaged(code) => OnceError::Damaged(code),
-            NotLocked::TimedOut => OnceError::TimedOut,
-        }
-    }
-}
-
-impl fmt::Display for OnceError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OnceError::Poisoned { pid } => write!(f, "poisoned: the function panicked in process {pid}"),
-            OnceError::Recursive => f.write_str("the function that is run once asks for itself"),
-            OnceError::TimedOut => f.write_str("another one still ran the function at the deadline"),
-            OnceError::TooManyHeld => {
-                f.write_str("this thread holds 1024 locks, more than the kernel would let go of at its death")
-            }
-            OnceError::Member(error) => write!(f, "{error}"),
-            OnceError::Damaged(code) => {
-                write!(f, "the memory was written over: {}", std::io::Error::from_raw_os_error(*code))
-            }
-        }
-    }
-}
-
-impl std::error::Error for OnceError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            OnceError::Member(error) => Some(error),
-            _ => None,
-        }
     }
 }

@@ -97,6 +97,24 @@ impl RLock {
         self.guarded(self.take(Some(deadline)))
     }
 
+    /// As [`lock`](RLock::lock), as a future for any executor (feature `async`). It can be dropped at any time.
+    ///
+    /// The lock belongs to the thread that polls the future, and so does the guard: tasks that move between threads cannot
+    /// keep it over an `await`. Its holder is the *thread*: where one of its tasks has locked it, another one locks it once
+    /// more, at once. So it keeps threads and processes apart, but not the tasks of one thread; a [`Lock`](crate::Lock)
+    /// does that.
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](RLock::lock).
+    #[cfg(feature = "async")]
+    pub async fn lock_async(&self) -> Result<RLockGuard<'_>, LockError<RLockGuard<'_>>> {
+        if self.mutex.is_mine() {
+            return self.guarded(Ok(self.mutex.deepen()));
+        }
+        self.guarded(self.mutex.later().await)
+    }
+
     /// Locks it without a guard: [`release`](RLock::release) lets it go.
     ///
     /// # Errors
@@ -231,6 +249,12 @@ impl RLock {
         if self.mutex.is_mine() { Ok(self.mutex.deepen()) } else { self.mutex.try_take() }
     }
 
+    /// A future that locks it, and never once more.
+    #[cfg(feature = "async")]
+    pub(crate) async fn later(&self) -> Result<Option<Poison>, NotTaken> {
+        self.mutex.later().await
+    }
+
     /// Undoes one locking; false if the calling thread does not hold it.
     #[inline]
     pub(crate) fn let_go(&self) -> bool {
@@ -257,6 +281,10 @@ impl Guarded for RLock {
 
     fn is_orphaned(&self) -> bool {
         self.mutex.is_orphaned()
+    }
+
+    fn address(&self) -> usize {
+        self.mutex.address()
     }
 
     fn let_go_fully(&self) -> Depth {

@@ -114,15 +114,23 @@ impl Robust {
     #[inline]
     pub(crate) fn try_lock(&self) -> Result<Locked, NotLocked> {
         Self::room(MOST_HELD)?;
+        self.try_anyhow()
+    }
+
+    #[inline]
+    fn try_anyhow(&self) -> Result<Locked, NotLocked> {
         // SAFETY: as in `lock`.
         Self::locked(unsafe { libc::pthread_mutex_trylock(self.mutex.get()) })
     }
 
     /// As [`lock`](Robust::lock), for a mutex inside a primitive, which is held for a moment, while no foreign code runs:
-    /// there is room for it where a user's locks have used up theirs.
+    /// there is room for it where a user's locks have used up theirs. At a deadline of 0 it does not wait.
     pub(crate) fn lock_inside(&self, deadline: Option<Deadline>) -> Result<Locked, NotLocked> {
         Self::room(MOST_HELD + INSIDE)?;
-        self.lock_anyhow(deadline)
+        match deadline {
+            Some(now) if now.as_nanos() == 0 => self.try_anyhow(),
+            _ => self.lock_anyhow(deadline),
+        }
     }
 
     #[inline]

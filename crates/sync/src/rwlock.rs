@@ -9,7 +9,7 @@
 //!
 //! * Lock: the mutex; if nobody waits and nobody is in the way, enter as one who has it. Otherwise enter as one who
 //!   waits, let the mutex go, sleep until it is granted, and store that one has it.
-//! * Unlock: the mutex; free the entry; grant.
+//! * Unlock, or give up: free the entry; then the mutex; grant.
 //! * Grant, holding the mutex: in the order of arrival, readers as long as no writer has it or comes before them; a writer
 //!   if nobody has it.
 //!
@@ -25,6 +25,18 @@
 //! Whoever waits, or tries in vain, looks for the dead: the entry of one that had it is freed, after the poison was stored;
 //! of one that waited, or was granted it and had not noticed, nothing needs to be told. Then it is granted. A death
 //! between unlock and grant: whoever waits grants after a slice.
+//!
+//! # When a process is stopped
+//!
+//! With the mutex: who has a deadline gives up at it; who tries, after a moment; who unlocks leaves it to those who wait to
+//! grant. An entry is free once its owner says so, with the mutex or without it.
+
+mod guard;
+#[cfg(feature = "async")]
+mod later;
+
+use guard::Part;
+pub use guard::{ReadGuard, WriteGuard};
 
 use crate::{
     Error, LockError, Poison, PoisonError,
@@ -34,10 +46,7 @@ use crate::{
     table::{self, Entry, Table, Wakes},
     who::me,
 };
-use core::{
-    marker::PhantomData,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use core::sync::atomic::{AtomicU64, Ordering};
 use procession_shm::{Member, Segment};
 use procession_sys::{Deadline, crash_point};
 use serde::{Deserialize, Serialize};
@@ -74,6 +83,16 @@ enum Patience {
     Until(Option<Deadline>),
 }
 
+impl Patience {
+    /// How long to wait for the mutex.
+    fn inside(self) -> Option<Deadline> {
+        match self {
+            Patience::None => table::moment(),
+            Patience::Until(deadline) => deadline,
+        }
+    }
+}
+
 /// What lies in shared memory.
 #[repr(C)]
 pub(crate) struct RwLockWords {
@@ -93,9 +112,8 @@ unsafe impl Shared for RwLockWords {
         self.mutex.init()
     }
 
-    fn recover(&self, segment: &Segment, dead: Member) -> bool {
-        let soon = Deadline::after(Duration::from_secs(1));
-        match table::hold(&self.mutex, &self.table, Some(soon), |wakes| self.grant(wakes)) {
+    fn recover(&self, segment: &Segment, dead: Member, until: Deadline) -> bool {
+        match self.hold(Some(until)) {
             Ok(mut held) => {
                 self.bury(segment, &mut held.wakes, |member| member == dead);
                 true
@@ -106,8 +124,8 @@ unsafe impl Shared for RwLockWords {
 }
 
 impl RwLockWords {
-    fn hold(&self) -> Result<table::Held<'_>, NotLocked> {
-        table::hold(&self.mutex, &self.table, None, |wakes| self.grant(wakes))
+    fn hold(&self, deadline: Option<Deadline>) -> Result<table::Held<'_>, NotLocked> {
+        table::hold(&self.mutex, &self.table, deadline, |wakes| self.grant(wakes))
     }
 
     /// Whether nobody has it, or is about to, who would be in the way. The mutex is held.
@@ -173,6 +191,9 @@ impl RwLockWords {
 /// holders, readers and writers, get the lock with [`LockError::Poisoned`], which says which process died and as what
 /// ([`Poison::Died`] for a writer, [`Poison::ReaderDied`]), until [`clear_poison`](RwLock::clear_poison). A writer's panic
 /// poisons too, a reader's does not.
+///
+/// A process that is stopped (SIGSTOP) in the middle of locking or unlocking holds up who has no deadline; all others get
+/// [`LockError::TimedOut`], the `try_` forms within 50 ms.
 ///
 /// # Examples
 ///
@@ -345,34 +366,60 @@ impl RwLock {
     }
 
     fn take(&self, access: Access, patience: Patience) -> Result<Part<'_>, LockError> {
+        let words = self.handle.words();
+        let member = self.join(patience.inside())?;
+        let held = words.hold(patience.inside()).map_err(not_locked)?;
+        let waits = !matches!(patience, Patience::None);
+        match self.ask(held, member, access, waits, true)? {
+            Asked::Has(index) => {
+                crash_point!("rwlock.taken");
+                Ok(Part::new(self, index))
+            }
+            Asked::Waits(index) => {
+                let Patience::Until(deadline) = patience else { return Err(LockError::TimedOut) };
+                let entry = words.table.entry(index);
+                self.sleep(entry, access, deadline)?;
+                entry.have(access.has());
+                crash_point!("rwlock.taken.after");
+                Ok(Part::new(self, index))
+            }
+        }
+    }
+
+    fn join(&self, deadline: Option<Deadline>) -> Result<Member, LockError> {
+        join(self.handle.place().segment(), deadline).map_err(|error| LockError::Member(Box::new(error)))
+    }
+
+    /// Enters as one who has it, or as one who waits, if that is wanted. `again`: it is an error if the calling thread
+    /// has it, and would wait for itself.
+    fn ask(
+        &self,
+        mut held: table::Held<'_>,
+        member: Member,
+        access: Access,
+        waits: bool,
+        again: bool,
+    ) -> Result<Asked, LockError> {
         let (words, segment) = (self.handle.words(), self.handle.place().segment());
-        let member = join(segment).map_err(|error| LockError::Member(Box::new(error)))?;
-        let part = |index| Part { lock: self, index, thread: me(), stays: PhantomData };
+        let mine = |states: &[u32]| {
+            words.table.taken().any(|(_, entry)| {
+                states.contains(&entry.state())
+                    && entry.note() == me()
+                    && words.table.member(entry) == Some(member)
+            })
+        };
         let mut looked = false;
-        let index = loop {
-            let mut held = words.hold().map_err(not_locked)?;
-            let mine = |states: &[u32]| {
-                words.table.taken().any(|(_, entry)| {
-                    states.contains(&entry.state())
-                        && entry.note() == me()
-                        && words.table.member(entry) == Some(member)
-                })
-            };
-            if mine(&[WRITES]) || access == Access::Write && mine(&[READS]) {
+        loop {
+            if again && (mine(&[WRITES]) || access == Access::Write && mine(&[READS])) {
                 return Err(LockError::AlreadyHeld);
             }
             let nobody_waits = words.table.count(&[READ_WAITS, WRITE_WAITS]) == 0;
             let at_once = words.is_free_for(access) && (nobody_waits || mine(&[READS]));
             let state = if at_once { access.has() } else { access.waits() };
-            let waits_in_vain = !at_once && matches!(patience, Patience::None);
-            if !waits_in_vain {
+            if at_once || waits {
                 match words.table.enter(member, me(), state) {
-                    Some(index) if at_once => {
-                        drop(held);
-                        crash_point!("rwlock.taken");
-                        return Ok(part(index));
-                    }
-                    Some(index) => break index,
+                    Some(index) if at_once => return Ok(Asked::Has(index)),
+                    Some(index) => return Ok(Asked::Waits(index)),
                     None if looked => return Err(LockError::TooManyUsers),
                     None => {}
                 }
@@ -381,54 +428,58 @@ impl RwLock {
             }
             words.bury(segment, &mut held.wakes, |member| segment.is_dead(member));
             looked = true;
-        };
-        let Patience::Until(deadline) = patience else { return Err(LockError::TimedOut) };
-        let entry = words.table.entry(index);
-        self.sleep(entry, access, deadline)?;
-        entry.have(access.has());
-        crash_point!("rwlock.taken.after");
-        Ok(part(index))
+        }
     }
 
     /// Waits until it is granted.
     fn sleep(&self, entry: &Entry, access: Access, deadline: Option<Deadline>) -> Result<(), LockError> {
-        let (words, segment) = (self.handle.words(), self.handle.place().segment());
         loop {
             spin::with(|spin| entry.wait_slice(access.waits(), deadline, spin));
             if entry.state() != access.waits() {
                 return Ok(());
             }
             let late = deadline.is_some_and(Deadline::passed);
-            if !late && !words.table.due() {
+            if !late && !self.handle.words().table.due() {
                 continue;
             }
-            let mut held = match words.hold() {
-                Ok(held) => held,
-                Err(error) => {
-                    entry.free();
-                    return Err(not_locked(error));
-                }
-            };
-            words.bury(segment, &mut held.wakes, |member| segment.is_dead(member));
+            // One more look: who died just now may be all that is in the way.
+            self.sweep();
             if late && entry.change(access.waits(), table::FREE).is_some() {
                 crash_point!("rwlock.gave_up");
-                // Those behind it may have waited for this one only.
-                words.grant(&mut held.wakes);
+                self.grant();
                 return Err(LockError::TimedOut);
             }
         }
     }
 
+    /// Looks for the dead, unless somebody holds the mutex: there is a next time.
+    fn sweep(&self) {
+        let (words, segment) = (self.handle.words(), self.handle.place().segment());
+        if let Ok(mut held) = words.hold(table::now()) {
+            words.bury(segment, &mut held.wakes, |member| segment.is_dead(member));
+        }
+    }
+
     fn let_go(&self, index: usize) {
-        let words = self.handle.words();
-        let held = words.hold();
-        words.table.entry(index).free();
+        self.handle.words().table.entry(index).free();
         crash_point!("rwlock.freed");
-        // Without the mutex whoever waits grants after a slice.
-        if let Ok(mut held) = held {
+        self.grant();
+    }
+
+    /// An entry was freed: those behind it may have waited for this one only. Without the mutex whoever waits grants after a
+    /// slice.
+    fn grant(&self) {
+        let words = self.handle.words();
+        if let Ok(mut held) = words.hold(table::moment()) {
             words.grant(&mut held.wakes);
         }
     }
+}
+
+/// What became of a demand: the place of its entry.
+enum Asked {
+    Has(usize),
+    Waits(usize),
 }
 
 fn with_no_guard<G>(error: LockError) -> LockError<G> {
@@ -452,7 +503,6 @@ fn not_locked(error: NotLocked) -> LockError {
     match error {
         NotLocked::TooMany => LockError::TooManyHeld,
         NotLocked::Damaged(code) => LockError::Damaged(code),
-        // The mutex is waited for without a deadline.
         NotLocked::TimedOut => LockError::TimedOut,
     }
 }
@@ -466,76 +516,5 @@ impl fmt::Debug for RwLock {
             .field("waiting", &table.pids(segment, &[READ_WAITS, WRITE_WAITS]))
             .field("poison", &self.poison())
             .finish()
-    }
-}
-
-/// One holder's part in the lock.
-struct Part<'a> {
-    lock: &'a RwLock,
-    index: usize,
-    thread: u64,
-    /// Second locks are told from first ones by the thread.
-    stays: PhantomData<*const ()>,
-}
-
-impl Drop for Part<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // A forked child has a copy of its parent's guard, and nothing to let go of.
-        if self.thread == me() {
-            self.lock.let_go(self.index);
-        }
-    }
-}
-
-/// A [`RwLock`] that is locked for reading: dropping it lets it go. It stays with its thread.
-#[must_use = "the lock is let go when the guard is dropped"]
-pub struct ReadGuard<'a> {
-    part: Part<'a>,
-}
-
-impl ReadGuard<'_> {
-    /// The lock that is held.
-    #[must_use]
-    pub fn lock(&self) -> &RwLock {
-        self.part.lock
-    }
-}
-
-impl fmt::Debug for ReadGuard<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ReadGuard").field(self.lock()).finish()
-    }
-}
-
-/// A [`RwLock`] that is locked for writing: dropping it lets it go. It stays with its thread.
-///
-/// Dropped by a panic, it poisons the lock.
-#[must_use = "the lock is let go when the guard is dropped"]
-pub struct WriteGuard<'a> {
-    part: Part<'a>,
-    panicking: bool,
-}
-
-impl WriteGuard<'_> {
-    /// The lock that is held.
-    #[must_use]
-    pub fn lock(&self) -> &RwLock {
-        self.part.lock
-    }
-}
-
-impl Drop for WriteGuard<'_> {
-    fn drop(&mut self) {
-        if !self.panicking && std::thread::panicking() && self.part.thread == me() {
-            let poison = Poison::Panicked { pid: std::process::id() };
-            self.lock().handle.words().poison.store(poison.to_word(), Ordering::Relaxed);
-        }
-    }
-}
-
-impl fmt::Debug for WriteGuard<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("WriteGuard").field(self.lock()).finish()
     }
 }

@@ -25,7 +25,7 @@
 //! | `held[0]`, `held[1]` | what the owner holds after an operation, by the last bit of its number | the owner |
 //!
 //! The threads of a process take turns at its slot, by a word of its own memory, for as long as an operation takes and
-//! never while they sleep.
+//! never while they sleep. Where the process has one thread (`alone.rs`) that word is stored and not swapped.
 //!
 //! # Protocol
 //!

@@ -24,8 +24,8 @@
 //! 1. Whatever holds of a primitive can be read from its entries and from words that change by one store. There are no
 //!    counts that could be out of step.
 //! 2. The word that is slept on is the state: a change between a look and the sleep prevents the sleep.
-//! 3. Nobody but its living owner frees an entry; a dead owner's entry is freed by who holds the mutex and has proof of
-//!    the death. A member's number is not used again before [`Shared::recover`](crate::arena::Shared::recover) has freed
+//! 3. Nobody but its living owner frees an entry, with the mutex or without it; a dead owner's entry is freed by who holds
+//!    the mutex and has proof of the death, and one that its owner gave up by whoever holds the mutex. A member's number is not used again before [`Shared::recover`](crate::arena::Shared::recover) has freed
 //!    its entries, under the mutex.
 //!
 //! # When a process dies
@@ -33,6 +33,12 @@
 //! Under the mutex: the next one to lock it is told so, and each store above leaves the entries whole. Before a wake: the
 //! sleeper looks for itself within a slice. As an entry's owner: whoever waits looks through the entries after a slice,
 //! together ten times a second at most, and does what the primitive wants done for a dead one.
+//!
+//! # When a process is stopped
+//!
+//! Under the mutex, by SIGSTOP or a debugger, it keeps it. So what has a deadline waits for the mutex no longer than that;
+//! what cannot wait but needs it (a `try_`, an end) for a [`MOMENT`]; and who looks for the dead not at all. What must be
+//! told at a deadline is told by the owner's own entry, or by a word that whoever holds the mutex next looks at.
 #![cfg_attr(not(loom), allow(unreachable_pub, reason = "public in the model only"))]
 
 use procession_sys::{
@@ -93,14 +99,25 @@ impl Entry {
         if spin.until(|| self.state() != state) {
             return;
         }
-        let asleep = state | ASLEEP;
-        match self.state.compare_exchange(state, asleep, Ordering::Relaxed, Ordering::Relaxed) {
-            Err(now) if now != asleep => return,
-            _ => {}
-        }
+        let Some(asleep) = self.flag(state) else { return };
         crash_point!("table.wait.flagged");
         futex::wait(&self.state, asleep, Some(Deadline::slice(deadline)));
         crash_point!("table.wait.woken");
+    }
+
+    /// Says that its owner sleeps as long as it is in this state: the word that is slept on, or `None` if it is in another.
+    pub(crate) fn flag(&self, state: u32) -> Option<u32> {
+        let asleep = state | ASLEEP;
+        match self.state.compare_exchange(state, asleep, Ordering::Relaxed, Ordering::Relaxed) {
+            Err(now) if now != asleep => None,
+            _ => Some(asleep),
+        }
+    }
+
+    /// The word that is slept on.
+    #[cfg(all(feature = "async", not(loom)))]
+    pub(crate) fn word(&self) -> &AtomicU32 {
+        &self.state
     }
 
     /// What the primitive noted.
@@ -148,7 +165,7 @@ impl Default for Entry {
 }
 
 #[cfg(not(loom))]
-pub(crate) use whole::{Held, MOST, Table, Wakes, hold};
+pub(crate) use whole::{Held, MOST, Table, Wakes, hold, moment, now, with};
 
 /// What the model leaves out: the table as a whole, members, and the mutex.
 #[cfg(not(loom))]
@@ -162,6 +179,8 @@ mod whole {
 
     /// How many can wait for a primitive, or hold it, at a time.
     pub(crate) const MOST: usize = 512;
+    /// How long what cannot wait waits for a mutex inside a primitive, which is held for some microseconds by who runs.
+    const MOMENT: Duration = Duration::from_millis(50);
     /// The shortest time between two looks for the dead in one table.
     const SWEEP: Duration = Duration::from_millis(100);
 
@@ -282,7 +301,11 @@ mod whole {
             self.0[index / 64 % (MOST / 64)] |= 1 << (index % 64);
         }
 
-        fn ring(&self, table: &Table) {
+        pub(crate) fn is_empty(&self) -> bool {
+            self.0.iter().all(|bits| *bits == 0)
+        }
+
+        pub(crate) fn ring(&self, table: &Table) {
             for (word, bits) in self.0.iter().enumerate() {
                 let mut bits = *bits;
                 while bits != 0 {
@@ -308,7 +331,16 @@ mod whole {
         deadline: Option<Deadline>,
         repair: impl FnOnce(&mut Wakes),
     ) -> Result<Held<'a>, NotLocked> {
-        let locked = mutex.lock_inside(deadline)?;
+        Ok(with(mutex, table, mutex.lock_inside(deadline)?, repair))
+    }
+
+    /// As [`hold`], by who has the mutex already.
+    pub(crate) fn with<'a>(
+        mutex: &'a Robust,
+        table: &'a Table,
+        locked: Locked,
+        repair: impl FnOnce(&mut Wakes),
+    ) -> Held<'a> {
         let mut held = Held { mutex, table, wakes: Wakes::default() };
         if locked == Locked::OwnerDied {
             crash_point!("table.died.found");
@@ -316,7 +348,24 @@ mod whole {
             crash_point!("table.died.repaired");
             mutex.made_consistent();
         }
-        Ok(held)
+        held
+    }
+
+    /// For who cannot wait: see [`MOMENT`].
+    pub(crate) fn moment() -> Option<Deadline> {
+        Some(Deadline::after(MOMENT))
+    }
+
+    /// For who takes the mutex only if nobody has it.
+    pub(crate) fn now() -> Option<Deadline> {
+        Some(Deadline::from_nanos(0))
+    }
+
+    impl Held<'_> {
+        /// Lets go of the mutex; waking is left to the caller.
+        pub(crate) fn keep_wakes(mut self) -> Wakes {
+            core::mem::take(&mut self.wakes)
+        }
     }
 
     impl Wakes {

@@ -55,10 +55,14 @@ struct Me {
     token: Cell<u64>,
     /// How many robust mutexes it holds.
     held: Cell<u32>,
+    /// Whether it has put off wakes (`put_off.rs`).
+    puts_off: Cell<bool>,
 }
 
 thread_local! {
-    static ME: Me = const { Me { word: Cell::new(0), token: Cell::new(0), held: Cell::new(0) } };
+    static ME: Me = const {
+        Me { word: Cell::new(0), token: Cell::new(0), held: Cell::new(0), puts_off: Cell::new(false) }
+    };
 }
 
 /// The calling thread as a word: the process's number in the upper half, the thread's in the lower. Never 0.
@@ -110,6 +114,16 @@ pub(crate) fn hold(more: bool) {
         let held = me.held.get();
         me.held.set(if more { held.wrapping_add(1) } else { held.saturating_sub(1) });
     });
+}
+
+/// Whether the calling thread has put off wakes.
+#[inline]
+pub(crate) fn puts_off() -> bool {
+    ME.with(|me| me.puts_off.get())
+}
+
+pub(crate) fn set_puts_off(puts_off: bool) {
+    ME.with(|me| me.puts_off.set(puts_off));
 }
 
 /// Lets forked children find out anew who they are. Called before anything here is asked for.

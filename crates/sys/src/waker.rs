@@ -76,11 +76,15 @@ struct Shard {
 
 static SHARDS: OverFork<Vec<Arc<Shard>>> = OverFork::new(Vec::new());
 static NEXT: AtomicU64 = AtomicU64::new(0);
+/// How often this process is a forked child of one that watched words.
+static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// A word that is being watched. Dropping it ends that.
 #[must_use = "the word is watched as long as this lives"]
 pub struct Watch {
+    /// `None` where nothing is watched, or not any more.
     shard: Option<Arc<Shard>>,
+    forks: u32,
     id: u64,
     word: Arc<dyn Word>,
 }
@@ -95,9 +99,15 @@ impl Watch {
 
     /// Ends the watching; false if the word was found changed, or woken, before.
     fn take_out(&self) -> bool {
+        // In a forked child it is its parent's, and a thread that does not exist there may have had the lock.
+        let shard = self.shard.as_ref().filter(|_| self.is_ours());
         // Its waker is dropped after the lock.
-        let entry = self.shard.as_ref().and_then(|shard| shard.entries().remove(&self.id));
+        let entry = shard.and_then(|shard| shard.entries().remove(&self.id));
         entry.is_some()
+    }
+
+    fn is_ours(&self) -> bool {
+        self.forks == FORKS.load(Ordering::Relaxed)
     }
 }
 
@@ -108,16 +118,17 @@ impl Watch {
 /// again, as often as its executor lets it.
 pub fn watch(word: Arc<dyn Word>, seen: u32, waker: &Waker) -> Watch {
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let forks = FORKS.load(Ordering::Relaxed);
     let entry = Entry { word: word.clone(), seen, waker: waker.clone() };
     match place(id, entry) {
         Ok(shard) => {
             shard.control.fetch_add(1, Ordering::Release);
             futex::wake_one(&shard.control);
-            Watch { shard: Some(shard), id, word }
+            Watch { shard: Some(shard), forks, id, word }
         }
         Err(entry) => {
             entry.waker.wake();
-            Watch { shard: None, id, word }
+            Watch { shard: None, forks, id, word }
         }
     }
 }
@@ -130,7 +141,10 @@ fn place(id: u64, entry: Entry) -> Result<Arc<Shard>, Entry> {
             before: Some(|| SHARDS.hold()),
             in_parent: Some(|| SHARDS.release()),
             // Wakers and words of the parent: dropping them could run its code.
-            in_child: Some(|| SHARDS.reset(|shards| mem::forget(mem::take(shards)))),
+            in_child: Some(|| {
+                FORKS.fetch_add(1, Ordering::Relaxed);
+                SHARDS.reset(|shards| mem::forget(mem::take(shards)));
+            }),
         });
     });
     let mut shards = SHARDS.lock();
@@ -243,7 +257,7 @@ enum Woken {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if self.shard.is_some() && !self.take_out() && self.word.passes_on() {
+        if self.is_ours() && self.shard.is_some() && !self.take_out() && self.word.passes_on() {
             futex::wake_one(self.word.word());
         }
     }

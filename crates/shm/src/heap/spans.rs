@@ -208,3 +208,33 @@ impl Arena {
         self.control().span_low.store(0, Ordering::Relaxed);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    #![expect(unsafe_code, reason = "bytes of the arena")]
+
+    use super::*;
+    use crate::heap::shape::Shape;
+
+    /// What one leaves that dies while it takes or gives: a length of four spans, and fewer tails.
+    #[test]
+    fn giving_back_what_a_dead_one_had_discards_nothing_of_who_has_the_rest_by_now() {
+        let arena = Arena::new(Shape::of_spans(8).unwrap(), true).unwrap();
+        let me = arena.me().unwrap();
+        let dead = arena.take_spans(me, 4).unwrap().first;
+        for span in dead + 2..dead + 4 {
+            arena.span(span).word.store(FREE, Ordering::Relaxed);
+        }
+        let mine = arena.take(me, dead + 2, 2).unwrap().first;
+        // SAFETY: the first byte of a span of the arena, which is mapped and this thread's alone.
+        let byte = |span: u32| unsafe { arena.address(arena.shape().data + span as usize * SPAN).as_mut() };
+        *byte(dead) = 7;
+        *byte(mine) = 8;
+        // Enough is kept: what is given back is discarded.
+        arena.control().kept.store(KEEP, Ordering::Relaxed);
+        arena.give_spans(me, dead);
+        assert_eq!((*byte(dead), *byte(mine)), (0, 8));
+        assert_eq!(arena.span(mine).word.load(Ordering::Relaxed), me.owned());
+        assert_eq!(arena.span(dead).word.load(Ordering::Relaxed), FREE);
+    }
+}

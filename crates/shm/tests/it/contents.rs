@@ -83,6 +83,17 @@ fn reserved_memory_is_there_and_discarded_memory_is_zero_and_gone() {
 }
 
 #[test]
+fn what_is_kept_for_structures_in_it_is_not_discarded() {
+    let _watchdog = watchdog!();
+    let segment = Segment::anonymous(KIND, 8192).unwrap();
+    segment.keep_while(|_, _| false);
+    set(&segment, 5000, 1);
+    let error = segment.discard(4096..8192).unwrap_err().to_string();
+    assert!(error.contains("structures lie in it"), "{error}");
+    assert_eq!(get(&segment, 5000), 1);
+}
+
+#[test]
 fn prefaulted_memory_is_there_and_keeps_its_contents() {
     let _watchdog = watchdog!();
     let segment = Segment::anonymous(KIND, 1 << 20).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::support::{self, KIND};
 use procession_shm::{Member, Segment};
-use procession_testkit::{Census, isolated, limits::Surroundings, role, wait::eventually, watchdog};
+use procession_testkit::{Census, forked, isolated, limits::Surroundings, role, wait::eventually, watchdog};
 use std::{os::fd::OwnedFd, os::unix::fs::FileExt, time::Duration};
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -195,5 +195,25 @@ fn memory_that_is_in_use_stays_mapped_and_so_does_the_membership() {
         assert_ne!(again.as_ptr(), place);
         assert_ne!(again.join(&mut nobody).unwrap(), member);
         assert!(!again.is_dead(member));
+    });
+}
+
+/// Descriptors of this process that stand for memory.
+fn memory_descriptors() -> usize {
+    let links = std::fs::read_dir("/proc/self/fd").unwrap();
+    let links = links.filter_map(|link| std::fs::read_link(link.unwrap().path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("/memfd:")).count()
+}
+
+#[test]
+fn a_forked_child_does_not_keep_its_parent_alive_in_a_mapping_that_stayed() {
+    isolated!({
+        let segment = Segment::anonymous(KIND, 4096).unwrap();
+        segment.keep_while(|_, _| true);
+        segment.join(&mut nobody).unwrap();
+        drop(segment);
+        assert_eq!(memory_descriptors(), 1, "the membership stays with what is in use");
+        forked(|| assert_eq!(memory_descriptors(), 0));
+        assert_eq!(memory_descriptors(), 1);
     });
 }

@@ -34,8 +34,15 @@ unsafe impl Shared for OnceValueWords {
         self.once.init()
     }
 
-    fn recover(&self, segment: &Segment, dead: Member) -> bool {
-        self.once.recover(segment, dead)
+    fn recover(&self, segment: &Segment, dead: Member, until: Deadline) -> bool {
+        self.once.recover(segment, dead, until)
+    }
+}
+
+#[cfg(feature = "async")]
+impl OnceValueWords {
+    pub(super) fn once(&self) -> &OnceWords {
+        &self.once
     }
 }
 
@@ -98,7 +105,12 @@ impl<T: Pod> OnceValue<T> {
         self.handle.words().once.is_done().then(|| self.read())
     }
 
-    fn read(&self) -> T {
+    #[cfg(feature = "async")]
+    pub(super) fn handle(&self) -> &Handle<OnceValueWords> {
+        &self.handle
+    }
+
+    pub(super) fn read(&self) -> T {
         let mut value = T::zeroed();
         let words = self.place().iter().map(|word| word.load(Ordering::Relaxed).to_ne_bytes());
         for (bytes, word) in bytemuck::bytes_of_mut(&mut value).chunks_mut(size_of::<u64>()).zip(words) {
@@ -107,7 +119,7 @@ impl<T: Pod> OnceValue<T> {
         value
     }
 
-    fn write(&self, value: &T) {
+    pub(super) fn write(&self, value: &T) {
         for (bytes, place) in bytemuck::bytes_of(value).chunks(size_of::<u64>()).zip(self.place()) {
             let mut word = [0; size_of::<u64>()];
             word[..bytes.len()].copy_from_slice(bytes);

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     Error,
+    alone::alone,
     arena::{self, Handle, Shared, Tag},
     robust::{Locked, NotLocked, Robust},
 };
@@ -20,8 +21,6 @@ use std::{cell::Cell, sync::Once, time::Duration};
 
 /// The shortest time between two looks at the owners, of all who wait for one semaphore together.
 const BETWEEN_SWEEPS: Duration = Duration::from_millis(100);
-/// How long a joining process waits for another one that recovers the same semaphore.
-const RECOVERY: Duration = Duration::from_secs(1);
 /// How often one thread of a process looks whether another one has let go of their slot, before it sleeps.
 const LOOKS: u32 = 200;
 
@@ -53,13 +52,18 @@ unsafe impl Shared for SemaphoreWords {
         self.recovery.init()
     }
 
-    fn recover(&self, _: &Segment, dead: Member) -> bool {
+    fn touched(&self) -> usize {
+        core::mem::offset_of!(SemaphoreWords, slots)
+            + self.permits.top().min(Member::COUNT) * size_of::<Slot>()
+    }
+
+    fn recover(&self, _: &Segment, dead: Member, until: Deadline) -> bool {
         if dead.index() >= self.permits.top() {
             return true;
         }
         // Somebody may have found the death too, and be at work on a slot that looks closed already: the mutex tells when
         // that is over.
-        match self.recovery.lock_inside(Some(Deadline::after(RECOVERY))) {
+        match self.recovery.lock_inside(Some(until)) {
             Ok(locked) => {
                 let open = self.slots[dead.index()].is_open();
                 self.recover_locked(locked, open.then_some(dead).into_iter());
@@ -144,7 +148,7 @@ static GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// Which of its ancestors' lives this process is.
 #[inline]
-pub(super) fn generation() -> u32 {
+pub(crate) fn generation() -> u32 {
     match GENERATION.load(Ordering::Relaxed) {
         0 => first_generation(),
         generation => generation,
@@ -227,7 +231,11 @@ impl Inner {
     #[inline]
     fn own_slot(&self, member: Member) -> OwnSlot<'_> {
         let busy = &self.handle.place().local[0];
-        if busy.swap(1, Ordering::Acquire) != 0 {
+        // A process with one thread has nobody to take turns with.
+        let free = alone() && busy.load(Ordering::Relaxed) == 0;
+        if free {
+            busy.store(1, Ordering::Relaxed);
+        } else if busy.swap(1, Ordering::Acquire) != 0 {
             wait_for_slot(busy);
         }
         self.handle.words().permits.uses(member.index());
@@ -237,7 +245,7 @@ impl Inner {
     /// Permits that this process owns.
     #[inline]
     pub(super) fn take(&self, count: u32, deadline: Option<Deadline>) -> Result<(), AcquireError> {
-        let member = arena::join(self.segment()).map_err(AcquireError::NotAMember)?;
+        let member = arena::join(self.segment(), deadline).map_err(AcquireError::NotAMember)?;
         let words = self.handle.words();
         self.until(count, deadline, || {
             let slot = self.own_slot(member);
@@ -365,5 +373,39 @@ fn wait_for_slot(busy: &AtomicU64) {
                 _ => std::thread::yield_now(),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slot may look closed while somebody is at its recovery still: the number is not to go to another process before
+    /// that is over.
+    #[test]
+    fn a_number_is_not_used_again_while_somebody_recovers_its_slot() {
+        let handle = Handle::new(0, |words: &SemaphoreWords| words.permits.set(1, 1)).unwrap();
+        let words = handle.words();
+        let dead = Member::from_index(3).unwrap();
+        words.permits.uses(dead.index());
+        assert!(!words.slots[dead.index()].is_open());
+        let soon = Deadline::after(Duration::from_millis(50));
+        assert!(words.recover(handle.place().segment(), dead, soon), "nobody is at it");
+        std::thread::scope(|scope| {
+            let (tell, told) = std::sync::mpsc::channel();
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            let recovers = scope.spawn(move || {
+                assert!(matches!(words.recovery.lock_inside(None), Ok(Locked::Clean)));
+                tell.send(()).unwrap();
+                ended.recv().unwrap();
+                words.recovery.unlock()
+            });
+            told.recv().unwrap();
+            assert!(!words.recover(handle.place().segment(), dead, soon));
+            end.send(()).unwrap();
+            assert!(recovers.join().unwrap());
+        });
+        // Of a slot that was never used nothing is asked.
+        assert!(words.recover(handle.place().segment(), Member::from_index(900).unwrap(), soon));
     }
 }

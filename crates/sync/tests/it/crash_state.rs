@@ -12,22 +12,24 @@ use std::{os::unix::process::ExitStatusExt, time::Duration};
 
 /// Everything that the roles work on.
 #[derive(Clone, Serialize, Deserialize)]
-struct World {
-    condition: Condition,
-    state: Event,
-    event: Event,
-    barrier: Barrier,
-    rwlock: RwLock,
-    once: Once,
-    value: OnceValue<[u64; 4]>,
+pub(crate) struct World {
+    pub(crate) condition: Condition,
+    pub(crate) state: Event,
+    pub(crate) event: Event,
+    pub(crate) barrier: Barrier,
+    pub(crate) three: Barrier,
+    pub(crate) rwlock: RwLock,
+    pub(crate) once: Once,
+    pub(crate) value: OnceValue<[u64; 4]>,
 }
 
-fn world() -> World {
+pub(crate) fn world() -> World {
     World {
         condition: Condition::new().unwrap(),
         state: Event::new().unwrap(),
         event: Event::new().unwrap(),
         barrier: Barrier::new(2).unwrap(),
+        three: Barrier::new(3).unwrap(),
         rwlock: RwLock::new().unwrap(),
         once: Once::new().unwrap(),
         value: OnceValue::new().unwrap(),
@@ -35,7 +37,7 @@ fn world() -> World {
 }
 
 /// From now on this process dies at `point`.
-fn arm(point: &str) {
+pub(crate) fn arm(point: &str) {
     // SAFETY: no other thread of the role reads or writes the environment at this moment: the harness's waits for this
     // one, and the role's own are started later.
     unsafe { std::env::set_var(procession_sys::crash::VARIABLE, point) };
@@ -64,6 +66,12 @@ fn role_dies() {
         }
         "barrier" => drop(world.barrier.wait_timeout(BOUND)),
         "barrier abort" => drop(world.barrier.abort()),
+        "three" => {
+            let result = world.three.wait_timeout(BOUND).map_err(|error| error.to_string());
+            role.say(&format!("{result:?}"));
+        }
+        "three, give up late" => drop(world.three.wait_timeout(Duration::from_millis(1000))),
+        "three, give up" => drop(world.three.wait_timeout(Duration::from_millis(20))),
         "read" => drop(world.rwlock.read_timeout(BOUND)),
         "write" => drop(world.rwlock.write_timeout(BOUND)),
         "write, go on when told" => {
@@ -77,21 +85,21 @@ fn role_dies() {
         "value" => drop(world.value.get_or_init(|| [7; 4])),
         what => panic!("{what}?"),
     }
-    role.say("not reached");
+    role.say("over");
 }
 
-fn start(point: &str, does: &str, world: &World) -> role::RoleProcess {
+pub(crate) fn start(point: &str, does: &str, world: &World) -> role::RoleProcess {
     role::start(role_dies, &[&given(&(point, does, world))])
 }
 
 #[track_caller]
-fn died(process: &mut role::RoleProcess, point: &str) {
+pub(crate) fn died(process: &mut role::RoleProcess, point: &str) {
     let status = process.wait();
     assert_eq!(status.signal(), Some(9), "at {point}: {status:?}\n{}", process.output());
 }
 
 /// Without the points the roles would not die.
-fn armed() -> bool {
+pub(crate) fn armed() -> bool {
     let armed = cfg!(crash_points);
     if !armed {
         println!("skipped: not built with --cfg crash_points");
@@ -135,7 +143,7 @@ fn an_event_outlives_its_setters_and_waiters() {
 }
 
 /// A waiter here is notified, whatever became of the other one.
-fn notified_here(world: &World, point: &str) {
+pub(crate) fn notified_here(world: &World, point: &str) {
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| {
             let mut guard = world.condition.lock().unwrap_or_else(|error| match error {

@@ -14,7 +14,7 @@ use std::{
     thread::{self, Thread},
 };
 
-struct Unpark(Thread, AtomicU32);
+pub(crate) struct Unpark(Thread, AtomicU32);
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
@@ -23,13 +23,13 @@ impl Wake for Unpark {
     }
 }
 
-fn waker() -> (Arc<Unpark>, Waker) {
+pub(crate) fn waker() -> (Arc<Unpark>, Waker) {
     let unpark = Arc::new(Unpark(thread::current(), AtomicU32::new(0)));
     (unpark.clone(), unpark.into())
 }
 
 /// The smallest executor.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let (_, waker) = waker();
     let mut future = pin!(future);
     loop {
@@ -41,7 +41,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Polls it once, for a wait that does not end at once.
-fn begin<T>(future: Pin<&mut impl Future<Output = T>>) -> Arc<Unpark> {
+pub(crate) fn begin<T>(future: Pin<&mut impl Future<Output = T>>) -> Arc<Unpark> {
     let (unpark, waker) = waker();
     assert!(future.poll(&mut Context::from_waker(&waker)).is_pending());
     unpark

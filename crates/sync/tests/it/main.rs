@@ -6,6 +6,8 @@ mod barrier;
 mod condition;
 #[cfg(crash_points)]
 mod crash;
+#[cfg(feature = "async")]
+mod crash_later;
 #[cfg(crash_points)]
 mod crash_semaphore;
 mod crash_state;
@@ -16,6 +18,8 @@ mod event;
 mod hostile_state;
 #[cfg(feature = "async")]
 mod later;
+#[cfg(feature = "async")]
+mod later_state;
 mod lock;
 mod memory;
 mod methods;
@@ -39,6 +43,7 @@ mod steps_data;
 #[cfg(not(crash_points))]
 mod steps_semaphore;
 mod steps_state;
+mod stopped;
 mod storm;
 mod storm_semaphore;
 mod storm_state;

@@ -2,7 +2,7 @@
 
 use crate::support::{BOUND, given, take, through_a_parcel};
 use procession_parcel::Parcel;
-use procession_sync::{Lock, LockError, Poison, RLock};
+use procession_sync::{Lock, LockError, OnceValue, Poison, RLock, Semaphore};
 use procession_testkit::{Census, forked, isolated, role, watchdog};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -99,6 +99,21 @@ fn slots_are_used_again() {
 }
 
 #[test]
+fn a_semaphore_takes_memory_for_its_owners_only() {
+    isolated!({
+        // As large as a slot gets, for 1,000 processes; one of them owns permits.
+        let all: Vec<_> = (0..64).map(|_| Semaphore::new(1).unwrap()).collect();
+        all.iter().for_each(|semaphore| drop(semaphore.permit().unwrap()));
+        let pages = shared_pages();
+        drop(all);
+        let grown = shared_pages().saturating_sub(pages);
+        assert!(grown < 64, "{grown} pages more after they are gone");
+        let again: Vec<_> = (0..64).map(|_| Semaphore::new(2).unwrap()).collect();
+        assert!(again.iter().all(|semaphore| semaphore.value() == 2 && semaphore.held() == 0));
+    });
+}
+
+#[test]
 fn a_used_slot_is_a_new_lock() {
     isolated!({
         let lock = Lock::new().unwrap();
@@ -188,6 +203,20 @@ fn a_guard_that_a_forked_child_drops_leaves_the_parents_lock_alone() {
 /// The wire form of a lock, with whatever offset.
 #[derive(Serialize, Deserialize)]
 struct Forged(procession_shm::Segment, u64);
+
+#[test]
+fn what_looks_like_a_lock_inside_another_slot_is_none() {
+    let _watchdog = watchdog!();
+    // Bytes that the user chose: at each unit they begin as a slot with a lock does.
+    let value = OnceValue::<[u64; 128]>::new().unwrap();
+    value.get_or_init(|| [1 << 16 | 1; 128]).unwrap();
+    let Forged(segment, offset) = Parcel::pack(&value).unwrap().unpack().unwrap();
+    for inside in [256, 384, 512] {
+        let forged = Parcel::pack(&Forged(segment.clone(), offset + inside)).unwrap();
+        let error = forged.unpack::<Lock>().unwrap_err();
+        assert!(error.to_string().contains("there is none at offset"), "{error}");
+    }
+}
 
 #[test]
 fn what_is_no_lock_is_an_error_and_not_attached() {

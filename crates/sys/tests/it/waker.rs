@@ -127,3 +127,29 @@ fn a_waker_that_panics_stops_nobody_else() {
     // By a later round of the same thread.
     counter.wait(1);
 }
+
+#[test]
+fn a_forked_childs_copy_of_a_watch_ends_though_a_thread_of_the_parent_was_at_it() {
+    isolated!({
+        let (mine, (_, waker)) = (word(), counter());
+        let _many: Vec<_> = (0..100).map(|_| watch(word(), 7, &waker)).collect();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // What they do is done under the lock that the child's copies of the watches need.
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let (word, (_, waker)) = (word(), counter());
+                    while !over.load(Ordering::Relaxed) {
+                        drop(watch(word.clone(), 7, &waker));
+                    }
+                });
+            }
+            for _ in 0..300 {
+                let mut watched = Some(watch(mine.clone(), 7, &waker));
+                procession_testkit::forked(|| drop(watched.take()));
+                watched.take().unwrap().end();
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+    });
+}
