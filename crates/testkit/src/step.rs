@@ -51,9 +51,16 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Every instruction, and at most 200,000 of them.
+    /// Every instruction, and at most 2,000,000 of them.
     fn default() -> Self {
-        Self { first: 0, stride: 1, limit: 200_000 }
+        Self { first: 0, stride: 1, limit: 2_000_000 }
+    }
+}
+
+impl Options {
+    /// Every instruction where `PROCESSION_EXHAUSTIVE` is set; else one of `thin` stands for its neighbours.
+    pub fn one_of(thin: u64) -> Self {
+        Self { stride: stride(thin), ..Self::default() }
     }
 }
 

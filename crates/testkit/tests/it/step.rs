@@ -37,7 +37,7 @@ impl SharedPage {
         Self(NonNull::new(page.unwrap().cast()).unwrap())
     }
 
-    fn counter(&self) -> &AtomicU64 {
+    pub(crate) fn counter(&self) -> &AtomicU64 {
         // SAFETY: the mapping is aligned, zeroed, larger than the counter, and lives as long as `self`.
         unsafe { self.0.as_ref() }
     }
