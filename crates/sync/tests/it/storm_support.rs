@@ -56,7 +56,7 @@ impl Pair {
 /// Kills one of four processes at random instants, thousands of times where `PROCESSION_KILLS` says so.
 ///
 /// Each process calls `work` again and again, with what is in `world`. After each kill this one calls `look`, while the
-/// others go on. After some kills all of them must have got further; then they are killed at once, and `alone` looks at
+/// others go on; who waits there for what they have does so seldom, since they are quicker for long. After some kills all of them must have got further; then they are killed at once, and `alone` looks at
 /// what they left, and may change the world.
 pub(crate) fn storm<W>(
     test: &str,
