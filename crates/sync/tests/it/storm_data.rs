@@ -10,6 +10,9 @@ fn next(value: &mut [u64; 8]) {
     assert!(value.iter().all(|element| *element == value[0]), "{value:?}");
     for element in value {
         *element += 1;
+        std::hint::black_box(&element);
+        // So that many are killed in between.
+        (0..10).for_each(|_| std::hint::spin_loop());
     }
 }
 

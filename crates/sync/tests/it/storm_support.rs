@@ -42,7 +42,8 @@ impl Pair {
         for index in 0..2 {
             let word = self.word(index);
             word.store(word.load(Relaxed) + 1, Relaxed);
-            std::hint::spin_loop();
+            // So that many are killed in between.
+            (0..40).for_each(|_| std::hint::spin_loop());
         }
     }
 
