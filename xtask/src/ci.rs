@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::leftovers::Before;
 use crate::shell::Step;
 use crate::workspace::{Example, Package, packages};
-use crate::{Outcome, root, workspace};
+use crate::{Outcome, crash, root, workspace};
 
 const HELP: &str = "\
 Runs everything that CI runs, and stops at the first step that fails.
@@ -91,6 +91,7 @@ fn steps() -> Result<Vec<Step>, String> {
     }
     steps.extend(packages.iter().filter_map(loom));
     steps.extend(packages.iter().filter_map(crash_points));
+    steps.extend(packages.iter().filter_map(lock_steps));
     steps.push(Step::cargo("bench", "xtask bench --quick"));
     Ok(steps)
 }
@@ -160,6 +161,12 @@ pub(crate) fn crash_points(package: &Package) -> Option<Step> {
             .env("RUSTFLAGS", "--cfg crash_points")
             .env("CARGO_TARGET_DIR", &folder("crash"))
     })
+}
+
+/// The lock, killed after each of its instructions; `cargo xtask crash` has the others.
+fn lock_steps(package: &Package) -> Option<Step> {
+    let is_its = package.folder == root().join("crates/sync");
+    is_its.then(|| crash::steps(package, "the lock's instructions", "steps::"))
 }
 
 /// The names of the test files of a package, without their ending.

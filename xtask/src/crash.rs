@@ -5,8 +5,9 @@ use crate::workspace::{Package, packages};
 use crate::{Outcome, ci};
 
 const HELP: &str = "\
-Kills a process after every single instruction of each operation, and at each crash point, and checks what is left.
-`cargo test` runs the same tests, with strides where an operation is long.
+Kills a process after every single instruction of each operation, and at each crash point, and checks what is left. Each
+test prints how many instructions there are. `cargo test` runs the same tests with strides, and `cargo xtask ci` those of
+the lock in full.
 
 Usage: cargo xtask crash [OPTION…]
 
@@ -52,11 +53,15 @@ pub fn run(args: &[String]) -> Outcome {
 
 /// The tests in modules named after steps, optimised, so that the instructions are those that users run.
 fn each_instruction(package: &Package) -> Option<Step> {
-    let has_some = ci::test_files(package).any(|name| name.starts_with("steps"));
-    let line = format!("test --release -p {} --test it -- steps --nocapture --test-threads=1", package.name);
-    (has_some && package.published).then(|| {
-        Step::cargo(format!("{}, each instruction", package.name), &line)
-            .env("PROCESSION_EXHAUSTIVE", "1")
-            .env("PROCESSION_TEST_TIMEOUT", SECONDS)
-    })
+    let has_some = ci::test_files(package).any(|name| name.contains("steps"));
+    (has_some && package.published).then(|| steps(package, "each instruction", "steps"))
+}
+
+/// The tests whose names contain `filter`, exhaustive.
+pub(crate) fn steps(package: &Package, what: &str, filter: &str) -> Step {
+    let name = &package.name;
+    let line = format!("test --release -p {name} --test it -- {filter} --nocapture --test-threads=1");
+    Step::cargo(format!("{name}, {what}"), &line)
+        .env("PROCESSION_EXHAUSTIVE", "1")
+        .env("PROCESSION_TEST_TIMEOUT", SECONDS)
 }

@@ -63,7 +63,7 @@ pub fn run(args: &[String]) -> Outcome {
 }
 
 fn storms(package: &Package, kills: u64, seed: u64) -> Option<Step> {
-    let has_some = ci::test_files(package).any(|name| name.starts_with("storm"));
+    let has_some = ci::test_files(package).any(|name| name.contains("storm"));
     let line = format!("test --release -p {} --test it -- storm --nocapture --test-threads=1", package.name);
     (has_some && package.published).then(|| {
         Step::cargo(format!("{}, storms", package.name), &line)

@@ -24,7 +24,7 @@ pub(crate) struct Entered {
 /// What a traced child came to after it was resumed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stop {
-    /// A step, or the entry or exit of a system call.
+    /// A step, a breakpoint, or the entry or exit of a system call.
     Trap,
     /// The end marker.
     Marker,
@@ -39,6 +39,7 @@ pub(crate) enum Stop {
 pub(crate) enum Resume {
     Step,
     Syscall,
+    Continue,
 }
 
 /// A traced child at a stop. Dropping it kills it and waits for its end.
@@ -79,6 +80,7 @@ impl Tracee {
         let request = match how {
             Resume::Step => libc::PTRACE_SINGLESTEP,
             Resume::Syscall => libc::PTRACE_SYSCALL,
+            Resume::Continue => libc::PTRACE_CONT,
         };
         // SAFETY: these requests take no pointers: the address is ignored, and the data is a signal's number.
         let result = unsafe {
@@ -114,6 +116,41 @@ impl Tracee {
         }
         let arguments = std::array::from_fn(|index| words[4 + index]);
         Ok(Some(Entered { number: words[3], arguments }))
+    }
+
+    /// The address of the instruction that comes next; 0 where this is not known how to ask for.
+    pub(crate) fn instruction(&self) -> io::Result<u64> {
+        user::INSTRUCTION.map_or(Ok(0), |offset| self.peek_user(offset))
+    }
+
+    /// Makes the thread stop before it executes the instruction at `address`, each time; `None` ends that. It is the
+    /// processor that watches, so the code stays as it is, and no other thread stops.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::Unsupported`] where there is no such breakpoint.
+    pub(crate) fn set_breakpoint(&self, address: Option<u64>) -> io::Result<()> {
+        let [place, control] = user::BREAKPOINT.ok_or(io::ErrorKind::Unsupported)?;
+        // Off while the address changes.
+        self.poke_user(control, 0)?;
+        let Some(address) = address else { return Ok(()) };
+        self.poke_user(place, address)?;
+        // The first breakpoint, in this thread, when executed, of length one: the other bits are 0.
+        self.poke_user(control, 1)
+    }
+
+    fn peek_user(&self, offset: usize) -> io::Result<u64> {
+        // SAFETY: this request takes no pointers: the address is an offset into the child's user area.
+        let word =
+            unsafe { libc::ptrace(libc::PTRACE_PEEKUSER, self.raw(), offset, std::ptr::null_mut::<u8>()) };
+        // No instruction is at the last address, so this is an error.
+        if word == -1 { Err(io::Error::last_os_error()) } else { Ok(word.cast_unsigned()) }
+    }
+
+    fn poke_user(&self, offset: usize, word: u64) -> io::Result<()> {
+        // SAFETY: this request takes no pointers: an offset into the child's user area, and a word to store there.
+        let result = unsafe { libc::ptrace(libc::PTRACE_POKEUSER, self.raw(), offset, word) };
+        check(result)
     }
 
     /// The child.
@@ -180,6 +217,23 @@ impl Drop for Tracee {
     fn drop(&mut self) {
         let _ = self.end();
     }
+}
+
+/// Offsets into what the kernel calls the user area.
+#[cfg(target_arch = "x86_64")]
+mod user {
+    pub(super) const INSTRUCTION: Option<usize> = Some(std::mem::offset_of!(libc::user, regs.rip));
+    /// DR0, the address, and DR7, the control.
+    pub(super) const BREAKPOINT: Option<[usize; 2]> = {
+        let registers = std::mem::offset_of!(libc::user, u_debugreg);
+        Some([registers, registers + 7 * size_of::<u64>()])
+    };
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+mod user {
+    pub(super) const INSTRUCTION: Option<usize> = None;
+    pub(super) const BREAKPOINT: Option<[usize; 2]> = None;
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {

@@ -5,8 +5,11 @@
 //! to its end. It runs in an isolated test ([`isolated!`](crate::isolated!)), since it forks.
 //!
 //! - A system call is one step. One that blocks needs a live partner, else the test hangs.
-//! - Spinning must be off (a budget of 0), payloads small: every iteration of `rep movs` is a step, and the work
-//!   grows with the square of the number of steps. [`Options::stride`] thins out a long operation.
+//! - Spinning must be off (a budget of 0), payloads small: every iteration of `rep movs` is a step.
+//!   [`Options::stride`] thins out a long operation.
+//! - The way through the operation is recorded once, step by step; then each child runs freely to a breakpoint near its
+//!   place, where the architecture has one. After all of them it is recorded again: if it went another way, the places
+//!   that are new are tried as well, and so on.
 //! - Each n should be tried with and without a third process that operates between death and recovery, and the
 //!   recovery itself stepped too.
 //!
@@ -23,9 +26,18 @@
 //! println!("{report}");
 //! ```
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 
 use crate::ptrace::{Resume, Stop, Tracee};
+
+mod route;
+
+use route::Route;
+
+/// How often a way is recorded anew before it is given up to see all of them.
+const RECORDINGS: u32 = 12;
 
 /// Which instructions to kill at.
 #[derive(Debug, Clone, Copy)]
@@ -39,9 +51,16 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Every instruction, and at most 20,000 of them.
+    /// Every instruction, and at most 2,000,000 of them.
     fn default() -> Self {
-        Self { first: 0, stride: 1, limit: 20_000 }
+        Self { first: 0, stride: 1, limit: 2_000_000 }
+    }
+}
+
+impl Options {
+    /// Every instruction where `PROCESSION_EXHAUSTIVE` is set; else one of `thin` stands for its neighbours.
+    pub fn one_of(thin: u64) -> Self {
+        Self { stride: stride(thin), ..Self::default() }
     }
 }
 
@@ -57,16 +76,34 @@ pub struct Death {
 /// What was tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
-    /// How many instructions the operation takes, from the start marker to the end marker, which is the last. The
-    /// calls around it are among them: a few dozen, in an unoptimised build more.
+    /// How many instructions the operation takes (the longest time), from the start marker to the end marker, which is
+    /// the last. The calls around it are among them: a few dozen, in an unoptimised build more.
     pub instructions: u64,
-    /// How many children were killed, the finished one included.
+    /// After how many different numbers of instructions, or at how many places of different ways, a child was killed;
+    /// the end is one of them.
     pub tried: u64,
+    /// How many different ways through the operation were seen.
+    pub ways: u32,
+    /// How many of the places were not met again, so that a child was killed after that many instructions of another
+    /// way.
+    pub missed: u64,
+    /// How many new places the last recording had: 0, unless each run goes another way.
+    pub open: u64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} instructions, killed at {} of them", self.instructions, self.tried)
+        write!(f, "{} instructions, killed at {} of them", self.instructions, self.tried)?;
+        if self.ways > 1 {
+            write!(f, " on {} ways", self.ways)?;
+        }
+        if self.missed > 0 {
+            write!(f, ", {} by another way", self.missed)?;
+        }
+        if self.open > 0 {
+            write!(f, ", {} seen last were not tried", self.open)?;
+        }
+        Ok(())
     }
 }
 
@@ -79,7 +116,7 @@ pub fn stride(short: u64) -> u64 {
 /// Kills a child after every number of instructions of `operation`, and calls `check` after each death.
 ///
 /// `setup` makes the world anew for each child; what is to be seen by both sides lies in shared memory. Whatever it
-/// made beside that is the child's own copy.
+/// made beside that is the child's own copy. The first two children are killed at the operation's end.
 ///
 /// # Panics
 ///
@@ -128,22 +165,67 @@ pub fn each_instruction_stopped<W, P>(
     mut check: impl FnMut(Death, &mut W),
 ) -> Report {
     assert!(options.stride > 0, "the stride must be positive");
-    let mut report = Report { instructions: 0, tried: 0 };
-    let mut target = options.first;
-    loop {
+    let mut report = Report { instructions: 0, tried: 0, ways: 0, missed: 0, open: 0 };
+    let mut known = HashSet::new();
+    let mut trial = |on: &mut dyn FnMut(&mut Child)| {
         let mut world = setup();
-        let death = run(target, options.limit, &mut world, &prepare, &operation, &mut stopped);
-        report.tried += 1;
-        report.instructions = death.instructions;
+        let death = run(&mut world, &prepare, &operation, on, &mut stopped);
         let context = Context(death);
         check(death, &mut world);
         drop(world);
         std::mem::forget(context);
-        if death.finished {
-            return report;
+    };
+    // The first way is not the usual one: it fills caches and the allocator's bins. What is allocated here is kept for
+    // later ones, since the children's ways through the allocator depend on what their parent has of it.
+    let mut route = Route::default();
+    trial(&mut |child| child.record(options.limit, &mut route));
+    known.reserve(2 * route.places().count());
+    let mut new = Vec::with_capacity(2 * route.places().count());
+    for recording in 1..=RECORDINGS {
+        trial(&mut |child| child.record(options.limit, &mut route));
+        report.instructions = report.instructions.max(route.instructions());
+        new.clear();
+        new.extend(route.places().filter(|(_, place)| known.insert(*place)).map(|(n, _)| n));
+        if new.is_empty() {
+            break;
         }
-        target += options.stride;
+        if recording == RECORDINGS {
+            report.open = new.len() as u64;
+            break;
+        }
+        report.ways += 1;
+        // The end, where the recorded one was killed.
+        report.tried += u64::from(recording == 1);
+        new.retain(|n: &u64| *n >= options.first && (n - options.first).is_multiple_of(options.stride));
+        for &n in &new {
+            report.tried += 1;
+            let mut met = false;
+            trial(&mut |child| met = child.go(&route, n));
+            if !met {
+                report.missed += 1;
+                trial(&mut |child| child.step_to(n));
+            }
+        }
+        if options.stride > 1 {
+            break;
+        }
     }
+    report
+}
+
+/// Kills a child after `instructions` of them, or at the operation's end if that comes first.
+///
+/// # Panics
+///
+/// As [`each_instruction`].
+#[track_caller]
+pub fn kill_after<W, P>(
+    instructions: u64,
+    world: &mut W,
+    prepare: impl Fn(&mut W) -> P,
+    operation: impl Fn(&mut W, P),
+) -> Death {
+    run(world, &prepare, &operation, &mut |child| child.step_to(instructions), &mut |_, _| ())
 }
 
 /// Counts the instructions of `operation` in one whole run.
@@ -157,55 +239,116 @@ pub fn count<W, P>(
     prepare: impl Fn(&mut W) -> P,
     operation: impl Fn(&mut W, P),
 ) -> u64 {
+    let limit = Options::default().limit;
     let mut world = setup();
-    run(u64::MAX, Options::default().limit, &mut world, &prepare, &operation, &mut |_, _| ()).instructions
+    let mut record = |child: &mut Child| child.record(limit, &mut Route::default());
+    run(&mut world, &prepare, &operation, &mut record, &mut |_, _| ()).instructions
 }
 
-/// Runs one child for `target` instructions and kills it.
+/// Runs one child to where `on` brings it, and kills it.
 #[track_caller]
 fn run<W, P>(
-    target: u64,
-    limit: u64,
     world: &mut W,
     prepare: &impl Fn(&mut W) -> P,
     operation: &impl Fn(&mut W, P),
+    on: &mut dyn FnMut(&mut Child),
     stopped: &mut impl FnMut(u32, &mut W),
 ) -> Death {
     // The child has a copy of this memory, so both closures may borrow the world there.
-    let world = std::cell::RefCell::new(world);
+    let world = RefCell::new(world);
     let started = Tracee::start(
         || prepare(&mut world.borrow_mut()),
         |prepared| operation(&mut world.borrow_mut(), prepared),
     );
-    let mut tracee = started.unwrap_or_else(|error| panic!("failed to trace a forked child: {error}"));
-    let mut death = Death { instructions: 0, finished: false };
-    let mut signal = 0;
-    while death.instructions < target {
-        assert!(death.instructions < limit, "the operation takes more than {limit} instructions");
-        let stop = tracee.resume(Resume::Step, signal);
-        signal = 0;
-        match stop.unwrap_or_else(|error| panic!("failed to step a child: {error}")) {
-            Stop::Trap => death.instructions += 1,
-            Stop::Marker => {
-                death.instructions += 1;
-                death.finished = true;
-                break;
-            }
-            Stop::Signal(number) if fatal(number) => {
-                panic!("the operation was hit by signal {number} after {} instructions", death.instructions)
-            }
-            Stop::Signal(number) => signal = number,
-            Stop::Ended(status) => {
-                panic!(
-                    "the operation ended its process after {} instructions: {status:?}",
-                    death.instructions
-                )
-            }
-        }
-    }
+    let tracee = started.unwrap_or_else(|error| panic!("failed to trace a forked child: {error}"));
+    let mut child = Child { tracee, signal: 0, death: Death { instructions: 0, finished: false } };
+    on(&mut child);
+    let Child { tracee, death, .. } = child;
     stopped(tracee.pid(), &mut world.borrow_mut());
     tracee.kill().unwrap_or_else(|error| panic!("failed to kill a child: {error}"));
     death
+}
+
+/// A child that stands within the operation, or at its end.
+struct Child {
+    tracee: Tracee,
+    /// The signal to deliver next, or 0.
+    signal: i32,
+    /// What its death would be here.
+    death: Death,
+}
+
+impl Child {
+    /// Steps to the end, and records the way.
+    fn record(&mut self, limit: u64, route: &mut Route) {
+        route.clear();
+        while !self.death.finished {
+            let instructions = self.death.instructions;
+            assert!(instructions < limit, "the operation takes more than {limit} instructions");
+            route.push(self.here());
+            self.step();
+        }
+        route.plan();
+    }
+
+    /// Steps until so many instructions are executed, or to the end.
+    fn step_to(&mut self, instructions: u64) {
+        while self.death.instructions < instructions && !self.death.finished {
+            self.step();
+        }
+    }
+
+    /// Goes to the place of the route after so many instructions. False if the way was another one: then it stands
+    /// anywhere.
+    fn go(&mut self, route: &Route, instructions: u64) -> bool {
+        if let Some(anchor) = route.anchor(instructions)
+            && self.tracee.set_breakpoint(Some(anchor.address)).is_ok()
+        {
+            self.death.instructions = anchor.instructions;
+            for _ in 0..anchor.hits {
+                self.resume(Resume::Continue);
+                if self.death.finished || self.here() != anchor.address {
+                    return false;
+                }
+            }
+            let removed = self.tracee.set_breakpoint(None);
+            removed.unwrap_or_else(|error| panic!("failed to remove a breakpoint: {error}"));
+        }
+        self.step_to(instructions);
+        !self.death.finished && Some(self.here()) == route.address(instructions)
+    }
+
+    fn here(&self) -> u64 {
+        self.tracee.instruction().unwrap_or_else(|error| panic!("failed to ask where a child is: {error}"))
+    }
+
+    fn step(&mut self) {
+        self.resume(Resume::Step);
+        self.death.instructions += 1;
+    }
+
+    /// Resumes it until it traps or is at the end.
+    fn resume(&mut self, how: Resume) {
+        loop {
+            let stop = self.tracee.resume(how, std::mem::take(&mut self.signal));
+            match stop.unwrap_or_else(|error| panic!("failed to resume a child: {error}")) {
+                Stop::Trap => return,
+                Stop::Marker => {
+                    self.death.finished = true;
+                    return;
+                }
+                Stop::Signal(number) if fatal(number) => panic!(
+                    "the operation was hit by signal {number} after {} instructions",
+                    self.death.instructions
+                ),
+                Stop::Signal(number) => self.signal = number,
+                Stop::Ended(status) => panic!(
+                    "the operation ended its process after {} instructions: {status:?}",
+                    self.death.instructions
+                ),
+            }
+        }
+    }
 }
 
 /// Signals that tell of a bug in the operation.

@@ -8,6 +8,10 @@
 //! assert!(round < 10);
 //! ```
 
+mod herd;
+
+pub use herd::Herd;
+
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -141,7 +145,8 @@ fn entropy() -> u64 {
     }
 }
 
-/// How many kills a storm deals out: `PROCESSION_KILLS`, else `short`, which is what fits into a test run.
+/// How many kills a storm deals out: `PROCESSION_KILLS` (`cargo xtask soak` sets it), else `short`, which is what fits into
+/// a test run.
 pub fn kills(short: u32) -> u32 {
     std::env::var("PROCESSION_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(short)
 }

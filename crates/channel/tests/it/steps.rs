@@ -8,15 +8,9 @@ use procession_channel::lane::{RawReceiver, RawSender, RecvError};
 use procession_parcel::Parcel;
 use procession_testkit::{
     isolated_within,
-    step::{Options, each_instruction, stride},
+    step::{Options, each_instruction},
 };
 use std::time::Duration;
-
-/// All instructions where the code is optimised. Where it is not it takes several times as many, and one of `thin`
-/// stands for its neighbours.
-fn options(thin: u64) -> Options {
-    Options { stride: if cfg!(debug_assertions) { stride(thin) } else { 1 }, ..Options::default() }
-}
 
 fn isolated(name: &str, body: impl FnOnce()) {
     isolated_within(name, Duration::from_secs(240), body);
@@ -47,7 +41,7 @@ fn world(before_the_end: usize) -> World {
 fn sender_dies(setup: impl Fn() -> World, message: &[u8]) {
     let (mut inside, mut outside) = (0, 0);
     let report = each_instruction(
-        &options(11),
+        &Options::one_of(11),
         setup,
         |world| world.sender.try_send(&[message]).unwrap(),
         |death, world| {
@@ -105,7 +99,7 @@ fn a_sender_that_rings_for_a_sleeper_dies_at_every_instruction() {
         };
         let (mut inside, mut outside) = (0, 0);
         each_instruction(
-            &options(11),
+            &Options::one_of(11),
             sleeping,
             |world| world.sender.try_send(&[b"rings"]).unwrap(),
             |_, world| {
@@ -131,7 +125,7 @@ fn a_sender_of_pieces_dies_at_every_instruction() {
         let large = pattern(5, 2100);
         let (mut inside, mut outside) = (0, 0);
         let report = each_instruction(
-            &options(97),
+            &Options::one_of(97),
             || with_capacity(4096),
             |(sender, _)| sender.send(&[&large], None).unwrap(),
             |_, (sender, receiver)| {
@@ -155,7 +149,7 @@ fn a_receiver_dies_at_every_instruction() {
     isolated("steps::a_receiver_dies_at_every_instruction", || {
         let (mut in_ring, mut in_doubt, mut started) = (0, 0, 0);
         let report = each_instruction(
-            &options(11),
+            &Options::one_of(11),
             || {
                 let mut world = world(24);
                 world.sent.push(pattern(2, 40));

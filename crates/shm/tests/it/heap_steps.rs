@@ -9,14 +9,6 @@ use procession_testkit::{
 };
 use std::time::Duration;
 
-/// All instructions of a short operation where the code is optimised. Where it is not it takes ten times as many, and one
-/// of `thin` stands for its neighbours; of a long operation one stands for its neighbours in any build. All strides are
-/// prime, so that different builds and changes of the code hit different instructions.
-fn options(thin: u64) -> Options {
-    let stride = if cfg!(debug_assertions) { thin } else { (thin / 100).max(1) };
-    Options { stride, limit: 10_000_000, ..Options::default() }
-}
-
 fn isolated(name: &str, body: impl FnOnce()) {
     isolated_within(name, Duration::from_secs(300), body);
 }
@@ -50,7 +42,7 @@ fn check(_: Death, world: &mut World) {
 /// Kills `operation` after each number of instructions; it begins where this process has joined and has a slab.
 fn each(thin: u64, operation: impl Fn(&Heap)) -> Report {
     let join = |world: &mut World| drop(world.heap.alloc(1_u64).unwrap());
-    each_instruction_after(&options(thin), world, join, |world, ()| operation(&world.heap), check)
+    each_instruction_after(&Options::one_of(thin), world, join, |world, ()| operation(&world.heap), check)
 }
 
 #[test]
@@ -64,8 +56,8 @@ fn a_process_dies_at_every_instruction_of_an_allocation_and_a_free() {
 #[test]
 fn a_process_dies_at_every_instruction_of_a_new_slab() {
     isolated("heap_steps::a_process_dies_at_every_instruction_of_a_new_slab", || {
-        // Another class than the one that is there.
-        let report = each(1499, |heap| drop(heap.alloc([1_u8; 5000]).unwrap()));
+        // Another class than the one that is there, and not so large that a copy is one long string instruction.
+        let report = each(1499, |heap| drop(heap.alloc([1_u8; 1500]).unwrap()));
         println!("allocate from a new slab: {report}");
     });
 }
@@ -119,7 +111,7 @@ fn a_sweeper_dies_at_every_instruction() {
             (heap, ours, text)
         };
         let report = each_instruction(
-            &options(4999),
+            &Options::one_of(4999),
             setup,
             |(heap, ..)| _ = heap.sweep().unwrap(),
             |_, (heap, ours, text)| {

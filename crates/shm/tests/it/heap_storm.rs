@@ -6,7 +6,7 @@ use procession_shm::{Heap, SharedSlice, SharedVec};
 use procession_sys::Deadline;
 use procession_testkit::{
     role,
-    storm::{Rng, kill_within},
+    storm::{Rng, kill_within, kills},
     watchdog,
 };
 use serde::{Deserialize, Serialize};
@@ -94,8 +94,8 @@ fn role_random() {
 #[test]
 fn kills_at_random_instants_lose_nothing_for_good() {
     let _watchdog = watchdog!(Duration::from_secs(120));
-    const WORKERS: usize = 3;
-    const KILLS: usize = 40;
+    const WORKERS: usize = 4;
+    let kills = kills(40);
     let mut rng = Rng::from_env();
     let heap = of_mib(16);
     let begin = |rng: &mut Rng| {
@@ -106,7 +106,7 @@ fn kills_at_random_instants_lose_nothing_for_good() {
     let mut workers: Vec<_> = (0..WORKERS).map(|_| begin(&mut rng)).collect();
     let mut kept: Vec<Message> = Vec::new();
     let mut received = 0;
-    for _ in 0..KILLS {
+    for _ in 0..kills {
         for _ in 0..20 {
             let (_, socket) = rng.pick(&workers);
             if let Some(mut message) = receive(socket) {
@@ -137,7 +137,7 @@ fn kills_at_random_instants_lose_nothing_for_good() {
         assert!(!process.output().contains("panicked"), "{}", process.output());
     }
     drop(workers);
-    println!("{received} blocks came from processes that were killed later");
+    println!("{kills} kills; {received} blocks came from processes that were killed later");
     heap.sweep().unwrap();
     assert_eq!(balance(&heap).blocks, kept.len(), "what is kept here, and nothing else");
     kept.iter_mut().for_each(Message::check);

@@ -41,12 +41,21 @@ mod steps;
 #[cfg(not(crash_points))]
 mod steps_data;
 #[cfg(not(crash_points))]
+mod steps_once;
+#[cfg(not(crash_points))]
+mod steps_rwlock;
+#[cfg(not(crash_points))]
 mod steps_semaphore;
+#[cfg(not(crash_points))]
 mod steps_state;
+mod steps_support;
 mod stopped;
 mod storm;
+mod storm_data;
+mod storm_held;
 mod storm_semaphore;
 mod storm_state;
+mod storm_support;
 mod support;
 #[cfg(feature = "lock-trace")]
 mod trace;

@@ -3,27 +3,15 @@
 //! After each death the survivor gets the lock at once, clean or poisoned: poisoned exactly if the dead one may have been
 //! among what the lock guards, and then with its name.
 
-use crate::support::{BOUND, given, take};
-use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use procession_shm::{Kind, Segment};
+use crate::{
+    steps_support::{BOUND, Partner, Words, isolated},
+    support::{given, take},
+};
 use procession_sync::{Lock, LockError, Poison, RLock};
 use procession_testkit::{
-    isolated_within, role,
-    step::{Death, Options, Report, each_instruction, each_instruction_stopped, stride},
+    role,
+    step::{Death, Options, Report, each_instruction, each_instruction_after, each_instruction_stopped},
 };
-use std::time::Duration;
-
-/// All instructions where the code is optimised. Where it is not it takes several times as many, and one of `thin`
-/// stands for its neighbours.
-fn options(thin: u64) -> Options {
-    // Where locks are traced, each takes many times as many instructions, most of them for the trace.
-    let thin = if cfg!(feature = "lock-trace") { 7 * thin } else { thin };
-    Options { stride: if cfg!(debug_assertions) { stride(thin) } else { 1 }, ..Options::default() }
-}
-
-fn isolated(name: &str, body: impl FnOnce()) {
-    isolated_within(name, Duration::from_secs(240), body);
-}
 
 #[derive(Default)]
 struct Tally {
@@ -55,7 +43,7 @@ impl Tally {
 fn locks_dies(name: &str, prepare: impl Fn(&Lock)) {
     let mut tally = Tally::default();
     let report = each_instruction(
-        &options(29),
+        &Options::one_of(29),
         || {
             let lock = Lock::new().unwrap();
             prepare(&lock);
@@ -84,11 +72,77 @@ fn a_locker_dies_at_every_instruction() {
 }
 
 #[test]
+fn a_locker_that_waits_for_a_partner_dies_at_every_instruction() {
+    isolated("steps::a_locker_that_waits_for_a_partner_dies_at_every_instruction", || {
+        let mut tally = Tally::default();
+        let report = each_instruction_after(
+            &Options::one_of(61),
+            || {
+                let lock = Lock::new().unwrap();
+                let held = lock.clone();
+                let partner = Partner::start(move |gate| {
+                    held.acquire().unwrap();
+                    gate.ready();
+                    gate.child_sleeps();
+                    held.release().unwrap();
+                });
+                (lock, partner)
+            },
+            |(_, partner)| partner.here(),
+            |(lock, _), ()| {
+                lock.acquire().unwrap();
+                lock.release().unwrap();
+            },
+            |death, (lock, partner)| {
+                partner.end();
+                tally.count(death, lock.lock_timeout(BOUND));
+                lock.clear_poison();
+                drop(lock.try_lock().unwrap());
+                assert!(!lock.is_locked() && lock.holder().is_none());
+            },
+        );
+        tally.print("lock, waiting for a partner, and unlock", report);
+    });
+}
+
+#[test]
+fn a_partner_that_sleeps_gets_the_lock_wherever_its_holder_dies() {
+    isolated("steps::a_partner_that_sleeps_gets_the_lock_wherever_its_holder_dies", || {
+        let mut tally = Tally::default();
+        let report = each_instruction_after(
+            &Options::one_of(29),
+            || {
+                let lock = Lock::new().unwrap();
+                let waits = lock.clone();
+                let partner = Partner::start(move |gate| {
+                    gate.ready();
+                    gate.child_is_here();
+                    waits.lock_timeout(BOUND).map(drop).map_err(LockError::without_guard)
+                });
+                (lock, partner)
+            },
+            |(lock, partner)| {
+                lock.acquire().unwrap();
+                partner.here_until_it_waits();
+            },
+            |(lock, _), ()| lock.release().unwrap(),
+            |death, (lock, partner)| {
+                tally.count(death, partner.end());
+                lock.clear_poison();
+                drop(lock.try_lock().unwrap());
+                assert!(!lock.is_locked() && lock.holder().is_none());
+            },
+        );
+        tally.print("unlock, with a partner that sleeps", report);
+    });
+}
+
+#[test]
 fn a_reentrant_locker_dies_at_every_instruction() {
     isolated("steps::a_reentrant_locker_dies_at_every_instruction", || {
         let mut tally = Tally::default();
         let report = each_instruction(
-            &options(29),
+            &Options::one_of(29),
             || RLock::new().unwrap(),
             |lock| {
                 lock.acquire().unwrap();
@@ -112,7 +166,7 @@ fn who_finds_out_about_a_death_dies_at_every_instruction() {
     isolated("steps::who_finds_out_about_a_death_dies_at_every_instruction", || {
         let mut told = 0;
         let report = each_instruction(
-            &options(61),
+            &Options::one_of(61),
             || {
                 let lock = Lock::new().unwrap();
                 // A thread that ends with a lock is dead as well.
@@ -159,7 +213,7 @@ fn a_third_process_takes_the_lock_of_one_that_died_at_any_instruction() {
         let third = std::cell::RefCell::new(role::start(role_third, &[&given(&lock)]));
         let (mut clean, mut poisoned) = (0, 0);
         let report = each_instruction(
-            &options(29),
+            &Options::one_of(29),
             || lock.clone(),
             |lock| {
                 lock.acquire().unwrap();
@@ -190,43 +244,17 @@ fn a_third_process_takes_the_lock_of_one_that_died_at_any_instruction() {
     });
 }
 
-/// What two processes say to each other without a system call.
-struct Words(Segment);
-
-impl Words {
-    fn word(&self, index: usize) -> &AtomicU32 {
-        assert!(index < 2);
-        // SAFETY: within the payload, which is a page at least.
-        let word = unsafe { self.0.as_ptr().cast::<u32>().add(index) };
-        // SAFETY: aligned, zero at the start, and every process accesses it as an atomic, while `self` lives.
-        unsafe { AtomicU32::from_ptr(word.as_ptr()) }
-    }
-
-    fn wait(&self, index: usize) {
-        while self.word(index).load(SeqCst) == 0 {
-            std::thread::yield_now();
-        }
-    }
-
-    fn set(&self, index: usize) {
-        self.word(index).store(1, SeqCst);
-    }
-}
-
 #[test]
 fn memory_stays_mapped_while_a_lock_in_it_is_being_let_go() {
     let name = "steps::memory_stays_mapped_while_a_lock_in_it_is_being_let_go";
     isolated(name, || {
         let report = each_instruction_stopped(
-            &options(23),
-            || {
-                let words = Words(Segment::anonymous(Kind::new("words", 1, 1), 4096).unwrap());
-                (Some(Lock::new().unwrap()), words)
-            },
+            &Options::one_of(23),
+            || (Some(Lock::new().unwrap()), Words::new()),
             |(lock, words)| {
                 // Another thread has the other one of the two handles of this process, and drops it when told.
                 let lock = lock.take().unwrap();
-                let (other, words) = (lock.clone(), Words(words.0.clone()));
+                let (other, words) = (lock.clone(), words.clone());
                 std::thread::spawn(move || {
                     words.wait(0);
                     drop(other);

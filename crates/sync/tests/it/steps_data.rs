@@ -1,33 +1,16 @@
 //! A process dies at every instruction of what is done with values and parts.
 
+use crate::steps_support::isolated;
 use procession_parcel::Parcel;
-#[cfg(not(feature = "lock-trace"))]
-use procession_sync::Value;
-use procession_sync::{Array, ArrayPart, LockError};
-use procession_testkit::{
-    isolated_within,
-    step::{Options, each_instruction, each_instruction_after},
-};
-use std::time::Duration;
+use procession_sync::{Array, ArrayPart, LockError, Value};
+use procession_testkit::step::{Options, each_instruction, each_instruction_after};
 
-/// All instructions where the code is optimised. Where it is not it takes several times as many, and one of `thin`
-/// stands for its neighbours.
-fn options(thin: u64) -> Options {
-    Options { stride: if cfg!(debug_assertions) { thin } else { 1 }, limit: 200_000, ..Options::default() }
-}
-
-fn isolated(name: &str, body: impl FnOnce()) {
-    isolated_within(name, Duration::from_secs(240), body);
-}
-
-// Where locks are traced, each takes many times as many instructions, most of them for the trace.
-#[cfg(not(feature = "lock-trace"))]
 #[test]
 fn a_value_whose_holder_dies_at_any_instruction_is_valid_and_says_so() {
     isolated("steps_data::a_value_whose_holder_dies_at_any_instruction_is_valid_and_says_so", || {
         let (mut before, mut after, mut poisoned) = (0, 0, 0);
         let report = each_instruction(
-            &options(11),
+            &Options::one_of(11),
             || Value::new([1_u64; 4]).unwrap(),
             |value| value.update(|value| *value = [2; 4]).unwrap(),
             |death, value| match value.get() {
@@ -68,7 +51,7 @@ fn a_part_whose_owner_dies_at_any_instruction_is_free() {
     isolated("steps_data::a_part_whose_owner_dies_at_any_instruction_is_free", || {
         let (mut clean, mut poisoned) = (0, 0);
         let report = each_instruction(
-            &options(307),
+            &Options::one_of(307),
             || Array::<u64>::new(6).unwrap(),
             |array| drop(array.part(1..4).unwrap()),
             |_, array| if is_whole(array) { clean += 1 } else { poisoned += 1 },
@@ -83,7 +66,7 @@ fn a_part_whose_sender_dies_at_any_instruction_is_free() {
     isolated("steps_data::a_part_whose_sender_dies_at_any_instruction_is_free", || {
         let (mut taken, mut poisoned) = (0, 0);
         let report = each_instruction_after(
-            &options(997),
+            &Options::one_of(997),
             || Array::<u64>::new(6).unwrap(),
             |array| array.part(1..4).unwrap(),
             |_, part| core::mem::forget(Parcel::pack(&part).unwrap()),
@@ -100,7 +83,7 @@ fn a_part_whose_receiver_dies_at_any_instruction_is_free() {
     isolated("steps_data::a_part_whose_receiver_dies_at_any_instruction_is_free", || {
         let (mut clean, mut poisoned) = (0, 0);
         let report = each_instruction_after(
-            &options(997),
+            &Options::one_of(997),
             || Array::<u64>::new(6).unwrap(),
             |array| Parcel::pack(&array.part(1..4).unwrap()).unwrap(),
             |_, parcel| drop(parcel.unpack::<ArrayPart<u64>>().unwrap()),

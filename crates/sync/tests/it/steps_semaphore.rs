@@ -2,25 +2,14 @@
 //!
 //! After each death the free permits and those of the living are all that there were.
 
-use procession_sync::Semaphore;
+use crate::steps_support::{BOUND, Partner, isolated};
+use procession_sync::{Deadline, Semaphore};
 use procession_testkit::{
-    isolated_within,
-    step::{Options, count, each_instruction, each_instruction_after, stride},
+    step::{Options, count, each_instruction, each_instruction_after, kill_after, stride},
     wait::eventually,
 };
-use std::time::Duration;
 
-const BOUND: Duration = Duration::from_secs(10);
 const PERMITS: u32 = 5;
-
-/// All instructions, or one of `thin`; where the code is not optimised it takes several times as many.
-fn options(thin: u64) -> Options {
-    Options { stride: stride(if cfg!(debug_assertions) { thin * 5 } else { thin }), ..Options::default() }
-}
-
-fn isolated(name: &str, body: impl FnOnce()) {
-    isolated_within(name, Duration::from_secs(240), body);
-}
 
 fn semaphore() -> Semaphore {
     Semaphore::new(PERMITS).unwrap()
@@ -52,12 +41,13 @@ fn balances(semaphore: &Semaphore) {
 }
 
 fn owner_dies(third: bool) {
-    let report = each_instruction_after(&options(9), semaphore, own_two, take_and_give, |_, semaphore| {
-        if third {
-            operate(semaphore);
-        }
-        balances(semaphore);
-    });
+    let report =
+        each_instruction_after(&Options::one_of(41), semaphore, own_two, take_and_give, |_, semaphore| {
+            if third {
+                operate(semaphore);
+            }
+            balances(semaphore);
+        });
     println!("take and give back, with a third process before the recovery: {third}: {report}");
 }
 
@@ -76,12 +66,9 @@ fn an_owner_dies_at_every_instruction_and_others_go_on_before_its_recovery() {
 
 /// A semaphore whose owner was killed after that many instructions.
 fn dead_at(instructions: u64) -> Semaphore {
-    let mut left = None;
-    let once = Options { first: instructions, stride: 1 << 40, limit: 1 << 50 };
-    each_instruction_after(&once, semaphore, own_two, take_and_give, |_, semaphore| {
-        left.get_or_insert_with(|| semaphore.clone());
-    });
-    left.unwrap()
+    let mut semaphore = semaphore();
+    kill_after(instructions, &mut semaphore, own_two, take_and_give);
+    semaphore
 }
 
 /// Kills a recoverer at every instruction, for owners that died at various ones.
@@ -94,7 +81,7 @@ fn a_recoverer_dies_at_every_instruction() {
         for death in 1..=deaths {
             let at = instructions * death / deaths;
             let report = each_instruction(
-                &options(160),
+                &Options::one_of(797),
                 || dead_at(at),
                 |semaphore| {
                     let _ = semaphore.value();
@@ -103,5 +90,62 @@ fn a_recoverer_dies_at_every_instruction() {
             );
             println!("recovery of an owner that died after {at} of {instructions} instructions: {report}");
         }
+    });
+}
+
+#[test]
+fn an_owner_that_waits_for_a_partner_dies_at_every_instruction() {
+    isolated("steps_semaphore::an_owner_that_waits_for_a_partner_dies_at_every_instruction", || {
+        let report = each_instruction_after(
+            &Options::one_of(97),
+            || {
+                let semaphore = semaphore();
+                let taken = semaphore.clone();
+                let partner = Partner::start(move |gate| {
+                    let all = taken.permits(PERMITS).unwrap();
+                    gate.ready();
+                    gate.child_sleeps();
+                    drop(all);
+                });
+                (semaphore, partner)
+            },
+            |(_, partner)| partner.here(),
+            |(semaphore, _), ()| take_and_give(semaphore, ()),
+            |_, (semaphore, partner)| {
+                partner.end();
+                balances(semaphore);
+            },
+        );
+        println!("take, waiting for a partner, and give back: {report}");
+    });
+}
+
+#[test]
+fn a_partner_that_sleeps_gets_the_permits_wherever_their_owner_dies() {
+    isolated("steps_semaphore::a_partner_that_sleeps_gets_the_permits_wherever_their_owner_dies", || {
+        let report = each_instruction_after(
+            &Options::one_of(97),
+            || {
+                let semaphore = semaphore();
+                let waits = semaphore.clone();
+                let partner = Partner::start(move |gate| {
+                    gate.ready();
+                    gate.child_is_here();
+                    drop(waits.permits_deadline(PERMITS, Deadline::after(BOUND)).unwrap());
+                });
+                (semaphore, partner)
+            },
+            |(semaphore, partner)| {
+                let one = semaphore.permit().unwrap().into_owned();
+                partner.here_until_it_waits();
+                one
+            },
+            |_, one| drop(one),
+            |_, (semaphore, partner)| {
+                partner.end();
+                balances(semaphore);
+            },
+        );
+        println!("give back, with a partner that sleeps: {report}");
     });
 }

@@ -1,32 +1,15 @@
-//! Death at every instruction of a wait, a notification, a pass, a lock.
-//!
-//! By default some of the instructions; all of them where `PROCESSION_STEPS=all` is set, which takes minutes.
+//! Death at every instruction of a wait, a notification, a pass.
 
-use crate::{support::BOUND, ways::soon};
-use procession_sync::{Barrier, Condition, Deadline, Event, LockError, RwLock};
+use crate::{
+    steps_support::{BOUND, Partner, isolated},
+    ways::soon,
+};
+use procession_sync::{Barrier, Condition, Deadline, Event, LockError};
 use procession_testkit::{
-    isolated_within,
     step::{Options, Report, each_instruction, each_instruction_after},
     test_name,
 };
 use std::time::Duration;
-
-fn options(thin: u64) -> Options {
-    let all = std::env::var("PROCESSION_STEPS").is_ok_and(|steps| steps == "all");
-    Options { stride: if all { 1 } else { thin * 4 }, limit: 200_000, ..Options::default() }
-}
-
-/// Alone, on one processor, where nobody spins.
-fn isolated(name: &str, body: impl FnOnce()) {
-    isolated_within(name, Duration::from_secs(1500), || {
-        let mut set = rustix::thread::CpuSet::new();
-        let all = rustix::thread::sched_getaffinity(None).unwrap();
-        let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap();
-        set.set(first);
-        rustix::thread::sched_setaffinity(None, &set).unwrap();
-        body();
-    });
-}
 
 fn past() -> Deadline {
     Deadline::from_nanos(1)
@@ -41,7 +24,7 @@ fn an_event_is_set_or_not_wherever_a_setter_dies() {
     isolated(test_name!(), || {
         let (mut set, mut clear) = (0, 0);
         let report = each_instruction(
-            &options(17),
+            &Options::one_of(17),
             || Event::new().unwrap(),
             |event| assert!(event.set()),
             |death, event| {
@@ -64,7 +47,7 @@ fn an_event_is_set_or_not_wherever_a_setter_dies() {
 fn an_event_is_whole_wherever_a_waiter_dies() {
     isolated(test_name!(), || {
         let report = each_instruction_after(
-            &options(53),
+            &Options::one_of(53),
             || Event::new().unwrap(),
             |event| assert!(!event.wait_deadline(past())),
             |event, ()| assert!(!event.wait_deadline(Deadline::after(Duration::from_micros(1)))),
@@ -104,7 +87,7 @@ fn works(condition: &Condition) {
 fn a_condition_works_wherever_a_waiter_dies() {
     isolated(test_name!(), || {
         let report = each_instruction_after(
-            &options(211),
+            &Options::one_of(211),
             || {
                 let condition = Condition::new().unwrap();
                 whole(&condition);
@@ -131,7 +114,7 @@ fn a_waiter_is_notified_or_told_wherever_a_notifier_dies() {
     isolated(test_name!(), || {
         let (mut notified, mut poisoned) = (0, 0);
         let report = each_instruction_after(
-            &options(211),
+            &Options::one_of(211),
             || {
                 let condition = Condition::new().unwrap();
                 let waits = condition.clone();
@@ -172,7 +155,7 @@ fn a_barrier_is_passed_or_breaks_wherever_the_last_party_dies() {
     isolated(test_name!(), || {
         let (mut passed, mut broke, mut absent) = (0, 0, 0);
         let report = each_instruction(
-            &options(211),
+            &Options::one_of(211),
             || {
                 let barrier = Barrier::new(1).unwrap();
                 barrier.wait().unwrap();
@@ -204,7 +187,7 @@ fn a_barrier_is_passed_or_breaks_wherever_the_last_party_dies() {
 fn a_barrier_breaks_or_waits_on_wherever_a_waiting_party_dies() {
     isolated(test_name!(), || {
         let report = each_instruction(
-            &options(211),
+            &Options::one_of(211),
             || Barrier::new(2).unwrap(),
             // It breaks the barrier itself, if it comes so far.
             |barrier| assert!(barrier.wait_deadline(past()).is_err()),
@@ -223,31 +206,115 @@ fn a_barrier_breaks_or_waits_on_wherever_a_waiting_party_dies() {
     });
 }
 
+/// The child sleeps, and is woken by a partner.
 #[test]
-fn a_read_write_lock_comes_back_wherever_its_holder_dies() {
+fn an_event_is_whole_wherever_a_woken_waiter_dies() {
     isolated(test_name!(), || {
-        for writes in [false, true] {
-            let (mut clean, mut poisoned) = (0, 0);
-            let report = each_instruction_after(
-                &options(211),
-                || RwLock::new().unwrap(),
-                |lock| drop(lock.read().unwrap()),
-                |lock, ()| {
-                    if writes { drop(lock.write().unwrap()) } else { drop(lock.read().unwrap()) }
-                },
-                |_, lock| {
-                    match lock.try_write() {
-                        Ok(_) => clean += 1,
-                        Err(LockError::Poisoned(_)) => poisoned += 1,
-                        Err(error) => panic!("{error}"),
+        let report = each_instruction_after(
+            &Options::one_of(97),
+            || {
+                let event = Event::new().unwrap();
+                let sets = event.clone();
+                let partner = Partner::start(move |gate| {
+                    gate.ready();
+                    gate.child_sleeps() && sets.set()
+                });
+                (event, partner)
+            },
+            |(_, partner)| partner.here(),
+            |(event, _), ()| event.wait(),
+            |death, (event, partner)| {
+                assert_eq!(partner.end(), event.is_set());
+                assert!(event.is_set() || !death.finished);
+                event.set();
+                assert!(event.wait_deadline(past()) && event.clear());
+            },
+        );
+        told("event wait and wake", report);
+    });
+}
+
+/// The child sleeps, is notified by a partner, and takes the lock again.
+#[test]
+fn a_condition_works_wherever_a_notified_waiter_dies() {
+    isolated(test_name!(), || {
+        let mut notified = 0;
+        let report = each_instruction_after(
+            &Options::one_of(307),
+            || {
+                let condition = Condition::new().unwrap();
+                whole(&condition);
+                let notifies = condition.clone();
+                let partner = Partner::start(move |gate| {
+                    gate.ready();
+                    if !gate.child_sleeps() {
+                        return 0;
                     }
-                    lock.clear_poison();
-                    drop(lock.try_read().unwrap());
-                    drop(lock.try_write().unwrap());
-                },
-            );
-            told(if writes { "write" } else { "read" }, report);
-            assert!(clean > 0 && poisoned > 0);
-        }
+                    whole(&notifies);
+                    let _guard = notifies.lock().unwrap();
+                    notifies.notify_one().unwrap()
+                });
+                (condition, partner)
+            },
+            |(condition, partner)| {
+                // Becomes a member.
+                let mut guard = condition.lock().unwrap();
+                assert!(!condition.wait_deadline(&mut guard, past()).unwrap());
+                drop(guard);
+                partner.here();
+            },
+            |(condition, _), ()| {
+                let mut guard = condition.lock().unwrap();
+                assert!(condition.wait_timeout(&mut guard, BOUND).unwrap());
+            },
+            |death, (condition, partner)| {
+                let count = partner.end();
+                assert!(count == 1 || !death.finished);
+                notified += count;
+                works(condition);
+            },
+        );
+        told("condition wait and notification", report);
+        assert!(notified > 0);
+    });
+}
+
+/// The child is the first of two parties, and sleeps until the partner comes.
+#[test]
+fn a_barrier_is_passed_or_breaks_wherever_the_first_party_dies() {
+    isolated(test_name!(), || {
+        let (mut passed, mut broke) = (0, 0);
+        let report = each_instruction_after(
+            &Options::one_of(307),
+            || {
+                let barrier = Barrier::new(2).unwrap();
+                let comes = barrier.clone();
+                let partner = Partner::start(move |gate| {
+                    gate.ready();
+                    gate.child_sleeps().then(|| comes.wait_timeout(BOUND).map_err(|error| error.to_string()))
+                });
+                (barrier, partner)
+            },
+            |(_, partner)| partner.here(),
+            |(barrier, _), ()| _ = barrier.wait().unwrap(),
+            |death, (barrier, partner)| {
+                match partner.end() {
+                    Some(Ok(_)) => passed += 1,
+                    Some(Err(error)) => {
+                        assert!(error.contains("died"), "{error}");
+                        broke += 1;
+                    }
+                    None => assert!(!death.finished),
+                }
+                barrier.reset().unwrap();
+                std::thread::scope(|scope| {
+                    let other = scope.spawn(|| barrier.wait_timeout(BOUND).unwrap());
+                    assert_eq!(barrier.wait_timeout(BOUND).unwrap() + other.join().unwrap(), 1);
+                });
+            },
+        );
+        told("barrier pass of two", report);
+        println!("passed after {passed} of the deaths, broken after {broke}");
+        assert!(passed > 0);
     });
 }

@@ -1,4 +1,5 @@
-//! Deaths at random moments.
+//! Deaths at random moments, of processes that are programs of their own. To start one takes long: so a tenth as many as
+//! where they are forks (`storm_held.rs`).
 
 use crate::support::{BOUND, given, take};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -94,7 +95,7 @@ fn role_nested_adder() {
 /// Kills at random one of some processes that add, again and again; `look` locks and checks from here.
 fn storm(start: impl Fn() -> RoleProcess, pair: &Pair, look: impl Fn() -> bool) {
     let mut rng = Rng::from_env();
-    let kills = kills(60);
+    let kills = kills(300) / 10;
     let mut processes: Vec<RoleProcess> = (0..PROCESSES).map(|_| start()).collect();
     processes.iter_mut().for_each(|process| process.expect("here"));
     let (mut poisoned, mut before) = (0, 0);

@@ -1,4 +1,5 @@
-//! Owners killed at random instants: every permit returns.
+//! Owners killed at random instants, each with two threads in a program of its own: every permit returns. A tenth as many
+//! as where they are forks (`storm_held.rs`).
 
 use crate::support::{BOUND, given, take};
 use procession_sync::Semaphore;
@@ -46,8 +47,8 @@ fn owners_killed_at_random_instants_leave_every_permit() {
         process.expect("runs");
         process
     };
-    let mut owners: Vec<_> = (0..3).map(|_| start(&mut rng)).collect();
-    let kills = kills(20);
+    let mut owners: Vec<_> = (0..4).map(|_| start(&mut rng)).collect();
+    let kills = kills(200) / 10;
     for _ in 0..kills {
         let victim = rng.below(owners.len() as u64) as usize;
         kill_within(&mut rng, owners[victim].pidfd(), Duration::from_millis(3)).unwrap();
@@ -57,7 +58,7 @@ fn owners_killed_at_random_instants_leave_every_permit() {
             owners.iter_mut().for_each(role::RoleProcess::kill);
             eventually("all permits are back", BOUND, || semaphore.value() == PERMITS);
             assert_eq!(semaphore.held(), 0);
-            owners = (0..3).map(|_| start(&mut rng)).collect();
+            owners = (0..4).map(|_| start(&mut rng)).collect();
         } else {
             owners[victim] = start(&mut rng);
         }

@@ -3,7 +3,11 @@
 use crate::support::{BOUND, given, take, through_a_parcel};
 use procession_parcel::Parcel;
 use procession_sync::{Lock, LockError, Poison, RawValue, Value, bytemuck};
-use procession_testkit::{role, storm::Rng, watchdog};
+use procession_testkit::{
+    role,
+    storm::{Rng, delay, kills},
+    watchdog,
+};
 use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -171,13 +175,8 @@ fn another_type_or_form_is_refused() {
     as_another::<_, RawValue<u32>>(&RawValue::new(1.0_f32).unwrap());
 }
 
-/// Rounds of a storm, more with `PROCESSION_STORM`.
-fn rounds(short: u64) -> u64 {
-    std::env::var("PROCESSION_STORM").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(short)
-}
-
 #[test]
-fn no_acknowledged_update_is_lost_however_often_a_holder_is_killed() {
+fn no_acknowledged_update_is_lost_in_a_storm() {
     let _watchdog = watchdog!();
     let mut rng = Rng::from_env();
     let (value, acknowledged) = (Value::new(0_u64).unwrap(), RawValue::new(0_u64).unwrap());
@@ -188,8 +187,8 @@ fn no_acknowledged_update_is_lost_however_often_a_holder_is_killed() {
     };
     let mut killed = 0;
     let mut counters = [start(), start()];
-    for round in 0..rounds(12) {
-        procession_testkit::storm::delay(rng.duration(Duration::from_millis(5)));
+    for round in 0..kills(120) / 10 {
+        delay(rng.duration(Duration::from_millis(5)));
         let counter = &mut counters[round as usize % 2];
         counter.kill();
         killed += 1;

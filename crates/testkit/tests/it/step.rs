@@ -7,7 +7,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use procession_testkit::step::{self, Options, each_instruction, each_instruction_after};
+use procession_testkit::step::{self, Death, Options, each_instruction, each_instruction_after};
 use procession_testkit::{isolated, isolated_within};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use rustix::process::{Signal, getpid};
@@ -37,7 +37,7 @@ impl SharedPage {
         Self(NonNull::new(page.unwrap().cast()).unwrap())
     }
 
-    fn counter(&self) -> &AtomicU64 {
+    pub(crate) fn counter(&self) -> &AtomicU64 {
         // SAFETY: the mapping is aligned, zeroed, larger than the counter, and lives as long as `self`.
         unsafe { self.0.as_ref() }
     }
@@ -67,12 +67,16 @@ fn each_prefix_is_seen_in_order_and_none_is_left_out() {
             prepare,
             operation,
             |death, page| {
-                assert_eq!(death.instructions, seen.len() as u64);
-                seen.push(page.counter().load(Ordering::SeqCst));
+                // The end comes first, when the way is recorded, and last, when it is found to be the only one.
+                if !death.finished {
+                    assert_eq!(death.instructions, seen.len() as u64);
+                    seen.push(page.counter().load(Ordering::SeqCst));
+                }
             },
         );
         assert_eq!(report.instructions, whole);
-        assert_eq!(report.tried, whole + 1);
+        assert_eq!((report.tried, seen.len() as u64), (whole + 1, whole));
+        assert_eq!((report.ways, report.missed, report.open), (1, 0, 0));
         assert!(seen.is_sorted(), "{seen:?}");
         let mut distinct = seen.clone();
         distinct.dedup();
@@ -94,11 +98,87 @@ fn preparation_is_not_stepped() {
         let add = |page: &mut SharedPage, seven| {
             page.counter().fetch_add(seven, Ordering::SeqCst);
         };
-        let check = |_, page: &mut SharedPage| counts.push(page.counter().load(Ordering::SeqCst));
+        let check = |death: Death, page: &mut SharedPage| {
+            let count = page.counter().load(Ordering::SeqCst);
+            if death.finished { assert_eq!(count, 100_007) } else { counts.push(count) }
+        };
         let report = each_instruction_after(&Options::default(), SharedPage::new, prepare, add, check);
         assert!(report.instructions < 1_000, "{report}");
         counts.dedup();
         assert_eq!(counts, [100_000, 100_007]);
+    });
+}
+
+/// Loops within loops, calls, and string instructions: addresses that are passed again and again.
+fn work(page: &mut SharedPage, (): ()) {
+    let source = [7_u8; 160];
+    for round in 1..5_usize {
+        let mut copy = [0_u8; 160];
+        for part in copy.chunks_mut(40).take(round) {
+            part.copy_from_slice(std::hint::black_box(&source[..part.len()]));
+            page.counter().fetch_add(1, Ordering::SeqCst);
+        }
+        let _ = rustix::process::getppid();
+        assert_eq!(copy[..40 * round], source[..40 * round]);
+    }
+}
+
+#[test]
+fn a_way_by_breakpoints_leads_where_steps_lead() {
+    isolated_within("step::a_way_by_breakpoints_leads_where_steps_lead", LONG, || {
+        let mut counts = Vec::new();
+        let note = |death: Death, page: &mut SharedPage| {
+            if !death.finished {
+                counts.push((death.instructions, page.counter().load(Ordering::SeqCst)));
+            }
+        };
+        let report = each_instruction_after(&Options::default(), SharedPage::new, |_| (), work, note);
+        println!("{report}");
+        assert_eq!((report.ways, report.missed, report.open), (1, 0, 0));
+        let stepped = |instructions| {
+            let mut page = SharedPage::new();
+            let death = step::kill_after(instructions, &mut page, |_| (), work);
+            assert_eq!(death, Death { instructions, finished: false });
+            page.counter().load(Ordering::SeqCst)
+        };
+        // Around each addition.
+        for pair in counts.windows(2).filter(|pair| pair[0].1 != pair[1].1) {
+            for (instructions, count) in pair {
+                assert_eq!(stepped(*instructions), *count, "after {instructions} instructions");
+            }
+        }
+    });
+}
+
+/// Goes another way in each child, by the number of its parent's setups so far.
+#[test]
+fn places_on_other_ways_are_tried_as_well() {
+    isolated!({
+        let mut setups = 0_u64;
+        let mut odd = 0;
+        let report = each_instruction(
+            &Options::default(),
+            || {
+                setups += 1;
+                (SharedPage::new(), setups)
+            },
+            |(page, setups)| {
+                if *setups % 3 == 0 {
+                    page.counter().fetch_add(10, Ordering::SeqCst);
+                    std::hint::black_box(setups.is_power_of_two());
+                } else {
+                    page.counter().fetch_add(1, Ordering::SeqCst);
+                }
+            },
+            |death, (page, setups)| {
+                let count = page.counter().load(Ordering::SeqCst);
+                let whole = if *setups % 3 == 0 { 10 } else { 1 };
+                assert!(count == whole || (count == 0 && !death.finished), "{count} after {death:?}");
+                odd += u64::from(count == 10 && !death.finished);
+            },
+        );
+        println!("{report}");
+        assert!(odd > 0 && report.missed > 0, "{odd} deaths on the other way; {report}");
     });
 }
 
@@ -123,9 +203,11 @@ fn a_stride_leaves_out_and_still_reaches_the_end() {
         let options = Options { stride: 5, ..Options::default() };
         let mut last = None;
         let report = each_instruction(&options, SharedPage::new, add_twice, |death, page| {
-            last = Some((death.finished, page.counter().load(Ordering::SeqCst)));
+            let count = page.counter().load(Ordering::SeqCst);
+            if death.finished { assert_eq!(count, 2) } else { last = Some((death.instructions, count)) }
         });
-        assert_eq!(last, Some((true, 2)));
+        let last_step = (report.instructions - 1) / 5 * 5;
+        assert_eq!(last, Some((last_step, 2)));
         assert_eq!(report.tried, report.instructions.div_ceil(5) + 1);
     });
 }
