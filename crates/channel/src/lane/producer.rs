@@ -185,6 +185,7 @@ impl<M: Memory> Producer<M> {
     /// # Errors
     ///
     /// See [`SendError`].
+    #[cfg(any(feature = "async", loom))]
     pub fn send_some(&mut self, message: &[u8], done: &mut usize) -> Result<bool, SendError> {
         if self.is_closed() {
             return Err(SendError::Disconnected);
