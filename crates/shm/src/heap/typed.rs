@@ -49,7 +49,7 @@ pub(crate) fn zeroed(arena: &Arc<Arena>, bytes: usize, align: usize) -> Result<O
 /// # Across processes
 ///
 /// It goes to another process inside a parcel without a copy of the value, whatever its size, at the price of one
-/// descriptor. Packing moves it: from then on the one here is empty ([`is_here`](SharedBox::is_here)), and a second pack
+/// descriptor, and through a channel that was made on its heap without that. Packing moves it: from then on the one here is empty ([`is_here`](SharedBox::is_here)), and a second pack
 /// fails. A parcel that is dropped undelivered gives it back; one that is lost frees it. Where a `&T` was given out
 /// since the last `&mut`, the pack fails, since that `&T` may still be in use: [`moved`](SharedBox::moved) shows that it is
 /// not.
