@@ -5,6 +5,8 @@ pub mod c_fork_server;
 pub mod cpython;
 pub mod crossbeam;
 pub mod forked;
+pub mod iceoryx;
+pub mod ipc_channel;
 pub mod mutexes;
 pub mod ping_pong;
 pub mod posix_spawn;

@@ -184,6 +184,11 @@ fn judge(goal: Goal, unit: Unit, ours: &Entered, entrants: &[Entered]) -> (bool,
         let ratios: Vec<f64> = match bound.against {
             Against::Figure(figure) => ours.figures.iter().map(|own| own / figure).collect(),
             Against::Limit => ratios(ours, entrants.iter().find(|entrant| entrant.role == Role::Limit)),
+            Against::Beyond(name, more) => {
+                let theirs = entrants.iter().find(|entrant| entrant.name == name);
+                let theirs = theirs.map_or(&[][..], |entrant| &entrant.figures);
+                ours.figures.iter().zip(theirs).map(|(own, their)| own / (their + more)).collect()
+            }
             Against::Peer(name) => ratios(ours, entrants.iter().find(|entrant| entrant.name == name)),
             // They enter oldest first.
             Against::CPython => {
@@ -262,6 +267,9 @@ mod tests {
         assert!(outcome(&[Bound { against: Against::CPython, factor: 1.0 / 20.0 }]).met);
         assert!(!outcome(&[Bound { against: Against::Figure(10.0), factor: 1.0 }]).met);
         assert!(outcome(&[Bound { against: Against::Peer("absent"), factor: 0.1 }]).met);
+        let beyond = |more| Bound { against: Against::Beyond("cpython-3.x", more), factor: 0.1 };
+        assert!(!outcome(Box::leak(Box::new([beyond(-700.0)]))).met);
+        assert!(outcome(Box::leak(Box::new([beyond(-600.0)]))).met);
     }
 
     #[test]

@@ -139,6 +139,8 @@ pub enum Against {
     Limit,
     /// The peer of that name.
     Peer(&'static str),
+    /// The peer of that name, and so much more.
+    Beyond(&'static str, f64),
     /// The newest CPython found.
     CPython,
     /// A fixed figure, in the scenario's unit.
@@ -239,6 +241,23 @@ impl Field {
         match entry {
             Ok(entrant) => self.limit = Some((name.into(), entrant)),
             Err(reason) => self.absent.push((name.into(), reason.to_string())),
+        }
+        self
+    }
+
+    /// The newest CPython found enters with another function of its script, under a name that says which.
+    #[must_use]
+    pub fn newest_cpython(
+        mut self,
+        surroundings: &Surroundings,
+        regime: Regime,
+        functions: &[(&str, &'static str)],
+    ) -> Field {
+        if let Some(python) = surroundings.pythons.last() {
+            for (what, function) in functions {
+                let name = format!("{} {what}", python.peer_name());
+                self = self.peer(name, python.entrant(&surroundings.scripts, regime, function));
+            }
         }
         self
     }

@@ -13,6 +13,7 @@ import time
 
 PAUSE = 150e-6
 MESSAGE = b"x" * 16
+LARGE = b"x" * (64 * 1024)
 FUNCTIONS = {}
 
 
@@ -146,8 +147,8 @@ def pipe_once():
     return once
 
 
-def simplequeue_once():
-    there, back = queued(queue_echo, "SimpleQueue")
+def queue_once(kind):
+    there, back = queued(queue_echo, kind)
 
     def once():
         there.put(MESSAGE)
@@ -157,30 +158,35 @@ def simplequeue_once():
 
 FUNCTIONS["pipe.roundtrip"] = lambda n: repeat(n, pipe_once())
 FUNCTIONS["pipe.roundtrip.asleep"] = lambda n: repeat_asleep(n, pipe_once())
-FUNCTIONS["simplequeue.roundtrip"] = lambda n: repeat(n, simplequeue_once())
-FUNCTIONS["simplequeue.roundtrip.asleep"] = lambda n: repeat_asleep(n, simplequeue_once())
+for name, kind in (("queue", "Queue"), ("simplequeue", "SimpleQueue")):
+    FUNCTIONS[name + ".roundtrip"] = lambda n, kind=kind: repeat(n, queue_once(kind))
+    FUNCTIONS[name + ".roundtrip.asleep"] = lambda n, kind=kind: repeat_asleep(n, queue_once(kind))
 
 
-@function("pipe.throughput")
-def pipe_throughput(n):
+def pipe_throughput(n, message):
     pipe = piped(sink)
     start = clock()
     pipe.send_bytes(str(n).encode())
     for _ in range(n):
-        pipe.send_bytes(MESSAGE)
+        pipe.send_bytes(message)
     pipe.recv_bytes()
     return clock() - start
 
 
-@function("queue.throughput")
-def queue_throughput(n):
-    there, back = queued(queue_sink, "Queue")
+def queue_throughput(n, kind, message):
+    there, back = queued(queue_sink, kind)
     start = clock()
     there.put(n)
     for _ in range(n):
-        there.put(MESSAGE)
+        there.put(message)
     back.get()
     return clock() - start
+
+
+for name, message in ((".throughput", MESSAGE), (".throughput.64KiB", LARGE)):
+    FUNCTIONS["pipe" + name] = lambda n, m=message: pipe_throughput(n, m)
+    FUNCTIONS["queue" + name] = lambda n, m=message: queue_throughput(n, "Queue", m)
+    FUNCTIONS["simplequeue" + name] = lambda n, m=message: queue_throughput(n, "SimpleQueue", m)
 
 
 @function("lock.uncontended")

@@ -1,17 +1,26 @@
-//! Messages between two processes. For now ours is the lane: one producer, one consumer, a ring in shared memory.
+//! Messages between two processes. Ours is the channel with one sender and one receiver, and the lane below it.
+//!
+//! Another way for messages to cross enters every scenario of bytes by one implementation of [`Link`] and a line in
+//! [`links`].
 
-use std::time::Instant;
+mod blocked;
+mod handover;
+mod link;
 
-use procession_channel::lane::{Config, RawReceiver, RawSender, pair};
+use link::{Far, LaneLink, TypedLink};
 
-use crate::peers::forked::FarSide;
-use crate::peers::{crossbeam, ping_pong, unix_socket};
-use crate::pin;
+use crate::peers::{crossbeam, iceoryx, ipc_channel, ping_pong, unix_socket};
 use crate::scenario::{
-    Against, Bound, Cores, Entry, Failure, Field, Goal, Regime, Scenario, Surroundings, Unit,
+    Against, Bound, Cores, Entry, Field, Goal, Regime, Scenario, Surroundings, Unit, timed,
 };
 
 const SIZE: usize = 16;
+const LARGE: usize = 64 * 1024;
+
+/// One's own, entered beside the channel in every scenario of bytes: add a line for each.
+fn links(field: Field, enter: &dyn Fn(&Far) -> Entry) -> Field {
+    field.peer("lane", enter(&link::of::<LaneLink>))
+}
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     let round_trip = |id, what, regime, goal| Scenario {
@@ -30,13 +39,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         goal,
         field: throughput,
     };
-    vec![
+    let mut all = vec![
         round_trip(
             "channel.roundtrip.16B",
             "16 bytes there and back, a core for each side, both awake; crossbeam: between threads",
             Regime::AWAKE,
             Goal {
-                text: "at most 4.5 times the spinning cache-line round trip; 50 times faster than CPython",
+                text: "at most 4.5 times the spinning cache-line round trip; 50 times faster than CPython's Pipe",
                 bounds: &[
                     Bound { against: Against::Limit, factor: 4.5 },
                     Bound { against: Against::CPython, factor: 1.0 / 50.0 },
@@ -79,90 +88,92 @@ pub(super) fn scenarios() -> Vec<Scenario> {
                 bounds: &[Bound { against: Against::Peer("crossbeam"), factor: 0.5 }],
             },
         ),
-    ]
+        Scenario {
+            id: "channel.throughput.64KiB",
+            what: "messages of 64 KiB one way, a core for each side; ours and `lane` in bytes, `channel` as Vec<u8>; \
+                   memcpy: copies of 64 KiB, through 64 MiB of warm memory, by one thread",
+            unit: Unit::PerSecond,
+            regime: Regime::AWAKE,
+            goal: Goal {
+                text: "at least 0.4 of memcpy",
+                bounds: &[Bound { against: Against::Peer("memcpy"), factor: 0.4 }],
+            },
+            field: large,
+        },
+    ];
+    all.push(handover::scenario());
+    all.push(blocked::scenario());
+    all
 }
 
 fn round_trip(surroundings: &Surroundings, regime: Regime) -> Field {
-    let field = Field::default().ours(lane_round_trip(regime));
+    let enter = |far: &Far| link::round_trip(far, regime, SIZE);
+    let field = links(Field::default().ours(enter(&link::of::<TypedLink<[u8; SIZE]>>)), &enter);
     let field = match regime {
-        Regime { cores: Cores::Two, asleep: false } => {
-            field.limit("cache_line", ping_pong::cache_line(regime))
-        }
+        Regime { cores: Cores::Two, asleep: false } => field
+            .limit("cache_line", ping_pong::cache_line(regime))
+            // It polls, and never sleeps.
+            .peer("iceoryx2", iceoryx::round_trip(regime)),
         _ => field.limit("futex", ping_pong::futex(regime)),
     };
     field
         .peer("unix_socket", unix_socket::round_trip(regime, SIZE))
-        .cpython(surroundings, regime, "pipe.roundtrip")
+        .peer("ipc-channel", ipc_channel::round_trip(regime, SIZE))
         .peer("crossbeam", crossbeam::round_trip(regime))
+        .newest_cpython(
+            surroundings,
+            regime,
+            &[("Queue", "queue.roundtrip"), ("SimpleQueue", "simplequeue.roundtrip")],
+        )
+        // The last one is whom the goal means.
+        .cpython(surroundings, regime, "pipe.roundtrip")
 }
 
 fn throughput(surroundings: &Surroundings, regime: Regime) -> Field {
-    Field::default()
-        .ours(lane_throughput(regime))
+    let enter = |far: &Far| link::throughput(far, regime, SIZE);
+    links(Field::default().ours(enter(&link::of::<TypedLink<[u8; SIZE]>>)), &enter)
         .peer("unix_socket", unix_socket::throughput(regime, SIZE))
-        .cpython(surroundings, regime, "pipe.throughput")
+        .peer("ipc-channel", ipc_channel::throughput(regime, SIZE))
         .peer("crossbeam", crossbeam::throughput(regime))
+        .newest_cpython(
+            surroundings,
+            regime,
+            &[("Queue", "queue.throughput"), ("SimpleQueue", "simplequeue.throughput")],
+        )
+        .cpython(surroundings, regime, "pipe.throughput")
 }
 
-/// One process's ends of two lanes, one for each direction.
-struct Ends {
-    outgoing: RawSender,
-    incoming: RawReceiver,
+fn large(surroundings: &Surroundings, regime: Regime) -> Field {
+    crate::memory::keep_what_is_freed();
+    let enter = |far: &Far| link::throughput(far, regime, LARGE);
+    Field::default()
+        .ours(enter(&link::of::<LaneLink>))
+        .peer("channel", enter(&link::of::<TypedLink<Vec<u8>>>))
+        .peer("memcpy", copies())
+        .peer("unix_socket", unix_socket::throughput(regime, LARGE))
+        .peer("ipc-channel", ipc_channel::throughput(regime, LARGE))
+        .newest_cpython(
+            surroundings,
+            regime,
+            &[
+                ("Queue", "queue.throughput.64KiB"),
+                ("SimpleQueue", "simplequeue.throughput.64KiB"),
+                ("Pipe", "pipe.throughput.64KiB"),
+            ],
+        )
 }
 
-/// The near ends, the far ends and the core for the far side.
-fn lanes(regime: Regime) -> Result<(Ends, Ends, Option<usize>), Failure> {
-    let config = Config::default();
-    // An end that is made on a thread with one core takes it that spinning is useless. Right where both sides are on
-    // that core; where each has its own, the ends are made before the pinning.
-    let early = if regime.cores == Cores::One { pin::near_side(regime)? } else { None };
-    let (there, inbox) = pair(&config)?;
-    let (outbox, back) = pair(&config)?;
-    let core = if regime.cores == Cores::One { early } else { pin::near_side(regime)? };
-    Ok((Ends { outgoing: there, incoming: back }, Ends { outgoing: outbox, incoming: inbox }, core))
-}
-
-fn lane_round_trip(regime: Regime) -> Entry {
-    let (mut near, mut far, core) = lanes(regime)?;
-    let far = FarSide::fork(&[], core, move || {
-        let mut message = Vec::new();
-        while far.incoming.recv(&mut message, None).is_ok() && far.outgoing.send(&[&message], None).is_ok() {}
-    })?;
-    let mut answer = Vec::new();
+/// Copies as fast as memory allows.
+fn copies() -> Entry {
+    let from = vec![7_u8; 64 << 20];
+    let mut to = vec![1_u8; 64 << 20];
+    let mut at = 0;
     Ok(Box::new(move |n| {
-        let _far = &far;
-        regime.timed(n, || {
-            near.outgoing.send(&[&[7; SIZE]], None)?;
-            near.incoming.recv(&mut answer, None)?;
-            if answer.len() == SIZE { Ok(()) } else { Err("a message of another length came back".into()) }
+        timed(n, || {
+            to[at..at + LARGE].copy_from_slice(std::hint::black_box(&from[at..at + LARGE]));
+            std::hint::black_box(&to[at]);
+            at = (at + LARGE) % from.len();
+            Ok(())
         })
     }))
-}
-
-fn lane_throughput(regime: Regime) -> Entry {
-    let (mut near, mut far, core) = lanes(regime)?;
-    let far = FarSide::fork(&[], core, move || while sink(&mut far).is_ok() {})?;
-    let mut answer = Vec::new();
-    Ok(Box::new(move |n: u64| {
-        let _far = &far;
-        let start = Instant::now();
-        near.outgoing.send(&[&n.to_ne_bytes()], None)?;
-        for _ in 0..n {
-            near.outgoing.send(&[&[7; SIZE]], None)?;
-        }
-        near.incoming.recv(&mut answer, None)?;
-        Ok(start.elapsed())
-    }))
-}
-
-/// Takes as many messages as the first one says, and confirms the last.
-fn sink(ends: &mut Ends) -> Result<(), Failure> {
-    let mut message = Vec::new();
-    ends.incoming.recv(&mut message, None)?;
-    let count = u64::from_ne_bytes(message[..].try_into()?);
-    for _ in 0..count {
-        ends.incoming.recv(&mut message, None)?;
-    }
-    ends.outgoing.send(&[&[1]], None)?;
-    Ok(())
 }

@@ -4,6 +4,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use crate::pin;
 use crate::scenario::{Entry, Failure, timed};
@@ -102,6 +103,19 @@ impl FarSide {
         // What the body owns is the child's now: dropping it here too would say goodbye in its name.
         std::mem::forget(body);
         Ok(FarSide(pid))
+    }
+}
+
+impl FarSide {
+    /// How long it has been on a processor so far.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not tell.
+    pub fn cpu_time(&self) -> Result<Duration, Failure> {
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.0))?;
+        let first = text.split_whitespace().next().ok_or("an empty schedstat")?;
+        Ok(Duration::from_nanos(first.parse()?))
     }
 }
 

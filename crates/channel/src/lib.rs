@@ -2,7 +2,8 @@
 //!
 //! What is here so far:
 //!
-//! * [`lane`]: a ring in shared memory with one sender and one receiver, no lock, and deaths at any instruction;
+//! * [`channel`](channel()): values from one sender to one receiver, which may be in different processes;
+//! * [`lane`]: what it stands on, a ring in shared memory without a lock, which survives deaths at any instruction;
 //! * [`Bell`]: a sleeping place in shared memory, which many lanes may share.
 //!
 //! # Words used here
@@ -34,7 +35,11 @@ pub mod model;
 
 pub use bell::Waited;
 #[cfg(not(loom))]
-pub use {error::Error, handle::Bell};
+pub use {
+    error::Error,
+    handle::Bell,
+    lane::{ChannelBuilder, ReceiveError, Receiver, Sender, Unsent, channel, channel_on},
+};
 
 /// The README's examples, run as tests.
 #[cfg(all(doctest, not(loom)))]

@@ -367,6 +367,15 @@ impl Unique {
         self.cell.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// A duplicate of the descriptor, if it is still here.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
+        let place = self.cell.lock().unwrap_or_else(PoisonError::into_inner);
+        place.as_ref().map(OwnedFd::try_clone).transpose()
+    }
+
     /// Takes the descriptor out, if it is still here.
     #[must_use]
     pub fn take(&self) -> Option<OwnedFd> {

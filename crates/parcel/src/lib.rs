@@ -46,6 +46,7 @@ compile_error!("procession supports Linux only");
 
 mod borrowed;
 mod bytes;
+pub mod carrier;
 pub mod codec;
 mod error;
 mod fd;

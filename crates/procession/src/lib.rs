@@ -19,6 +19,7 @@ pub use procession_shm as shm;
 #[doc(inline)]
 pub use procession_sync as sync;
 
+pub use procession_channel::{ChannelBuilder, ReceiveError, Receiver, Sender, Unsent, channel, channel_on};
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
 #[cfg(feature = "pool")]
 pub use procession_pool::{Pool, TaskError};

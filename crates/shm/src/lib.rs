@@ -28,6 +28,7 @@
 //! * *offset*: a position in a segment's payload, the only kind of pointer that is stored in shared memory;
 //! * *header*, *magic*, *version*, *layout signature*: the segment's first bytes and what is compared on attach;
 //! * *member*: a process that takes part in a segment, by a number that no other living process has there;
+//! * *claim*: a number that is taken as long as a descriptor is open somewhere;
 //! * *block*: a piece of a heap; *sweep*: freeing what the dead had;
 //! * *seal*: the kernel's promise that the size never changes, without which any holder could make the others
 //!   fail with SIGBUS.
@@ -42,6 +43,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession supports Linux only");
 
+mod claim;
 mod error;
 mod heap;
 mod layout;
@@ -52,7 +54,7 @@ mod named;
 mod segment;
 
 pub use error::Error;
-pub use heap::{Heap, HeapBuilder, HeapStats, Plain, SharedBox, SharedSlice, SharedStr, SharedVec};
+pub use heap::{Heap, HeapBuilder, HeapRing, HeapStats, Plain, SharedBox, SharedSlice, SharedStr, SharedVec};
 pub use layout::{Kind, signature};
 pub use list::{Item, ShareableList};
 pub use mapping::watch_forks;

@@ -1,4 +1,4 @@
-//! Every interleaving of the holders of a read-only block, within a bound on preemptions, and mistakes that must be found.
+//! Every interleaving of the holders of a read-only block, and of rings with sweeps, within a bound on preemptions, and mistakes that must be found.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p procession-shm --test loom --target-dir target/loom`
 #![cfg(loom)]
@@ -7,6 +7,8 @@
 mod bug;
 #[path = "../src/heap/holders.rs"]
 mod holders;
+#[path = "../src/heap/rings.rs"]
+mod rings;
 #[path = "../src/heap/word.rs"]
 #[allow(dead_code, reason = "the model has holders, and no blocks")]
 mod word;
@@ -19,9 +21,10 @@ mod sync {
 use bug::{Bug, plant};
 use holders::{Records, add, clear, end};
 use loom::{cell::UnsafeCell, sync::Arc, thread};
+use rings::{Rings, enter, look, next};
 use std::process::Command;
 use sync::{AtomicU64, Ordering};
-use word::{Life, Token};
+use word::{Life, Token, Word};
 
 const COLUMNS: u32 = 3;
 
@@ -162,6 +165,126 @@ fn both_widen() {
     assert_eq!(model.ends.load(Ordering::Relaxed), 0);
     model.leave(column, owned(3));
     assert_eq!(model.ends.load(Ordering::Relaxed), 1);
+}
+
+/// One entry for a ring, and one block.
+struct Table {
+    entry: AtomicU64,
+    top: AtomicU64,
+    tokens: AtomicU64,
+    /// A bit for each token whose lock is held.
+    living: AtomicU64,
+    block: AtomicU64,
+}
+
+impl Rings for Table {
+    fn entry(&self, _: u32) -> &AtomicU64 {
+        &self.entry
+    }
+
+    fn top(&self) -> &AtomicU64 {
+        &self.top
+    }
+
+    fn tokens(&self) -> &AtomicU64 {
+        &self.tokens
+    }
+
+    fn lives(&self, token: Token) -> bool {
+        // Relaxed: nothing is asked of the kernel's locks but that they are there once they were taken.
+        self.living.load(Ordering::Relaxed) & (1 << token.number()) != 0
+    }
+}
+
+impl Table {
+    /// Where a ring with token 1 was, which sent a message with token 2 and is dead; perhaps its entry was freed.
+    fn new(freed: bool) -> Arc<Table> {
+        let entry = if freed { 0 } else { Token::new(1).transit() };
+        Arc::new(Table {
+            entry: AtomicU64::new(entry),
+            top: AtomicU64::new(1),
+            tokens: AtomicU64::new(2),
+            living: AtomicU64::new(0),
+            block: AtomicU64::new(0),
+        })
+    }
+
+    /// Makes a ring, and puts the block into a message.
+    fn send(&self) {
+        let token = next(self);
+        self.living.fetch_or(1 << token.number(), Ordering::Relaxed);
+        let ring = enter(self, token).expect("the entry is of a dead ring");
+        self.block.store(next(self).message(ring), Ordering::Release);
+    }
+}
+
+/// A sweep beside a new ring that takes a dead one's place: what it sends is not swept, what the dead one sent is.
+fn a_ring_follows(freed: bool) {
+    let table = Table::new(freed);
+    let other = {
+        let table = table.clone();
+        thread::spawn(move || table.send())
+    };
+    let over = look(&*table);
+    assert!(over.is(0, Token::new(2)));
+    if let Word::Message { ring, token } = Word::read(table.block.load(Ordering::Acquire)) {
+        assert!(!over.is(ring, token), "a living ring's message was called over");
+    }
+    other.join().unwrap();
+    let Word::Message { ring, token } = Word::read(table.block.load(Ordering::Acquire)) else {
+        panic!("nothing was sent")
+    };
+    assert!(!over.is(ring, token), "it is called over by a look from before");
+}
+
+fn a_ring_follows_a_dead_one() {
+    a_ring_follows(false);
+}
+
+fn a_ring_follows_one_whose_entry_was_freed() {
+    a_ring_follows(true);
+}
+
+/// Two sweeps and a new ring: a dead ring's entry is freed once, and the new one's never.
+fn two_look() {
+    let table = Table::new(false);
+    let sweeps = {
+        let table = table.clone();
+        thread::spawn(move || look(&*table))
+    };
+    table.send();
+    let over = sweeps.join().unwrap();
+    let again = look(&*table);
+    let Word::Message { ring, token } = Word::read(table.block.load(Ordering::Acquire)) else {
+        panic!("nothing was sent")
+    };
+    assert!(!over.is(ring, token) && !again.is(ring, token));
+    assert!(over.is(0, Token::new(2)) && again.is(0, Token::new(2)));
+}
+
+#[test]
+fn a_sweep_spares_the_messages_of_a_ring_that_follows_a_dead_one() {
+    holds(a_ring_follows_a_dead_one);
+}
+
+#[test]
+fn a_sweep_spares_the_messages_of_a_ring_in_a_free_entry() {
+    holds(a_ring_follows_one_whose_entry_was_freed);
+}
+
+#[test]
+fn two_sweeps_free_a_dead_rings_entry_and_no_other() {
+    holds(two_look);
+}
+
+#[test]
+fn finds_tokens_that_are_read_late() {
+    finds(Bug::TokensReadLate, a_ring_follows_a_dead_one);
+}
+
+#[test]
+fn finds_an_entry_of_which_all_messages_count_as_over() {
+    finds(Bug::AllOfADeadRing, a_ring_follows_a_dead_one);
 }
 
 #[test]

@@ -4,9 +4,12 @@
 use super::{
     error::{Corrupt, RecvError},
     frame::{BOUND, FIRST, Header, LAST, PAD, UNIT},
-    words::Memory,
+    words::{CLOSED, DIED, Memory, died},
 };
-use crate::bug::{Bug, planted};
+use crate::{
+    bell::Waited,
+    bug::{Bug, planted},
+};
 use procession_sys::{Deadline, Spin, crash_point, sync::Ordering};
 
 /// Buffers of more bytes than this are given back after use.
@@ -102,6 +105,20 @@ impl<M: Memory> Consumer<M> {
         self.memory.words().receiver.sender_closed.load(Ordering::Acquire) != 0
     }
 
+    /// Whether the sender is gone without having said so.
+    pub fn peer_died(&self) -> bool {
+        self.memory.words().receiver.sender_closed.load(Ordering::Acquire) == DIED
+    }
+
+    /// Finds out whether anybody has the sender; if not, that is written down.
+    pub fn look_after_peer(&self) -> bool {
+        let lost = !self.is_closed() && self.memory.sender_is_lost();
+        if lost {
+            self.abandon_peer();
+        }
+        lost
+    }
+
     /// Publishes that the receiver begins to act on the message with this ticket.
     pub fn mark_started(&self, ticket: u64) {
         self.memory.words().receiver.started.store(ticket, Ordering::Release);
@@ -110,7 +127,7 @@ impl<M: Memory> Consumer<M> {
 
     /// Says that nothing more is taken.
     pub fn close(&self) {
-        self.memory.words().sender.receiver_closed.store(1, Ordering::Release);
+        self.memory.words().sender.receiver_closed.store(CLOSED, Ordering::Release);
         if !planted(Bug::CloseWithoutRing) {
             self.memory.sender_bell().ring();
         }
@@ -118,7 +135,7 @@ impl<M: Memory> Consumer<M> {
 
     /// Says on the dead sender's behalf that no more comes, and wakes a receiver that waits for it.
     pub fn abandon_peer(&self) {
-        self.memory.words().receiver.sender_closed.store(1, Ordering::Release);
+        died(&self.memory.words().receiver.sender_closed);
         self.memory.receiver_bell().ring();
     }
 
@@ -153,6 +170,31 @@ impl<M: Memory> Consumer<M> {
         }
     }
 
+    /// As [`try_recv`](Consumer::try_recv), but leaves the message in the ring until [`settle`](Consumer::settle) is told
+    /// how many came this way. None comes where the next one is in pieces, which need the room.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`].
+    #[inline]
+    pub fn try_recv_unsettled(&mut self, into: &mut Vec<u8>) -> Result<bool, RecvError> {
+        let Some(header) = self.next_frame()? else { return Ok(false) };
+        if header.flags != FIRST | LAST {
+            return Ok(false);
+        }
+        into.clear();
+        self.copy_body(header, into);
+        Ok(true)
+    }
+
+    /// Records that so many messages more are in hand, and gives their space back.
+    #[inline]
+    pub fn settle(&mut self, messages: u64) {
+        if messages > 0 {
+            self.take(messages);
+        }
+    }
+
     /// Takes one message into `into`, in place of its contents, and waits for it; false if `deadline` comes first.
     ///
     /// # Errors
@@ -178,7 +220,15 @@ impl<M: Memory> Consumer<M> {
     /// Waits until there is news; false if `deadline` comes first.
     #[inline]
     pub fn wait(&self, deadline: Option<Deadline>, spin: &mut Spin) -> bool {
-        self.memory.receiver_bell().wait_until(deadline, spin, || self.has_news())
+        loop {
+            let waited = self.memory.receiver_bell().wait_slice(deadline, spin, || self.has_news());
+            if waited == Waited::Ready || self.look_after_peer() {
+                return true;
+            }
+            if waited == Waited::Deadline {
+                return false;
+            }
+        }
     }
 
     /// Takes the messages that are there, up to `max_bytes` (but at least one), and gives each to `each`.

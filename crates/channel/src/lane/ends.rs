@@ -3,12 +3,13 @@
 use super::{
     consumer::Consumer,
     error::{RecvError, SendError, TrySendError},
-    mapped::{CAPACITIES, Mapped, Place, footprint},
+    mapped::{CAPACITIES, End, Mapped, Place, footprint},
     parcel::Ticket,
     producer::Producer,
-    words::{Memory, Words},
+    words::{Memory, Words, died},
 };
 use crate::{Bell, Error, error::Cause};
+use procession_parcel::handle::Unique;
 use procession_shm::{Kind, Segment, signature};
 use procession_sys::{
     Deadline, Spin,
@@ -28,12 +29,22 @@ pub struct Config {
     pub receiver_bell: Option<Bell>,
     /// Where the sender sleeps when there is no room, if it shares a bell with other lanes.
     pub sender_bell: Option<Bell>,
+    /// Whether each end finds out when nobody has the other one any more: its process was killed, or the parcel that it
+    /// was in is lost. An end that waits then looks once per slice ([`procession_sys::SLICE`]). It costs a descriptor for
+    /// each end, and needs `/proc`. Without it somebody else watches the processes, and calls `abandon_peer`.
+    pub watch_peers: bool,
 }
 
 impl Default for Config {
     /// 256 KiB, messages of up to 1 GiB, bells of its own.
     fn default() -> Config {
-        Config { capacity: 256 * 1024, max_message: 1 << 30, receiver_bell: None, sender_bell: None }
+        Config {
+            capacity: 256 * 1024,
+            max_message: 1 << 30,
+            receiver_bell: None,
+            sender_bell: None,
+            watch_peers: false,
+        }
     }
 }
 
@@ -100,12 +111,18 @@ pub unsafe fn pair_in(
 fn make(segment: &Segment, offset: usize, config: &Config) -> Result<(RawSender, RawReceiver), Error> {
     let capacity = config.rounded_capacity();
     let (sender_bell, receiver_bell) = (config.sender_bell.clone(), config.receiver_bell.clone());
-    let place = Place { segment: segment.clone(), offset, capacity, sender_bell, receiver_bell };
+    let watched = config.watch_peers;
+    let place = Place { segment: segment.clone(), offset, capacity, sender_bell, receiver_bell, watched };
     let mapped = Mapped::new(place)?;
+    let claim = |end| {
+        let place = mapped.place();
+        watched.then(|| segment.claim(place.claim(end)).map(Unique::new)).transpose()
+    };
+    let (sender, receiver) = (claim(End::Sender)?, claim(End::Receiver)?);
     mapped.words().reset();
     Ok((
-        RawSender::attach(mapped.clone(), config.max_message)?,
-        RawReceiver::attach(mapped, config.max_message)?,
+        RawSender::attach(mapped.clone(), config.max_message, sender)?,
+        RawReceiver::attach(mapped, config.max_message, receiver)?,
     ))
 }
 
@@ -137,8 +154,9 @@ impl Words {
 /// dropping it there tells nobody anything. To send through it there, beside the owner or in its place, is a mistake:
 /// the other end may find the lane corrupt.
 ///
-/// When the receiver's process is killed nothing tells the lane. Whoever watches that process calls
-/// [`abandon_peer`](RawSender::abandon_peer), here or on a [`Hangup`].
+/// When the receiver's process is killed nothing tells the lane, unless it was made to find out
+/// ([`Config::watch_peers`]). Whoever watches that process calls [`abandon_peer`](RawSender::abandon_peer), here or on a
+/// [`Hangup`].
 pub struct RawSender {
     pub(super) producer: Producer<Mapped>,
     spin: Spin,
@@ -156,10 +174,14 @@ pub struct RawReceiver {
 }
 
 impl RawSender {
-    pub(crate) fn attach(mapped: Mapped, max_message: usize) -> Result<RawSender, Error> {
+    pub(crate) fn attach(
+        mapped: Mapped,
+        max_message: usize,
+        claim: Option<Unique>,
+    ) -> Result<RawSender, Error> {
         let producer = Producer::attach(mapped, max_message)
             .map_err(|corrupt| Error::new("attach", Cause::Corrupt(corrupt)))?;
-        Ok(RawSender { producer, spin: Spin::adaptive(), ticket: Ticket::new() })
+        Ok(RawSender { producer, spin: Spin::adaptive(), ticket: Ticket::new(claim) })
     }
 
     /// How often the sender has changed hands.
@@ -198,6 +220,15 @@ impl RawSender {
     #[inline]
     pub fn ring(&self) {
         self.producer.ring();
+    }
+
+    /// See [`Producer::send_some`].
+    #[cfg(feature = "async")]
+    pub(super) fn send_some(&mut self, message: &[u8], done: &mut usize) -> Result<bool, SendError> {
+        if self.ticket.is_gone(self.claims()) {
+            return Err(SendError::Moved);
+        }
+        self.producer.send_some(message, done)
     }
 
     /// Sends one message, the concatenation of `parts`, and waits for room until `deadline`.
@@ -240,6 +271,18 @@ impl RawSender {
         self.producer.is_closed()
     }
 
+    /// Whether the receiver is gone without having said so: somebody said that it died, or this end found out.
+    #[must_use]
+    pub fn peer_died(&self) -> bool {
+        self.producer.peer_died()
+    }
+
+    /// Finds out whether the receiver is lost, where the lane was made to ([`Config::watch_peers`]): one system call. What
+    /// waits does so by itself.
+    pub fn look_after_peer(&self) -> bool {
+        self.producer.look_after_peer()
+    }
+
     /// Whether the receiver has taken everything out of the ring.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -265,10 +308,14 @@ impl RawSender {
 }
 
 impl RawReceiver {
-    pub(crate) fn attach(mapped: Mapped, max_message: usize) -> Result<RawReceiver, Error> {
+    pub(crate) fn attach(
+        mapped: Mapped,
+        max_message: usize,
+        claim: Option<Unique>,
+    ) -> Result<RawReceiver, Error> {
         let consumer = Consumer::attach(mapped, max_message)
             .map_err(|corrupt| Error::new("attach", Cause::Corrupt(corrupt)))?;
-        Ok(RawReceiver { consumer, spin: Spin::adaptive(), ticket: Ticket::new() })
+        Ok(RawReceiver { consumer, spin: Spin::adaptive(), ticket: Ticket::new(claim) })
     }
 
     /// How often the receiver has changed hands.
@@ -322,6 +369,20 @@ impl RawReceiver {
         self.consumer.recv_batch(max_bytes, each)
     }
 
+    /// See [`Consumer::try_recv_unsettled`].
+    #[inline]
+    pub(super) fn try_recv_unsettled(&mut self, into: &mut Vec<u8>) -> Result<bool, RecvError> {
+        if self.ticket.is_gone(self.claims()) {
+            return Err(RecvError::Moved);
+        }
+        self.consumer.try_recv_unsettled(into)
+    }
+
+    #[inline]
+    pub(super) fn settle(&mut self, messages: u64) {
+        self.consumer.settle(messages);
+    }
+
     /// Waits until a `try_recv` or `recv_batch` is worth while; false if `deadline` comes first.
     #[inline]
     pub fn wait(&mut self, deadline: Option<Deadline>) -> bool {
@@ -353,6 +414,18 @@ impl RawReceiver {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.consumer.is_closed()
+    }
+
+    /// Whether the sender is gone without having said so: somebody said that it died, or this end found out.
+    #[must_use]
+    pub fn peer_died(&self) -> bool {
+        self.consumer.peer_died()
+    }
+
+    /// Finds out whether the sender is lost, where the lane was made to ([`Config::watch_peers`]): one system call. What
+    /// waits does so by itself.
+    pub fn look_after_peer(&self) -> bool {
+        self.consumer.look_after_peer()
     }
 
     /// Says that the sender is dead: what it committed is still received, then comes `Disconnected`, also for a
@@ -407,12 +480,6 @@ impl fmt::Debug for RawReceiver {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-enum End {
-    Sender,
-    Receiver,
-}
-
 /// Says, from any thread, that the process at the other end of a lane is dead.
 #[derive(Clone, Debug)]
 pub struct Hangup {
@@ -426,11 +493,11 @@ impl Hangup {
         let words = self.mapped.words();
         match self.dead {
             End::Sender => {
-                words.receiver.sender_closed.store(1, Ordering::Release);
+                died(&words.receiver.sender_closed);
                 self.mapped.receiver_bell().ring();
             }
             End::Receiver => {
-                words.sender.receiver_closed.store(1, Ordering::Release);
+                died(&words.sender.receiver_closed);
                 self.mapped.sender_bell().ring();
             }
         }

@@ -23,6 +23,27 @@ pub(crate) struct Place {
     pub(crate) capacity: usize,
     pub(crate) sender_bell: Option<Bell>,
     pub(crate) receiver_bell: Option<Bell>,
+    /// Whether the ends have claims in the segment, by which their loss is found out.
+    pub(crate) watched: bool,
+}
+
+/// An end of a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Sender,
+    Receiver,
+}
+
+impl Place {
+    /// The number that an end has claimed in the segment.
+    pub(crate) fn claim(&self, end: End) -> u32 {
+        // Lanes in one segment lie apart by more than this.
+        (self.offset / size_of::<Words>()) as u32 * 2 + u32::from(end == End::Receiver)
+    }
+
+    fn is_lost(&self, end: End) -> bool {
+        self.watched && !self.segment.is_claimed(self.claim(end))
+    }
 }
 
 /// A place that was checked.
@@ -178,5 +199,13 @@ impl Memory for Mapped {
         let (from, until) = ((from as usize).min(capacity), (until as usize).min(capacity));
         // It only saves memory: a failure changes nothing that anyone relies on.
         let _ = self.place.segment.discard(ring + from..ring + until);
+    }
+
+    fn sender_is_lost(&self) -> bool {
+        self.place.is_lost(End::Sender)
+    }
+
+    fn receiver_is_lost(&self) -> bool {
+        self.place.is_lost(End::Receiver)
     }
 }

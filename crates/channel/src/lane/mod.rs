@@ -2,7 +2,7 @@
 //!
 //! It is the fast path between two processes, and made for deaths: either process may be killed at any instruction,
 //! and the other one goes on with whole messages only. The ends are bytes in, bytes out ([`pair`], [`RawSender`],
-//! [`RawReceiver`]), or typed ([`channel`], [`Sender`], [`Receiver`]).
+//! [`RawReceiver`]), or typed ([`channel`](crate::channel()), [`Sender`], [`Receiver`]).
 //!
 //! ```
 //! use procession_channel::lane::{self, Config};
@@ -89,8 +89,12 @@
 //!   are dropped.
 //! * The receiver, before the store of `taken`: the message is still in the ring. After it: it is in doubt, and
 //!   `started` says whether it was acted on. The sender sees both words.
-//! * A death closes nothing by itself: the kernel tells it by a pidfd, and whoever watches that says so by
-//!   `abandon_peer`, or from another thread by a [`Hangup`].
+//! * A death closes nothing by itself. Where a supervisor has the dead one's pidfd, it says so by `abandon_peer`, or from
+//!   another thread by a [`Hangup`]. Where there is none ([`Config::watch_peers`]) each end has a descriptor that goes
+//!   where it goes, and holds a claim in the segment ([`Segment::claim`](procession_shm::Segment::claim)): when neither a
+//!   process nor a parcel has the end any more, the claim is gone. Who waits looks at the other end's claim once per slice,
+//!   and before it gives up at a deadline; if it is gone, it writes the closed flag on the lost end's behalf, after
+//!   which everything goes as for a close: what was committed is received first.
 
 pub(crate) mod consumer;
 mod error;
@@ -101,6 +105,12 @@ pub(crate) mod words;
 #[cfg(not(loom))]
 mod ends;
 #[cfg(not(loom))]
+mod failure;
+#[cfg(all(feature = "async", not(loom)))]
+mod later;
+#[cfg(not(loom))]
+mod make;
+#[cfg(not(loom))]
 mod mapped;
 #[cfg(not(loom))]
 mod parcel;
@@ -108,8 +118,12 @@ mod parcel;
 mod typed;
 
 pub use error::{Corrupt, RecvError, SendError, TrySendError};
+#[cfg(all(feature = "async", not(loom)))]
+pub use later::{Receive, Send};
 #[cfg(not(loom))]
 pub use {
     ends::{Config, Hangup, LAYOUT, RawReceiver, RawSender, pair, pair_in},
-    typed::{ChannelError, Receiver, Sender, channel},
+    failure::{ReceiveError, Unsent},
+    make::{ChannelBuilder, channel, channel_on},
+    typed::{IntoIter, Iter, Receiver, Sender, TryIter},
 };

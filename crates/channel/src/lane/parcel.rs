@@ -29,12 +29,14 @@ pub(super) struct Ticket {
     unique: OnceLock<Unique>,
     /// The claims in the last parcel, as long as it is not made certain who has the end. Locked while packing.
     packed: Mutex<Option<u32>>,
+    /// By which the other end finds out when this one is lost. It goes with the end.
+    claim: Option<Unique>,
 }
 
 impl Ticket {
     /// For an end that this process has.
-    pub(super) fn new() -> Ticket {
-        Ticket { owner: std::process::id(), unique: OnceLock::new(), packed: Mutex::new(None) }
+    pub(super) fn new(claim: Option<Unique>) -> Ticket {
+        Ticket { owner: std::process::id(), unique: OnceLock::new(), packed: Mutex::new(None), claim }
     }
 
     /// Whether the end is in a parcel, or arrived elsewhere. `claims` counts its claims.
@@ -63,7 +65,7 @@ impl Ticket {
         let claimed =
             claims.compare_exchange(before, before.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed);
         if claimed.is_err() {
-            drop(unique.take());
+            drop((unique.take(), self.claim.as_ref().map(Unique::take)));
         }
         claimed.is_ok()
     }
@@ -88,6 +90,7 @@ struct Out<'a> {
     claims: [u8; 4],
     sender_bell: &'a Option<Bell>,
     receiver_bell: &'a Option<Bell>,
+    claim: &'a Option<Unique>,
 }
 
 #[derive(Deserialize)]
@@ -101,6 +104,7 @@ struct In {
     claims: [u8; 4],
     sender_bell: Option<Bell>,
     receiver_bell: Option<Bell>,
+    claim: Option<Unique>,
 }
 
 fn pack<S: Serializer>(
@@ -131,27 +135,27 @@ fn pack<S: Serializer>(
         claims: count.to_le_bytes(),
         sender_bell,
         receiver_bell,
+        claim: &ticket.claim,
     }
     .serialize(serializer)
 }
 
+/// The memory, the largest message, and the claim of an end that arrived.
+type Came = (Mapped, usize, Option<Unique>);
+
 impl In {
     /// Takes the end that `claims` counts, unless another copy of the parcel brought it.
-    fn claim(
-        self,
-        end: &'static str,
-        claims: impl FnOnce(&Words) -> &AtomicU32,
-    ) -> Result<(Mapped, usize), Error> {
+    fn claim(self, end: &'static str, claims: impl FnOnce(&Words) -> &AtomicU32) -> Result<Came, Error> {
         let before = u32::from_le_bytes(self.claims);
-        let (mapped, max_message) = self.mapped()?;
+        let came = self.mapped()?;
         // Acquire and Release: the end goes on where the one that was packed left it.
-        claims(mapped.words())
+        claims(came.0.words())
             .compare_exchange(before, before.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed)
             .map_err(|_| Error::new("attach", Cause::Taken { end }))?;
-        Ok((mapped, max_message))
+        Ok(came)
     }
 
-    fn mapped(self) -> Result<(Mapped, usize), Error> {
+    fn mapped(self) -> Result<Came, Error> {
         if self.layout != LAYOUT {
             return Err(Error::new("attach", Cause::Layout { found: self.layout, expected: LAYOUT }));
         }
@@ -160,9 +164,9 @@ impl In {
         let max_message = size(self.max_message);
         let (offset, capacity) = (size(self.offset), size(self.capacity));
         let (sender_bell, receiver_bell) = (self.sender_bell, self.receiver_bell);
-        let mapped =
-            Mapped::new(Place { segment: self.segment, offset, capacity, sender_bell, receiver_bell })?;
-        Ok((mapped, max_message))
+        let (segment, watched) = (self.segment, self.claim.is_some());
+        let mapped = Mapped::new(Place { segment, offset, capacity, sender_bell, receiver_bell, watched })?;
+        Ok((mapped, max_message, self.claim))
     }
 }
 
@@ -177,10 +181,10 @@ impl Serialize for RawSender {
 
 impl<'de> Deserialize<'de> for RawSender {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawSender, D::Error> {
-        let (mapped, max_message) = In::deserialize(deserializer)?
+        let (mapped, max_message, claim) = In::deserialize(deserializer)?
             .claim("sender", |words| &words.sender.claims)
             .map_err(D::Error::custom)?;
-        RawSender::attach(mapped, max_message).map_err(D::Error::custom)
+        RawSender::attach(mapped, max_message, claim).map_err(D::Error::custom)
     }
 }
 
@@ -200,9 +204,9 @@ impl Serialize for RawReceiver {
 
 impl<'de> Deserialize<'de> for RawReceiver {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawReceiver, D::Error> {
-        let (mapped, max_message) = In::deserialize(deserializer)?
+        let (mapped, max_message, claim) = In::deserialize(deserializer)?
             .claim("receiver", |words| &words.receiver.claims)
             .map_err(D::Error::custom)?;
-        RawReceiver::attach(mapped, max_message).map_err(D::Error::custom)
+        RawReceiver::attach(mapped, max_message, claim).map_err(D::Error::custom)
     }
 }

@@ -4,9 +4,12 @@
 use super::{
     error::{Corrupt, SendError, TrySendError},
     frame::{BOUND, FIRST, Header, LAST, PAD, UNIT, frame_size},
-    words::Memory,
+    words::{CLOSED, DIED, Memory, died},
 };
-use crate::bug::{Bug, planted};
+use crate::{
+    bell::Waited,
+    bug::{Bug, planted},
+};
 use procession_sys::{Deadline, Spin, crash_point, sync::Ordering};
 
 /// As long as the receiver keeps up, a larger ring uses this much of its memory only, from its start.
@@ -92,7 +95,7 @@ impl<M: Memory> Producer<M> {
     /// Says that no more comes.
     pub fn close(&self) {
         // Release: whoever sees this sees every commit before.
-        self.memory.words().receiver.sender_closed.store(1, Ordering::Release);
+        self.memory.words().receiver.sender_closed.store(CLOSED, Ordering::Release);
         if !planted(Bug::CloseWithoutRing) {
             self.memory.receiver_bell().ring();
         }
@@ -100,8 +103,22 @@ impl<M: Memory> Producer<M> {
 
     /// Says on the dead receiver's behalf that it takes nothing more, and wakes a sender that waits for it.
     pub fn abandon_peer(&self) {
-        self.memory.words().sender.receiver_closed.store(1, Ordering::Release);
+        died(&self.memory.words().sender.receiver_closed);
         self.memory.sender_bell().ring();
+    }
+
+    /// Whether the receiver is gone without having said so.
+    pub fn peer_died(&self) -> bool {
+        self.memory.words().sender.receiver_closed.load(Ordering::Acquire) == DIED
+    }
+
+    /// Finds out whether anybody has the receiver; if not, that is written down.
+    pub fn look_after_peer(&self) -> bool {
+        let lost = !self.is_closed() && self.memory.receiver_is_lost();
+        if lost {
+            self.abandon_peer();
+        }
+        lost
     }
 
     /// Wakes the receiver if it sleeps.
@@ -153,13 +170,66 @@ impl<M: Memory> Producer<M> {
             return Err(SendError::TooLarge { len, limit: self.max_message });
         }
         let size = frame_size(len as u64);
-        if size > self.memory.capacity() / 2 && size > 2 * UNIT {
+        if self.is_in_pieces(size) {
             return self.send_pieces(parts, len, deadline, spin);
         }
         self.wait_for_room(size, deadline, spin)?;
         self.write_whole(parts, len);
         self.ring();
         Ok(())
+    }
+
+    /// Sends of one message what there is room for now, from byte `done` on, which it moves; true once all of it is
+    /// committed. As [`send`](Producer::send) without its wait, for who waits elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    #[cfg(any(feature = "async", loom))]
+    pub fn send_some(&mut self, message: &[u8], done: &mut usize) -> Result<bool, SendError> {
+        if self.is_closed() {
+            return Err(SendError::Disconnected);
+        }
+        let len = message.len();
+        if len > self.max_message {
+            return Err(SendError::TooLarge { len, limit: self.max_message });
+        }
+        let size = frame_size(len as u64);
+        if !self.is_in_pieces(size) {
+            let fits = self.make_room(size)?;
+            if fits {
+                self.write_whole(&[message], len);
+                self.ring();
+            }
+            return Ok(fits);
+        }
+        while let Some(rest) = message.get(*done..).filter(|rest| !rest.is_empty()) {
+            let take = (rest.len() as u64).min(self.piece());
+            if !self.make_room(frame_size(take))? {
+                return Ok(false);
+            }
+            let (piece, later) = rest.split_at(take as usize);
+            let first = if *done == 0 { FIRST } else { 0 };
+            let last = if later.is_empty() { LAST } else { 0 };
+            self.memory.store(self.tail, Header { len: take as u32, flags: first | last }.to_word());
+            self.memory.write(self.tail + UNIT, piece);
+            crash_point!("lane.send.piece");
+            self.commit(frame_size(take), last != 0);
+            self.ring();
+            *done += piece.len();
+        }
+        Ok(true)
+    }
+
+    /// Whether a message of that size, header included, goes in pieces.
+    #[inline]
+    fn is_in_pieces(&self, size: u64) -> bool {
+        size > self.memory.capacity() / 2 && size > 2 * UNIT
+    }
+
+    /// The length of a piece.
+    fn piece(&self) -> u64 {
+        (self.memory.capacity() / 4).max(2 * UNIT) - UNIT
     }
 
     fn write_whole(&mut self, parts: &[&[u8]], len: usize) {
@@ -184,7 +254,7 @@ impl<M: Memory> Producer<M> {
         deadline: Option<Deadline>,
         spin: &mut Spin,
     ) -> Result<(), SendError> {
-        let piece = (self.memory.capacity() / 4).max(2 * UNIT) - UNIT;
+        let piece = self.piece();
         let mut parts = parts.iter().copied();
         let mut part: &[u8] = &[];
         let mut left = len as u64;
@@ -266,17 +336,20 @@ impl<M: Memory> Producer<M> {
         while !self.make_room(size)? {
             let (capacity, tail) = (self.memory.capacity(), self.tail);
             let words = self.memory.words();
-            let in_time = self.memory.sender_bell().wait_until(deadline, spin, || {
+            let waited = self.memory.sender_bell().wait_slice(deadline, spin, || {
                 let used = tail.wrapping_sub(words.receiver.head.load(Ordering::Acquire));
                 // More than the capacity is nonsense, which the next look reports.
                 used > capacity
                     || capacity - used >= size
                     || words.sender.receiver_closed.load(Ordering::Acquire) != 0
             });
+            if waited != Waited::Ready {
+                self.look_after_peer();
+            }
             if self.is_closed() {
                 return Err(SendError::Disconnected);
             }
-            if !in_time {
+            if waited == Waited::Deadline {
                 return Err(SendError::Timeout);
             }
         }

@@ -2,7 +2,7 @@
 #![cfg_attr(not(loom), allow(unreachable_pub, reason = "public in the model only"))]
 
 use crate::bell::BellWords;
-use procession_sys::sync::{AtomicU32, AtomicU64};
+use procession_sys::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The words that both ends share. All zero is a fresh lane.
 ///
@@ -28,7 +28,7 @@ pub(crate) struct SenderWords {
     pub(crate) sent: AtomicU64,
     /// How often the sender has come out of a parcel: each parcel brings it once, however often it was copied.
     pub(crate) claims: AtomicU32,
-    /// 1 once the receiver is gone. Written once, by the receiver or by who knows of its death.
+    /// [`CLOSED`] or [`DIED`] once the receiver is gone. Written once, by the receiver or by who knows of its death.
     pub(crate) receiver_closed: AtomicU32,
 }
 
@@ -44,8 +44,19 @@ pub(crate) struct ReceiverWords {
     pub(crate) started: AtomicU64,
     /// How often the receiver has come out of a parcel.
     pub(crate) claims: AtomicU32,
-    /// 1 once the sender is gone. Written once, by the sender or by who knows of its death.
+    /// [`CLOSED`] or [`DIED`] once the sender is gone. Written once, by the sender or by who knows of its death.
     pub(crate) sender_closed: AtomicU32,
+}
+
+/// An end went: it was closed, or dropped.
+pub(crate) const CLOSED: u32 = 1;
+/// An end is gone without a word.
+pub(crate) const DIED: u32 = 2;
+
+/// Says on its behalf that an end is gone, unless it did so itself. `word` is where it would have said so.
+pub(crate) fn died(word: &AtomicU32) {
+    // Release: as for a close, for what was committed by whoever says this.
+    let _ = word.compare_exchange(0, DIED, Ordering::Release, Ordering::Relaxed);
 }
 
 #[cfg(not(loom))]
@@ -80,4 +91,13 @@ pub trait Memory {
     fn write(&self, at: u64, bytes: &[u8]);
     /// Gives the memory of a part of the ring back. It may do nothing.
     fn discard(&self, from: u64, until: u64);
+    /// Whether nobody has the sender any more, neither a process nor a parcel; false where that cannot be told. It may
+    /// cost a system call.
+    fn sender_is_lost(&self) -> bool {
+        false
+    }
+    /// Whether nobody has the receiver any more.
+    fn receiver_is_lost(&self) -> bool {
+        false
+    }
 }

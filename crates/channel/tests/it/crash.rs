@@ -1,10 +1,11 @@
 //! Deaths at each step of the protocol: built with `--cfg crash_points`.
 
-use crate::support::{drain, give, next, past, pattern, take, with_capacity};
+use crate::support::{assert_soon_empty, drain, give, next, past, pattern, take, with_capacity};
 use procession_channel::{
-    Bell,
+    Bell, ReceiveError, Receiver, Sender, Unsent, channel_on,
     lane::{Config, RawReceiver, RawSender, RecvError, SendError, pair},
 };
+use procession_shm::{Heap, SharedStr, SharedVec};
 use procession_sys::{Spin, crash};
 use procession_testkit::{role, watchdog};
 use std::{
@@ -166,5 +167,88 @@ fn a_sleeper_that_dies_takes_no_wake_with_it() {
         // The flag of the dead one costs a wake call for nobody, and no more.
         to_us.try_send(&[b"again"]).unwrap();
         assert_eq!(next(&mut ours).unwrap(), b"again");
+    }
+}
+
+/// A value with a block of each kind.
+type Load = (u64, SharedVec<u64>, SharedStr);
+
+fn load(heap: &Heap, number: u64) -> Load {
+    (number, heap.vec_from(&[number; 20_000]).unwrap(), heap.str(&number.to_string()).unwrap())
+}
+
+fn check((number, vec, text): &Load, expected: u64) {
+    assert!(*number == expected && vec.iter().all(|one| *one == expected) && **text == expected.to_string());
+}
+
+#[test]
+fn role_sends_blocks() {
+    let Some(mut role) = role::enter(role_sends_blocks) else { return };
+    let (point, (heap, mut sender)): (String, (Heap, Sender<Load>)) = take(role.fd());
+    sender.send(load(&heap, 1)).unwrap();
+    let second = load(&heap, 2);
+    arm(&point);
+    sender.send(second).unwrap();
+}
+
+#[test]
+fn a_sender_of_blocks_that_dies_has_sent_them_with_its_commit_or_not_at_all() {
+    let _watchdog = watchdog!(Duration::from_secs(120));
+    let points = [
+        ("heap.ring.held", false),
+        ("heap.ring.departed", false),
+        ("lane.send.header", false),
+        ("lane.send.copied", false),
+        ("lane.send.committed", true),
+    ];
+    for (point, accepted) in points {
+        let heap = Heap::builder().cap(64 << 20).build().unwrap();
+        let (sender, mut receiver) = channel_on::<Load>(&heap).unwrap();
+        let mut process = start(role_sends_blocks, point, &(&heap, &sender));
+        drop(sender);
+        died(&mut process, point);
+        // A sweep between the death and the receipt takes nothing that was accepted.
+        heap.sweep().unwrap();
+        for number in 1..=1 + u64::from(accepted) {
+            check(&receiver.recv().unwrap(), number);
+        }
+        assert!(matches!(receiver.recv(), Err(ReceiveError::Died)), "at {point}");
+        assert_soon_empty(&heap);
+    }
+}
+
+#[test]
+fn role_receives_blocks() {
+    let Some(mut role) = role::enter(role_receives_blocks) else { return };
+    let (point, mut receiver): (String, Receiver<Load>) = take(role.fd());
+    check(&receiver.recv().unwrap(), 1);
+    arm(&point);
+    drop(receiver.recv().unwrap());
+}
+
+#[test]
+fn what_a_receiver_of_blocks_had_in_hand_when_it_died_is_freed_with_the_rest() {
+    let _watchdog = watchdog!(Duration::from_secs(120));
+    let points = [
+        ("lane.recv.copied", 1),
+        ("lane.recv.taken", 2),
+        ("lane.recv.freed", 2),
+        ("heap.receive.attached", 2),
+        ("heap.receive.owned", 2),
+        ("heap.hold.added", 2),
+    ];
+    for (point, taken) in points {
+        let heap = Heap::builder().cap(64 << 20).build().unwrap();
+        let (mut sender, receiver) = channel_on::<Load>(&heap).unwrap();
+        sender.send_many((1..=3).map(|number| load(&heap, number))).unwrap();
+        let mut process = start(role_receives_blocks, point, &receiver);
+        drop(receiver);
+        died(&mut process, point);
+        assert_eq!((sender.sent(), sender.as_raw().taken()), (3, taken), "at {point}");
+        assert!(sender.is_closed());
+        let unsent = sender.send(load(&heap, 4)).unwrap_err();
+        assert!(matches!(unsent, Unsent::Died(_)), "at {point}: {unsent}");
+        check(&unsent.into_value(), 4);
+        assert_soon_empty(&heap);
     }
 }

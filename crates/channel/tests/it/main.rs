@@ -4,8 +4,11 @@
 mod bell;
 #[cfg(crash_points)]
 mod crash;
+mod heap;
 mod hostile;
 mod lane;
+#[cfg(feature = "async")]
+mod later;
 mod memory;
 mod moves;
 mod processes;

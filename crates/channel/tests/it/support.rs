@@ -5,7 +5,7 @@ use procession_channel::{
     lane::{Config, RawReceiver, RawSender, RecvError, pair, pair_in},
 };
 use procession_parcel::{Parcel, wire};
-use procession_shm::Segment;
+use procession_shm::{Heap, Segment};
 use procession_sys::Deadline;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{os::fd::AsFd, time::Duration};
@@ -70,4 +70,15 @@ pub(crate) fn take<T: DeserializeOwned + 'static>(socket: impl AsFd) -> T {
 /// Bytes that depend on `seed` and on their place, so that none can stand for another.
 pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
     (0..len as u64).map(|at| (seed.wrapping_mul(31) + at * 7 + (at >> 8)) as u8).collect()
+}
+
+/// Sweeps leave nothing in the heap. Soon, since a process that another test is just starting has copies of our
+/// descriptors until it executes its program, and with them claims that we have let go of.
+#[track_caller]
+pub(crate) fn assert_soon_empty(heap: &Heap) {
+    let empty = || {
+        heap.sweep().unwrap();
+        heap.stats().blocks == 0
+    };
+    procession_testkit::wait::eventually("the heap is empty", Duration::from_secs(10), empty);
 }

@@ -2,6 +2,7 @@
 
 use super::fault::Fault;
 use super::{MAX_DEPTH, TOO_DEEP};
+use crate::carrier::{self, Carrier};
 use crate::handle::{self, Incoming};
 use crate::trust;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
@@ -10,6 +11,8 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 pub(crate) struct Deserializer<'de, 'h> {
     pub(crate) input: &'de [u8],
     handles: Option<&'h mut Incoming>,
+    /// What those that ask for one are offered.
+    pub(crate) carrier: Option<&'h Carrier>,
     /// Whether references to functions by offset are honoured.
     trusted: bool,
     depth: u32,
@@ -21,7 +24,7 @@ const ENDS_EARLY: &str = "the bytes end before the value does";
 
 impl<'de, 'h> Deserializer<'de, 'h> {
     pub(crate) fn new(input: &'de [u8], handles: Option<&'h mut Incoming>, trusted: bool) -> Self {
-        Deserializer { input, handles, trusted, depth: 0, empty_elements: 1 << 20 }
+        Deserializer { input, handles, carrier: None, trusted, depth: 0, empty_elements: 1 << 20 }
     }
 
     #[inline]
@@ -270,6 +273,10 @@ impl<'de> de::Deserializer<'de> for &mut Deserializer<'de, '_> {
         if name == trust::MARK {
             let trusted = self.trusted;
             return trust::grant(trusted, || self.nested(|d| visitor.visit_newtype_struct(d)));
+        }
+        if name == carrier::MARK {
+            let carrier = self.carrier;
+            return carrier::offer(carrier, false, || self.nested(|d| visitor.visit_newtype_struct(d)));
         }
         self.nested(|d| visitor.visit_newtype_struct(d))
     }

@@ -20,6 +20,7 @@ mod ser;
 pub(crate) use de::Deserializer;
 pub(crate) use fault::Fault;
 
+use crate::carrier::Carrier;
 use crate::error::{Error, Kind};
 use crate::handle::{Incoming, Outgoing};
 use output::Sizer;
@@ -45,6 +46,30 @@ pub fn encode<T: Serialize + ?Sized>(value: &T, into: &mut Vec<u8>) -> Result<()
     encode_raw(value, None, into).map_err(|fault| encode_error::<T>(fault))
 }
 
+/// As [`encode`], for a ring that brings a [`carrier`](crate::carrier) along.
+///
+/// # Errors
+/// As [`encode`], and those of values that the carrier does not suit.
+#[inline]
+pub fn encode_with<T: Serialize + ?Sized>(
+    value: &T,
+    carrier: &Carrier,
+    into: &mut Vec<u8>,
+) -> Result<(), Error> {
+    let mut encode = || {
+        let mut sizer = Serializer::new(Sizer::default(), None);
+        sizer.carrier = Some(carrier);
+        value.serialize(&mut sizer)?;
+        output::append(into, sizer.output.size, |writer| {
+            let mut serializer = Serializer::new(writer, None);
+            serializer.carrier = Some(carrier);
+            value.serialize(&mut serializer)?;
+            Ok((serializer.output, ()))
+        })
+    };
+    encode().map_err(|fault| encode_error::<T>(fault))
+}
+
 /// How many bytes [`encode`] would append.
 ///
 /// # Errors
@@ -62,6 +87,27 @@ pub fn encoded_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Error> {
 #[inline]
 pub fn decode<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Error> {
     decode_raw(bytes, None, false).map_err(|fault| decode_error::<T>(bytes.len(), fault))
+}
+
+/// As [`decode`], for a ring that brings a [`carrier`](crate::carrier) along.
+///
+/// # Errors
+/// As [`decode`], and those of values that the carrier does not suit.
+#[inline]
+pub fn decode_with<T: DeserializeOwned + 'static>(bytes: &[u8], carrier: &Carrier) -> Result<T, Error> {
+    let decode = || {
+        let mut deserializer = Deserializer::new(bytes, None, false);
+        deserializer.carrier = Some(carrier);
+        let value = match fast::decode(&mut deserializer) {
+            Some(value) => value?,
+            None => T::deserialize(&mut deserializer)?,
+        };
+        if !deserializer.input.is_empty() {
+            return Err(trailing(deserializer.input.len()));
+        }
+        Ok(value)
+    };
+    decode().map_err(|fault| decode_error::<T>(bytes.len(), fault))
 }
 
 /// Decodes a value from the front of `bytes` and returns what follows it.

@@ -3,6 +3,7 @@
 use super::fault::Fault;
 use super::output::Output;
 use super::{MAX_DEPTH, TOO_DEEP};
+use crate::carrier::{self, Carrier};
 use crate::handle::{self, Outgoing};
 use serde::ser::{self, Serialize};
 use std::fmt::{self, Display, Write as _};
@@ -11,6 +12,8 @@ use std::fmt::{self, Display, Write as _};
 pub(crate) struct Serializer<'h, O> {
     pub(crate) output: O,
     pub(crate) handles: Option<&'h mut Outgoing>,
+    /// What those that ask for one are offered.
+    pub(crate) carrier: Option<&'h Carrier>,
     depth: u32,
 }
 
@@ -18,7 +21,7 @@ type Done = Result<(), Fault>;
 
 impl<'h, O: Output> Serializer<'h, O> {
     pub(crate) fn new(output: O, handles: Option<&'h mut Outgoing>) -> Self {
-        Serializer { output, handles, depth: 0 }
+        Serializer { output, handles, carrier: None, depth: 0 }
     }
 
     #[inline]
@@ -164,7 +167,11 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
             return self.varint(u64::from(index));
         }
         self.enter()?;
-        value.serialize(&mut *self)?;
+        if name == carrier::MARK {
+            carrier::offer(self.carrier, O::WRITES, || value.serialize(&mut *self))?;
+        } else {
+            value.serialize(&mut *self)?;
+        }
         self.leave();
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What the crate promises, tested through its public interface.
 
 mod borrowed;
+mod carriers;
 mod codec;
 mod functions;
 mod handles;

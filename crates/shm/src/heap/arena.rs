@@ -13,8 +13,10 @@
 use super::{
     cache::Cache,
     holders::Records,
+    rings::Rings,
     shape::{Control, KIND, PER_SPAN, Record, SIZES, SPAN, Shape, Span, blocks},
     sweep,
+    transit::is_under_way,
     word::{Life, Token, Word},
 };
 use crate::{Error, Segment, error::Cause};
@@ -28,7 +30,6 @@ use procession_sys::{
     OverFork,
     hooks::{ForkHooks, around_fork},
 };
-use rustix::{fs::OFlags, io::Errno};
 use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{Arc, Once, Weak},
@@ -137,15 +138,7 @@ fn name(fd: BorrowedFd<'_>) -> String {
 
 /// A new description of the object behind `fd`, which only its holders' copies share.
 pub(crate) fn reopen(operation: &'static str, fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, rustix::fs::Mode::empty()).map_err(|errno| match errno {
-        Errno::NOENT | Errno::NOTDIR => {
-            let call = "open of /proc/self/fd (is /proc mounted?)";
-            Error::new(operation, name(fd), Cause::Unsupported { call, errno })
-        }
-        errno => Error::os(operation, name(fd), "open of /proc/self/fd", errno),
-    })
+    crate::claim::reopen(operation, fd, || name(fd))
 }
 
 impl Arena {
@@ -335,7 +328,7 @@ impl Arena {
                 let size = usize::from(SIZES[class]);
                 Some((start + index * size, size))
             }
-            (None, Word::Owned(_) | Word::Transit(_) | Word::Held(_)) => {
+            (None, Word::Owned(_) | Word::Transit(_) | Word::Message { .. } | Word::Held(_)) => {
                 let len = span.len.load(Ordering::Acquire);
                 (1..=self.shape.spans - number).contains(&len).then(|| (start, len as usize * SPAN))
             }
@@ -363,6 +356,24 @@ impl Records for Arena {
 
     fn token(&self) -> Token {
         Token::new(self.control().tokens.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl Rings for Arena {
+    fn entry(&self, ring: u32) -> &AtomicU64 {
+        &self.control().rings[ring as usize]
+    }
+
+    fn top(&self) -> &AtomicU64 {
+        &self.control().ring_top
+    }
+
+    fn tokens(&self) -> &AtomicU64 {
+        &self.control().tokens
+    }
+
+    fn lives(&self, token: Token) -> bool {
+        is_under_way(self.as_fd(), token)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Mistakes that the model checker must find. In any other build there are none.
 
-/// A mistake in the protocol of holders, to be planted in a model.
+/// A mistake in the protocol of holders or of rings, to be planted in a model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub(crate) enum Bug {
@@ -10,6 +10,10 @@ pub(crate) enum Bug {
     VersionReadLate,
     /// Two that clear their slots at once may each see the other's as taken.
     NoFenceBeforeLook,
+    /// All messages of a dead ring's entry count as over, those of the next ring there among them.
+    AllOfADeadRing,
+    /// A look reads after the entries which tokens were given out.
+    TokensReadLate,
 }
 
 #[cfg(loom)]

@@ -4,7 +4,7 @@
 //!
 //! * `shape`: where things lie; `word`: what a word says; `arena`: an arena in this process;
 //! * `spans`: large blocks; `cache`: small blocks; `records` and `holders`: read-only blocks with many holders;
-//! * `transit`: proof that a parcel exists; `unique` and `hold`: blocks as values that travel; `typed`: what users see;
+//! * `transit`: proof that a parcel exists; `rings` and `ring`: the way through rings; `unique` and `hold`: blocks as values that travel; `typed`: what users see;
 //! * `sweep`: what the dead left.
 //!
 //! Each states its protocol at its top. All follow one rule: everything that is not free says in a word of its own whose
@@ -37,6 +37,8 @@ mod cache;
 mod hold;
 mod holders;
 mod records;
+mod ring;
+mod rings;
 mod shape;
 mod spans;
 mod sweep;
@@ -50,6 +52,7 @@ mod sync {
     pub(crate) use core::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
+pub use ring::HeapRing;
 pub use sweep::HeapStats;
 pub use typed::{Plain, SharedBox, SharedSlice, SharedStr, SharedVec};
 

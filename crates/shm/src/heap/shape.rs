@@ -5,7 +5,7 @@
 //! is sparse: what was never touched takes no memory. Words have a place of their own, apart from the data, so that a
 //! word can always be read and swapped as one, whatever became of its block meanwhile.
 
-use super::holders::COLUMNS;
+use super::{holders::COLUMNS, rings::RINGS};
 use crate::{Kind, Member, signature};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, AtomicU64};
@@ -82,6 +82,10 @@ pub(crate) struct Control {
     pub(crate) lives: [AtomicU64; MEMBERS],
     /// Of which of these lives nothing is left.
     pub(crate) swept: [AtomicU64; MEMBERS],
+    /// No entry of `rings` from here on was ever used. Only grows.
+    pub(crate) ring_top: AtomicU64,
+    /// Which rings there are.
+    pub(crate) rings: [AtomicU64; RINGS as usize],
 }
 
 /// What is known of a span.
@@ -116,7 +120,7 @@ pub(crate) const KIND: Kind = Kind::new(
     "heap",
     u32::from_le_bytes(*b"heap"),
     signature(&[
-        1, // the protocol's version
+        2, // the protocol's version
         SPAN,
         SIZES.len(),
         COLUMNS as usize,

@@ -3,7 +3,7 @@
 //! | word of a span | meaning |
 //! |---|---|
 //! | `Free` | nobody's |
-//! | `Owned`, `Transit`, `Held` | the first of the `len` spans of a large block |
+//! | `Owned`, `Transit`, `Message`, `Held` | the first of the `len` spans of a large block |
 //! | `Tail(head)` | another one of that block |
 //! | `Slab` | small blocks: see `cache` |
 //!
@@ -116,7 +116,7 @@ impl Arena {
     /// How many spans to pass over when looking for free ones: a guess, since others are at work.
     fn width(&self, span: u32, word: u64) -> u32 {
         match Word::read(word) {
-            Word::Owned(_) | Word::Transit(_) | Word::Held(_) => {
+            Word::Owned(_) | Word::Transit(_) | Word::Message { .. } | Word::Held(_) => {
                 self.span(span).len.load(Ordering::Relaxed).clamp(1, self.shape().spans - span)
             }
             _ => 1,

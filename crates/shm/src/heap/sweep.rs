@@ -2,7 +2,7 @@
 //!
 //! Everything in the heap that is not free says whose it is, in a word of its own. A sweep looks at all of these words:
 //!
-//! * owned by a life that is over, or in transit under a lock that is gone: it is taken over by one swap to this
+//! * owned by a life that is over, in transit under a lock that is gone, or in a message that is over (see `rings`): it is taken over by one swap to this
 //!   process's name (small blocks and slots: to `Free`), and then freed as this process's own;
 //! * a slab of a dead process: abandoned; an abandoned slab whose blocks are all free: a free span again;
 //! * a record without holders: ended and finished.
@@ -18,7 +18,7 @@
 //!
 //! # Invariants
 //!
-//! 1. A sweep only swaps words that name a dead life or a token without a lock. Neither ever lives again, so it does
+//! 1. A sweep only swaps words that name a dead life, a token without a lock, or a message that is over. None ever lives again, so it does
 //!    not matter how old the decision is: sweeps can run at the same time, and beside everything else.
 //! 2. `swept` is raised after all words were looked at.
 //!
@@ -30,6 +30,7 @@ use super::{
     arena::{Arena, Block},
     cache::give_up,
     holders::{self, COLUMNS, Records},
+    rings::{self, Over},
     shape::{SIZES, SPAN, blocks},
     transit::is_under_way,
     word::{FREE, Life, Word},
@@ -45,6 +46,10 @@ struct Dead {
     up_to: Vec<u64>,
     /// Whether something may be left of one of them.
     news: bool,
+    /// Which messages of rings are over.
+    messages: Over,
+    /// Nothing but what has this word counts as left.
+    only: Option<u64>,
 }
 
 impl Dead {
@@ -63,7 +68,13 @@ impl Dead {
             news |= over > swept;
             over
         });
-        Dead { up_to: up_to.collect(), news }
+        let up_to = up_to.collect();
+        Dead { up_to, news, messages: rings::look(arena), only: None }
+    }
+
+    /// Nobody, but for the message whose word this is.
+    fn message(word: u64) -> Dead {
+        Dead { up_to: Vec::new(), news: true, messages: Over::default(), only: Some(word) }
     }
 
     fn is(&self, life: Life) -> bool {
@@ -72,9 +83,13 @@ impl Dead {
 
     /// Whether what a word names is gone.
     fn left(&self, arena: &Arena, word: u64) -> bool {
+        if self.only.is_some() {
+            return self.only == Some(word);
+        }
         match Word::read(word) {
             Word::Owned(life) => self.is(life),
             Word::Transit(token) => !is_under_way(arena.as_fd(), token),
+            Word::Message { ring, token } => self.messages.is(ring, token),
             _ => false,
         }
     }
@@ -94,6 +109,11 @@ pub(crate) fn everything(arena: &Arena, me: Life) -> usize {
     run(arena, me, &Dead::look(arena))
 }
 
+/// Frees what is in the message of a ring whose word this is, which is known never to have been committed.
+pub(crate) fn message(arena: &Arena, me: Life, word: u64) -> usize {
+    run(arena, me, &Dead::message(word))
+}
+
 fn bounded(top: &AtomicU64, all: u32) -> u32 {
     u32::try_from(top.load(Ordering::Acquire)).unwrap_or(all).min(all)
 }
@@ -105,7 +125,9 @@ fn run(arena: &Arena, me: Life, dead: &Dead) -> usize {
         let span = arena.span(number);
         let seen = span.word.load(Ordering::Acquire);
         match Word::read(seen) {
-            Word::Owned(_) | Word::Transit(_) => found += large_block(arena, me, dead, number, seen),
+            Word::Owned(_) | Word::Transit(_) | Word::Message { .. } => {
+                found += large_block(arena, me, dead, number, seen)
+            }
             Word::Slab { class, owner } if class < SIZES.len() => {
                 let small = small_blocks(arena, dead, number, class);
                 found += small;
@@ -205,7 +227,7 @@ pub struct HeapStats {
     pub slack: usize,
     /// How many blocks are in use.
     pub blocks: usize,
-    /// How many of these are on their way in a parcel.
+    /// How many of these are on their way, in a parcel or a message.
     pub in_transit: usize,
     /// How many of these are read-only.
     pub shared: usize,
@@ -218,7 +240,7 @@ impl HeapStats {
             word => {
                 self.used += bytes;
                 self.blocks += 1;
-                self.in_transit += usize::from(matches!(word, Word::Transit(_)));
+                self.in_transit += usize::from(matches!(word, Word::Transit(_) | Word::Message { .. }));
                 self.shared += usize::from(matches!(word, Word::Held(_)));
             }
         }

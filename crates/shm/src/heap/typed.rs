@@ -49,7 +49,7 @@ pub(crate) fn zeroed(arena: &Arc<Arena>, bytes: usize, align: usize) -> Result<O
 /// # Across processes
 ///
 /// It goes to another process inside a parcel without a copy of the value, whatever its size, at the price of one
-/// descriptor. Packing moves it: from then on the one here is empty ([`is_here`](SharedBox::is_here)), and a second pack
+/// descriptor, and through a channel that was made on its heap without that. Packing moves it: from then on the one here is empty ([`is_here`](SharedBox::is_here)), and a second pack
 /// fails. A parcel that is dropped undelivered gives it back; one that is lost frees it. Where a `&T` was given out
 /// since the last `&mut`, the pack fails, since that `&T` may still be in use: [`moved`](SharedBox::moved) shows that it is
 /// not.
@@ -286,7 +286,7 @@ impl<T: Plain> Clone for SharedSlice<T> {
     }
 }
 
-/// Only inside a parcel, and once: packing moves the value.
+/// Only inside a parcel or a message of a ring on its heap, and once: packing moves the value.
 impl<T: Plain> Serialize for SharedBox<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.owned.pack(1, size_of::<T>(), align_of::<T>(), serializer)
@@ -295,9 +295,7 @@ impl<T: Plain> Serialize for SharedBox<T> {
 
 impl<'de, T: Plain> Deserialize<'de> for SharedBox<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (owned, len) = unique::In::deserialize(deserializer)?
-            .receive(size_of::<T>(), align_of::<T>())
-            .map_err(D::Error::custom)?;
+        let (owned, len) = unique::unpack(size_of::<T>(), align_of::<T>(), deserializer)?;
         if len != 1 {
             return Err(D::Error::custom(format_args!("a box holds one value, and this block {len}")));
         }
@@ -305,7 +303,7 @@ impl<'de, T: Plain> Deserialize<'de> for SharedBox<T> {
     }
 }
 
-/// Only inside a parcel, and once: packing moves the elements.
+/// Only inside a parcel or a message of a ring on its heap, and once: packing moves the elements.
 impl<T: Plain> Serialize for SharedVec<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.owned.pack(self.len, size_of::<T>(), align_of::<T>(), serializer)
@@ -314,14 +312,12 @@ impl<T: Plain> Serialize for SharedVec<T> {
 
 impl<'de, T: Plain> Deserialize<'de> for SharedVec<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (owned, len) = unique::In::deserialize(deserializer)?
-            .receive(size_of::<T>(), align_of::<T>())
-            .map_err(D::Error::custom)?;
+        let (owned, len) = unique::unpack(size_of::<T>(), align_of::<T>(), deserializer)?;
         Ok(SharedVec { owned, len, elements: PhantomData })
     }
 }
 
-/// Only inside a parcel.
+/// Only inside a parcel or a message of a ring on its heap.
 impl<T: Plain> Serialize for SharedSlice<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.hold.pack(self.len, size_of::<T>(), align_of::<T>(), serializer)
@@ -330,14 +326,12 @@ impl<T: Plain> Serialize for SharedSlice<T> {
 
 impl<'de, T: Plain> Deserialize<'de> for SharedSlice<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (hold, len) = hold::In::deserialize(deserializer)?
-            .receive(size_of::<T>(), align_of::<T>(), false)
-            .map_err(D::Error::custom)?;
+        let (hold, len) = hold::unpack(size_of::<T>(), align_of::<T>(), false, deserializer)?;
         Ok(SharedSlice { hold, len, elements: PhantomData })
     }
 }
 
-/// Only inside a parcel.
+/// Only inside a parcel or a message of a ring on its heap.
 impl Serialize for SharedStr {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.bytes.serialize(serializer)
@@ -346,8 +340,7 @@ impl Serialize for SharedStr {
 
 impl<'de> Deserialize<'de> for SharedStr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (hold, len) =
-            hold::In::deserialize(deserializer)?.receive(1, 1, true).map_err(D::Error::custom)?;
+        let (hold, len) = hold::unpack(1, 1, true, deserializer)?;
         Ok(SharedStr { bytes: SharedSlice { hold, len, elements: PhantomData } })
     }
 }

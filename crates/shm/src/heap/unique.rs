@@ -18,6 +18,9 @@
 //! 3. Unpack: check that the block is one, long enough, aligned, and its word `Transit(token)`; swap that to `Owned` by this
 //!    process: **the commit**; close the descriptor.
 //!
+//! Through a ring it goes without a descriptor: see `ring`. The handle is closed as by a pack, and open again when the ring
+//! says that the message came back.
+//!
 //! # When a process dies
 //!
 //! * The sender before 1: the block is owned by a dead process. After it, the parcel unsent: all descriptors are closed, the
@@ -33,6 +36,7 @@
 use super::{
     arena::{Arena, Block, forks},
     holders::Records,
+    ring::{Trip, incoming, outgoing},
     transit::depart,
     word::{Life, Token},
 };
@@ -41,9 +45,16 @@ use core::{
     ptr::NonNull,
     sync::atomic::{AtomicU32, Ordering},
 };
-use procession_parcel::handle::Unique;
+use procession_parcel::{
+    carrier::{self, offered},
+    handle::Unique,
+};
 use procession_sys::crash_point;
-use serde::{Deserialize, Serialize, Serializer, ser::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error as _, Visitor},
+    ser::Error as _,
+};
 use std::{
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -68,9 +79,9 @@ pub(crate) struct Owned {
     way: Mutex<Option<Box<Way>>>,
 }
 
-struct Way {
-    token: Token,
-    fd: Unique,
+enum Way {
+    Parcel { token: Token, fd: Unique },
+    Ring(Arc<Trip>),
 }
 
 // SAFETY: the block is accessed by the rules for the value that the wrapper says is in it, which is `Send`.
@@ -90,7 +101,7 @@ struct Out<'a> {
 
 /// As it comes out of a parcel.
 #[derive(Deserialize)]
-pub(crate) struct In {
+struct In {
     #[serde(deserialize_with = "procession_parcel::handle::deserialize")]
     fd: OwnedFd,
     numbers: Numbers,
@@ -176,14 +187,20 @@ impl Owned {
     /// Takes a block that was packed back, if its parcel was not delivered and no copy of it was. Under the lock of the
     /// way.
     fn come_back(&self, way: &mut Option<Box<Way>>) -> bool {
-        let Some(fd) = way.as_ref().map(|way| way.fd.take()) else { return true };
-        let Some((fd, known)) = fd.zip(way.as_ref()) else { return false };
-        let owner = self.arena.owner(self.block);
-        let back = owner
-            .compare_exchange(known.token.transit(), self.me.owned(), Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok();
-        crash_point!("heap.send.back");
-        drop(fd);
+        let back = match way.as_deref() {
+            None => return true,
+            Some(Way::Ring(trip)) => trip.is_back(),
+            Some(Way::Parcel { token, fd }) => {
+                let Some(fd) = fd.take() else { return false };
+                let (transit, owned) = (token.transit(), self.me.owned());
+                let owner = self.arena.owner(self.block);
+                let back =
+                    owner.compare_exchange(transit, owned, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+                crash_point!("heap.send.back");
+                drop(fd);
+                back
+            }
+        };
         if back {
             *way = None;
             self.note.store(0, Ordering::Release);
@@ -191,7 +208,7 @@ impl Owned {
         back
     }
 
-    /// Puts the block into the parcel that is being packed, as `len` elements of that size and alignment.
+    /// Puts the block into the parcel or message that is being packed, as `len` elements of that size and alignment.
     pub(crate) fn pack<S: Serializer>(
         &self,
         len: usize,
@@ -199,37 +216,76 @@ impl Owned {
         align: usize,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let fail = |why: &dyn core::fmt::Display| {
-            S::Error::custom(format_args!("failed to pack a block of a shared heap: {why}"))
-        };
+        carrier::serialize(&Packing { owned: self, len, size, align }, serializer)
+    }
+
+    /// Closes the handle, for a block that sets out.
+    fn close(&self) -> Result<MutexGuard<'_, Option<Box<Way>>>, &'static str> {
         if self.forks != forks() {
-            return Err(fail(&"it belongs to the process that this one was forked from"));
+            return Err("it belongs to the process that this one was forked from");
         }
-        let mut way = self.way();
-        if let Err(READ) = self.note.compare_exchange(0, PACKED, Ordering::AcqRel, Ordering::Acquire) {
-            return Err(fail(
-                &"a reference to it that was given out may still be in use: pass `value.moved()`, which shows \
-                  that there is none",
-            ));
+        let way = self.way();
+        match self.note.compare_exchange(0, PACKED, Ordering::AcqRel, Ordering::Acquire) {
+            Err(READ) => {
+                Err("a reference to it that was given out may still be in use: pass `value.moved()`, which \
+                              shows that there is none")
+            }
+            _ => Ok(way),
         }
-        let way = match &mut *way {
+    }
+
+    /// Sets out in a parcel: gives what that says of the block.
+    fn pack_in_parcel<R>(
+        &self,
+        way: &mut Option<Box<Way>>,
+        tell: impl FnOnce(&Unique, Token) -> R,
+    ) -> Result<R, String> {
+        if matches!(way.as_deref(), Some(Way::Ring(_))) && !self.come_back(way) {
+            return Err(ONCE.to_owned());
+        }
+        self.note.store(PACKED, Ordering::Release);
+        let way = match way {
             Some(way) => way,
             none => match self.set_out() {
                 Ok(way) => none.insert(Box::new(way)),
                 Err(error) => {
                     self.note.store(0, Ordering::Release);
-                    return Err(fail(&error));
+                    return Err(error.to_string());
                 }
             },
         };
+        let Way::Parcel { token, fd } = &**way else { return Err(ONCE.to_owned()) };
         // Packing counts first, then writes: here for the second time, and after a parcel that was dropped undelivered,
         // the block still is on its way under the same token.
         let owner = self.arena.owner(self.block).load(Ordering::Acquire);
-        if owner != way.token.transit() || !way.fd.is_here() {
-            return Err(fail(&"it can be sent only once, and has been packed already"));
+        if owner != token.transit() || !fd.is_here() {
+            return Err(ONCE.to_owned());
         }
-        let numbers = [self.block.number(), way.token.number(), len as u64, size as u64, align as u64];
-        Out { fd: &way.fd, numbers: numbers.map(u64::to_le_bytes) }.serialize(serializer)
+        Ok(tell(fd, *token))
+    }
+
+    /// Sets out in a message of a ring.
+    fn pack_in_message(
+        &self,
+        way: &mut Option<Box<Way>>,
+        trip: Result<(Arc<Trip>, bool), &'static str>,
+    ) -> Result<Token, String> {
+        let known =
+            |trip: &Arc<Trip>| matches!(way.as_deref(), Some(Way::Ring(known)) if Arc::ptr_eq(known, trip));
+        match trip {
+            Ok((trip, writes)) if known(&trip) || self.come_back(way) => {
+                self.note.store(PACKED, Ordering::Release);
+                let token = trip.token;
+                let alone = trip.take_along(self.block, self.me, writes);
+                *way = Some(Box::new(Way::Ring(trip)));
+                if alone { Ok(token) } else { Err(ONCE.to_owned()) }
+            }
+            Ok(_) => Err(ONCE.to_owned()),
+            Err(why) => {
+                self.come_back(way).then(|| self.note.store(0, Ordering::Release));
+                Err(why.to_owned())
+            }
+        }
     }
 
     fn set_out(&self) -> Result<Way, Error> {
@@ -241,7 +297,7 @@ impl Owned {
             owner.compare_exchange(self.me.owned(), token.transit(), Ordering::AcqRel, Ordering::Relaxed);
         debug_assert!(ours.is_ok(), "a block of this process");
         crash_point!("heap.send.transit");
-        Ok(Way { token, fd: Unique::new(fd) })
+        Ok(Way::Parcel { token, fd: Unique::new(fd) })
     }
 
     /// Takes the block over to read-only: gives its arena, record and start.
@@ -269,46 +325,109 @@ impl Owned {
 }
 
 const GONE: &str = "this block of a shared heap was sent to another process";
+const ONCE: &str = "it can be sent only once, and has been packed already";
 
-impl In {
-    /// Takes the block over, which must hold elements of that size and alignment; gives how many.
-    pub(crate) fn receive(self, size: usize, align: usize) -> Result<(Owned, usize), Error> {
-        const RECEIVE: &str = "receive a block of";
-        let [number, token, count, found_size, found_align] = self.numbers.map(u64::from_le_bytes);
-        let arena = Arena::behind(self.fd.as_fd())?;
-        let fail = |what: String| Error::new(RECEIVE, arena.name(), Cause::Invalid { what });
-        if (found_size, found_align) != (size as u64, align as u64) {
-            return Err(fail(format!(
-                "it holds elements of {found_size} bytes aligned to {found_align}, expected {size} bytes aligned to \
-                 {align}"
-            )));
+/// A block that is being packed.
+struct Packing<'a> {
+    owned: &'a Owned,
+    len: usize,
+    size: usize,
+    align: usize,
+}
+
+impl Serialize for Packing<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let offered = offered();
+        let fail = |why: &dyn core::fmt::Display| {
+            S::Error::custom(format_args!("failed to pack a block of a shared heap: {why}"))
+        };
+        let Packing { owned, len, size, align } = *self;
+        let numbers = |token: Token| {
+            [owned.block.number(), token.number(), len as u64, size as u64, align as u64]
+                .map(u64::to_le_bytes)
+        };
+        let mut way = owned.close().map_err(|why| fail(&why))?;
+        match outgoing(offered, &owned.arena) {
+            Some(trip) => {
+                let token = owned.pack_in_message(&mut way, trip).map_err(|why| fail(&why))?;
+                numbers(token).serialize(serializer)
+            }
+            None => owned
+                .pack_in_parcel(&mut way, |fd, token| {
+                    Out { fd, numbers: numbers(token) }.serialize(serializer)
+                })
+                .map_err(|why| fail(&why))?,
         }
-        let block = Block::from_number(number);
-        let nowhere = || fail(format!("it says that {count} elements lie where there is no such block"));
-        arena.extent(block).ok_or_else(nowhere)?;
-        let me = arena.me()?;
-        crash_point!("heap.receive.attached");
-        let transit = Token::new(token).transit();
-        arena
-            .owner(block)
-            .compare_exchange(transit, me.owned(), Ordering::AcqRel, Ordering::Relaxed)
-            .map_err(|_| {
-                fail("it is not on its way any more: another copy of the parcel brought it".to_owned())
-            })?;
-        crash_point!("heap.receive.owned");
-        // From here on the block stays what it is; if it is too small it is dropped.
-        let owned = Owned::over(arena.clone(), me, block);
-        let len = usize::try_from(count).unwrap_or(usize::MAX);
-        let fits = arena.extent(block).is_some_and(|(_, capacity)| {
-            len.checked_mul(size).is_some_and(|bytes| bytes <= capacity)
-                && owned.start.as_ptr().addr().is_multiple_of(align)
-        });
-        if !fits {
-            return Err(nowhere());
-        }
-        drop(self.fd);
-        Ok((owned, len))
     }
+}
+
+/// Takes a block over that comes in a parcel or message, which must hold elements of that size and alignment; gives how
+/// many.
+pub(crate) fn unpack<'de, D: Deserializer<'de>>(
+    size: usize,
+    align: usize,
+    deserializer: D,
+) -> Result<(Owned, usize), D::Error> {
+    struct Unpacking(usize, usize);
+    impl<'de> Visitor<'de> for Unpacking {
+        type Value = (Owned, usize);
+        fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+            f.write_str("a block of a shared heap")
+        }
+        fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<(Owned, usize), D::Error> {
+            let Unpacking(size, align) = self;
+            match incoming(offered()) {
+                Some(inbox) => {
+                    let numbers = Numbers::deserialize(d)?;
+                    let message = inbox.core.message(Token::new(u64::from_le_bytes(numbers[1])));
+                    receive(&inbox.core.arena, message, numbers, size, align)
+                }
+                None => {
+                    let In { fd, numbers } = In::deserialize(d)?;
+                    let transit = Token::new(u64::from_le_bytes(numbers[1])).transit();
+                    Arena::behind(fd.as_fd()).and_then(|arena| receive(&arena, transit, numbers, size, align))
+                }
+            }
+            .map_err(D::Error::custom)
+        }
+    }
+    carrier::deserialize(Unpacking(size, align), deserializer)
+}
+
+/// Takes a block over whose word says `from`.
+fn receive(
+    arena: &Arc<Arena>,
+    from: u64,
+    numbers: Numbers,
+    size: usize,
+    align: usize,
+) -> Result<(Owned, usize), Error> {
+    const RECEIVE: &str = "receive a block of";
+    let [number, _, count, found_size, found_align] = numbers.map(u64::from_le_bytes);
+    let fail = |what: String| Error::new(RECEIVE, arena.name(), Cause::Invalid { what });
+    if (found_size, found_align) != (size as u64, align as u64) {
+        return Err(fail(format!(
+            "it holds elements of {found_size} bytes aligned to {found_align}, expected {size} bytes aligned to \
+             {align}"
+        )));
+    }
+    let block = Block::from_number(number);
+    let nowhere = || fail(format!("it says that {count} elements lie where there is no such block"));
+    arena.extent(block).ok_or_else(nowhere)?;
+    let me = arena.me()?;
+    crash_point!("heap.receive.attached");
+    arena.owner(block).compare_exchange(from, me.owned(), Ordering::AcqRel, Ordering::Relaxed).map_err(
+        |_| fail("it is not on its way any more: another copy of the parcel brought it".to_owned()),
+    )?;
+    crash_point!("heap.receive.owned");
+    // From here on the block stays what it is; if it is too small it is dropped.
+    let owned = Owned::over(arena.clone(), me, block);
+    let len = usize::try_from(count).unwrap_or(usize::MAX);
+    let fits = arena.extent(block).is_some_and(|(_, capacity)| {
+        len.checked_mul(size).is_some_and(|bytes| bytes <= capacity)
+            && owned.start.as_ptr().addr().is_multiple_of(align)
+    });
+    if fits { Ok((owned, len)) } else { Err(nowhere()) }
 }
 
 impl Drop for Owned {

@@ -13,6 +13,7 @@ const TAIL: u64 = 3;
 const SLAB: u64 = 4;
 const HELD: u64 = 5;
 const SHARED: u64 = 6;
+const MESSAGE: u64 = 7;
 
 /// The member of a slab that nobody owns.
 const NOBODY: u64 = 0xfff;
@@ -46,7 +47,8 @@ const fn mask(bits: u32) -> u64 {
     (1 << bits) - 1
 }
 
-/// Something unique in the heap: one way of one block through a parcel, or one version of a record.
+/// Something unique in the heap: one way of one block through a parcel, one ring, one message in a ring, or one version of
+/// a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Token(u64);
 
@@ -62,6 +64,11 @@ impl Token {
     /// The word of what is inside a parcel.
     pub(crate) const fn transit(self) -> u64 {
         of(TRANSIT, 0, self.0)
+    }
+
+    /// The word of what is inside this message of a ring.
+    pub(crate) const fn message(self, ring: u32) -> u64 {
+        of(MESSAGE, ring as u64 & 0xfff, self.0)
     }
 
     /// The word of a slab that nobody allocates from.
@@ -93,6 +100,11 @@ pub(crate) enum Word {
     Owned(Life),
     /// In a parcel: alive as long as somebody has the lock with this number.
     Transit(Token),
+    /// In a message of a ring: alive as long as the message is.
+    Message {
+        ring: u16,
+        token: Token,
+    },
     /// A span of a large block that starts elsewhere.
     Tail,
     /// A span of small blocks, and who allocates from it.
@@ -119,6 +131,7 @@ impl Word {
             0 if word == FREE => Word::Free,
             OWNED => Word::Owned(life),
             TRANSIT => Word::Transit(Token(low)),
+            MESSAGE => Word::Message { ring: high as u16, token: Token(low) },
             TAIL => Word::Tail,
             SLAB => Word::Slab {
                 class: (low >> LIFE_BITS) as usize,

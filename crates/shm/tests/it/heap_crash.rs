@@ -1,8 +1,8 @@
 //! Deaths at each step of the heap's protocols: built with `--cfg crash_points`.
 
 use crate::heap_support::{assert_empty, balance, give, start, take};
-use procession_parcel::Parcel;
-use procession_shm::{Heap, SharedBox, SharedSlice, SharedStr, SharedVec};
+use procession_parcel::{Parcel, codec};
+use procession_shm::{Heap, HeapRing, SharedBox, SharedSlice, SharedStr, SharedVec};
 use procession_sys::crash;
 use procession_testkit::{role, watchdog};
 use std::{
@@ -186,5 +186,85 @@ fn a_sweeper_that_dies_leaves_its_work_to_the_next() {
         died(&mut process, point);
         assert_empty(&heap);
         drop(heap.vec::<u8>((64 << 20) - (1 << 20)).unwrap());
+    }
+}
+
+/// What goes through a ring in these tests.
+type Load = (SharedVec<u64>, SharedBox<u64>, SharedStr);
+
+#[test]
+fn role_ring() {
+    let Some(mut role) = role::enter(role_ring) else { return };
+    let socket = UnixStream::from(role.fd());
+    let (point, heap, ring): (String, Heap, HeapRing) = take(&socket);
+    arm(&point);
+    drop(HeapRing::new(&heap).unwrap());
+    let load: Load = (heap.vec(100_000).unwrap(), heap.alloc(1).unwrap(), heap.str("text").unwrap());
+    let mut bytes = Vec::new();
+    for refused in [true, false] {
+        bytes.clear();
+        codec::encode_with(&load, ring.carrier_out(), &mut bytes).unwrap();
+        give(&socket, &ring.token());
+        ring.depart().unwrap();
+        if refused { ring.back() } else { ring.sent() }
+    }
+    drop(load);
+    let load: Load = codec::decode_with(&bytes, ring.carrier_in()).unwrap();
+    ring.received();
+    drop((load, ring, heap));
+    // Other steps of a ring's life are passed through by now.
+    arm("none");
+}
+
+#[test]
+fn one_that_dies_at_any_step_of_a_way_through_a_ring_leaves_what_can_be_revoked() {
+    let _watchdog = watchdog!(Duration::from_secs(120));
+    let points = [
+        "heap.ring.locked",
+        "heap.ring.entered",
+        "heap.ring.held",
+        "heap.ring.held:2",
+        "heap.ring.departed",
+        "heap.ring.departed:2",
+        "heap.ring.departed:3",
+        "heap.ring.back",
+        "heap.ring.back:2",
+        "heap.receive.owned",
+        "heap.receive.owned:2",
+        "heap.hold.attached",
+        "heap.hold.added",
+    ];
+    for revoked in [true, false] {
+        for point in points {
+            let heap = heap();
+            let ring = HeapRing::new(&heap).unwrap();
+            let (mut process, socket) = start(role_ring);
+            give(&socket, &(point, &heap, &ring.another().unwrap()));
+            died(&mut process, point);
+            heap.sweep().unwrap();
+            if revoked {
+                // Nobody committed anything, so this is what a ring does that recovers a dead sender.
+                while let Ok(Some(parcel)) =
+                    procession_parcel::wire::recv(&socket, &procession_parcel::wire::Limits::default(), None)
+                {
+                    let token: Option<u64> = parcel.unpack().unwrap();
+                    ring.revoke(token.unwrap()).unwrap();
+                }
+                assert_eq!(balance(&heap).blocks, 0, "at {point}");
+                drop(ring);
+            } else {
+                let left = balance(&heap);
+                assert!(left.blocks <= 3, "at {point}: {left:?}");
+                drop(ring);
+            }
+            // A process that another test is just starting may have a copy of the claim still.
+            let limit = Duration::from_secs(10);
+            procession_testkit::wait::eventually("the ring is gone", limit, || {
+                heap.sweep().unwrap();
+                heap.stats().blocks == 0
+            });
+            assert_empty(&heap);
+            drop(heap.vec::<u8>((64 << 20) - (1 << 20)).unwrap());
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Death at every instruction: what the dead had is free after a sweep, what others have is whole.
 
 use crate::heap_support::{assert_empty, balance, of_mib};
-use procession_parcel::Parcel;
-use procession_shm::{Heap, SharedStr, SharedVec};
+use procession_parcel::{Parcel, codec};
+use procession_shm::{Heap, HeapRing, SharedStr, SharedVec};
 use procession_testkit::{
     forked, isolated_within,
     step::{Death, Options, Report, each_instruction, each_instruction_after},
@@ -92,6 +92,100 @@ fn a_process_dies_at_every_instruction_of_the_life_of_a_shared_block() {
             drop(parcel.unpack::<SharedStr>().unwrap());
         });
         println!("share, pack and unpack: {report}");
+    });
+}
+
+#[test]
+fn a_process_dies_at_every_instruction_of_a_way_through_a_ring() {
+    isolated("heap_steps::a_process_dies_at_every_instruction_of_a_way_through_a_ring", || {
+        let report = each(9973, |heap| {
+            let ring = HeapRing::new(heap).unwrap();
+            let load = (heap.alloc(1_u64).unwrap(), heap.str("text").unwrap());
+            let mut bytes = Vec::new();
+            codec::encode_with(&load, ring.carrier_out(), &mut bytes).unwrap();
+            ring.depart().unwrap();
+            ring.sent();
+            drop(load);
+            type Load = (procession_shm::SharedBox<u64>, SharedStr);
+            drop(codec::decode_with::<Load>(&bytes, ring.carrier_in()).unwrap());
+            ring.received();
+        });
+        println!("through a ring that dies too: {report}");
+    });
+}
+
+/// Kills one end of a ring of which another end lives; it has the world and, in `bytes`, a message.
+fn each_of_two(thin: u64, operation: impl Fn(&World, &HeapRing, &[u8]), sent: bool) {
+    let setup = || {
+        let world = world();
+        let ring = HeapRing::new(&world.heap).unwrap();
+        let block = world.heap.vec_from(&[9_u64; 10]).unwrap();
+        let mut bytes = Vec::new();
+        codec::encode_with(&block, ring.carrier_out(), &mut bytes).unwrap();
+        if sent {
+            ring.depart().unwrap();
+            ring.sent();
+        } else {
+            ring.back();
+        }
+        drop(block);
+        (world, ring, bytes)
+    };
+    let (mut there, mut gone) = (0, 0);
+    let join = |(world, ..): &mut (World, HeapRing, Vec<u8>)| drop(world.heap.alloc(1_u64).unwrap());
+    let report = each_instruction_after(
+        &options(thin),
+        setup,
+        join,
+        |(world, ring, bytes), ()| operation(world, ring, bytes),
+        |death, (world, ring, bytes)| {
+            world.heap.sweep().unwrap();
+            // Whoever is left gets the block whole, or not at all.
+            match codec::decode_with::<SharedVec<u64>>(bytes, ring.carrier_in()) {
+                Ok(block) => {
+                    assert!(sent && *block == [9; 10]);
+                    there += 1;
+                }
+                Err(_) => gone += 1,
+            }
+            ring.received();
+            ring.release();
+            check(death, world);
+        },
+    );
+    println!("{report}; the block was there after {there} of the deaths, and not after {gone}");
+    assert!(gone > 0 && (!sent || there > 0));
+}
+
+#[test]
+fn a_receiver_dies_at_every_instruction_of_a_decoding() {
+    isolated("heap_steps::a_receiver_dies_at_every_instruction_of_a_decoding", || {
+        each_of_two(
+            1499,
+            |_, ring, bytes| {
+                let block: SharedVec<u64> = codec::decode_with(bytes, ring.carrier_in()).unwrap();
+                assert_eq!(*block, [9; 10]);
+                ring.received();
+            },
+            true,
+        );
+    });
+}
+
+#[test]
+fn a_sender_dies_at_every_instruction_of_a_departure_and_a_return() {
+    isolated("heap_steps::a_sender_dies_at_every_instruction_of_a_departure_and_a_return", || {
+        each_of_two(
+            9973,
+            |world, ring, _| {
+                let block = world.heap.vec_from(&[8_u64; 10]).unwrap();
+                let mut bytes = Vec::with_capacity(256);
+                codec::encode_with(&block, ring.carrier_out(), &mut bytes).unwrap();
+                ring.depart().unwrap();
+                ring.back();
+            },
+            false,
+        );
     });
 }
 

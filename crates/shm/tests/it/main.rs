@@ -1,6 +1,7 @@
 //! What segments promise.
 
 mod attach;
+mod claims;
 mod contents;
 #[cfg(crash_points)]
 mod crash;
