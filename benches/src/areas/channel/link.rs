@@ -1,6 +1,6 @@
 //! Ways for bytes to cross between two processes, and what is done with them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use procession_channel::lane::{Config, RawReceiver, RawSender, pair};
 use procession_channel::{Receiver, Sender, channel};
@@ -30,8 +30,11 @@ pub(super) type Far = dyn Fn(Regime, bool) -> Result<Near, Failure>;
 /// The near end of a link, of whichever kind. The calls through it are the same for all.
 pub(super) struct Near {
     _far: FarSide,
-    round_trips: Box<dyn FnMut(Regime, u64, &[u8]) -> Result<std::time::Duration, Failure>>,
+    round_trips: Box<Run>,
 }
+
+/// Does it so many times with that message.
+type Run = dyn FnMut(Regime, u64, &[u8]) -> Result<Duration, Failure>;
 
 /// A kind of link.
 pub(super) fn of<L: Link + 'static>(regime: Regime, echoes: bool) -> Result<Near, Failure> {
