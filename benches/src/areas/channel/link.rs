@@ -36,6 +36,13 @@ pub(super) struct Near {
 /// Does it so many times with that message.
 type Run = dyn FnMut(Regime, u64, &[u8]) -> Result<Duration, Failure>;
 
+impl Near {
+    /// By `self` as a whole, so that a closure that calls it keeps the far side too.
+    fn run(&mut self, regime: Regime, n: u64, message: &[u8]) -> Result<Duration, Failure> {
+        (self.round_trips)(regime, n, message)
+    }
+}
+
 /// A kind of link.
 pub(super) fn of<L: Link + 'static>(regime: Regime, echoes: bool) -> Result<Near, Failure> {
     // An end that is made on a thread with one core takes it that spinning is useless. Right where both sides are on
@@ -92,13 +99,13 @@ fn sink<L: Link>(link: &mut L) -> Result<(), Failure> {
 pub(super) fn round_trip(far: &Far, regime: Regime, size: usize) -> Entry {
     let mut near = far(regime, true)?;
     let message = vec![7; size];
-    Ok(Box::new(move |n| (near.round_trips)(regime, n, &message)))
+    Ok(Box::new(move |n| near.run(regime, n, &message)))
 }
 
 pub(super) fn throughput(far: &Far, regime: Regime, size: usize) -> Entry {
     let mut near = far(regime, false)?;
     let message = vec![7; size];
-    Ok(Box::new(move |n| (near.round_trips)(regime, n, &message)))
+    Ok(Box::new(move |n| near.run(regime, n, &message)))
 }
 
 /// The lane: bytes in, bytes out.
