@@ -1,6 +1,6 @@
 //! Ways for bytes to cross between two processes, and what is done with them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use procession_channel::lane::{Config, RawReceiver, RawSender, pair};
 use procession_channel::{Receiver, Sender, channel};
@@ -30,7 +30,17 @@ pub(super) type Far = dyn Fn(Regime, bool) -> Result<Near, Failure>;
 /// The near end of a link, of whichever kind. The calls through it are the same for all.
 pub(super) struct Near {
     _far: FarSide,
-    round_trips: Box<dyn FnMut(Regime, u64, &[u8]) -> Result<std::time::Duration, Failure>>,
+    round_trips: Box<Run>,
+}
+
+/// Does it so many times with that message.
+type Run = dyn FnMut(Regime, u64, &[u8]) -> Result<Duration, Failure>;
+
+impl Near {
+    /// By `self` as a whole, so that a closure that calls it keeps the far side too.
+    fn run(&mut self, regime: Regime, n: u64, message: &[u8]) -> Result<Duration, Failure> {
+        (self.round_trips)(regime, n, message)
+    }
 }
 
 /// A kind of link.
@@ -89,13 +99,13 @@ fn sink<L: Link>(link: &mut L) -> Result<(), Failure> {
 pub(super) fn round_trip(far: &Far, regime: Regime, size: usize) -> Entry {
     let mut near = far(regime, true)?;
     let message = vec![7; size];
-    Ok(Box::new(move |n| (near.round_trips)(regime, n, &message)))
+    Ok(Box::new(move |n| near.run(regime, n, &message)))
 }
 
 pub(super) fn throughput(far: &Far, regime: Regime, size: usize) -> Entry {
     let mut near = far(regime, false)?;
     let message = vec![7; size];
-    Ok(Box::new(move |n| (near.round_trips)(regime, n, &message)))
+    Ok(Box::new(move |n| near.run(regime, n, &message)))
 }
 
 /// The lane: bytes in, bytes out.
