@@ -1,4 +1,5 @@
 //! What the tests that die at every instruction have in common.
+#![cfg_attr(crash_points, allow(dead_code, reason = "with crash points nothing is stepped"))]
 
 use procession_shm::{Kind, Segment};
 use procession_testkit::isolated_within;
