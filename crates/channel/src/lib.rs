@@ -31,6 +31,7 @@ mod handle;
 pub mod lane;
 #[cfg(loom)]
 pub mod model;
+pub mod queue;
 
 pub use bell::Waited;
 #[cfg(not(loom))]

@@ -9,6 +9,7 @@ mod lane;
 mod memory;
 mod moves;
 mod processes;
+mod queue;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
 #[cfg(not(crash_points))]
 mod steps;
