@@ -29,6 +29,9 @@ use super::{
 };
 use procession_sys::{crash_point, sync::Ordering};
 
+/// How many records are looked at before one that was never used is taken.
+const NEAR: usize = 32;
+
 /// What a record stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
@@ -188,14 +191,20 @@ impl<M: Memory> Ring<M> {
     fn free_record(&self, hint: u32, used: u32) -> Result<u32, Trouble> {
         let records = &self.words().consumers.records;
         let kind = |index: u32| State::of(self.memory.record(index)).kind();
+        let is_free = |&index: &u32| kind(index).is_none();
         let start = if hint < used { hint } else { 0 };
-        if let Some(index) = (start..used).chain(0..start).find(|&index| kind(index).is_none()) {
+        // Not a long search as long as there are unused ones.
+        let near = (start..used).take(NEAR).chain((0..start).take(NEAR)).find(is_free);
+        if let Some(index) = near {
             return Ok(index);
         }
         if (used as usize) < RECORDS {
             self.memory.reserve_record(used)?;
             records.store(used + 1, Ordering::Release);
             return Ok(used);
+        }
+        if let Some(index) = (0..used).find(is_free) {
+            return Ok(index);
         }
         // What nobody has asked for until now is only counted from now on, the oldest first.
         let ticket = |index: &u32| self.memory.record(*index).first.load(Ordering::Relaxed);

@@ -300,7 +300,7 @@ impl<M: Memory> Ring<M> {
         }
         if pos + fits.1 > producers.mapped.load(Ordering::Relaxed) {
             let before = self.lack(false);
-            let mapped = self.map_until(pos + fits.1)?;
+            let mapped = self.map_until(pos, pos + fits.1)?;
             if mapped < pos + fits.1 {
                 fits = fitting_in(frames, fits.0, mapped - pos);
                 if fits.0 == 0 {
@@ -330,10 +330,13 @@ impl<M: Memory> Ring<M> {
         (count, size)
     }
 
-    /// Gives chunks to positions up to `end`, as far as there are any; tells how far. Under the producers' lock.
-    fn map_until(&self, end: u64) -> Result<u64, Trouble> {
+    /// Gives chunks to positions from the tail's `pos` up to `end`, as far as there are any; tells how far. Under the producers' lock.
+    fn map_until(&self, pos: u64, end: u64) -> Result<u64, Trouble> {
         let (producers, shape) = (&self.words().producers, self.shape());
         let mut mapped = producers.mapped.load(Ordering::Relaxed);
+        if mapped > BOUND || mapped < pos || !mapped.is_multiple_of(shape.chunk()) {
+            return Err(Trouble::Corrupt { what: "map", found: mapped, limit: pos });
+        }
         while mapped < end {
             let Some(chunk) = self.free_chunk()? else { break };
             let index = (mapped >> shape.chunk_shift) & (shape.map_len() - 1);
@@ -390,6 +393,9 @@ impl<M: Memory> Ring<M> {
         let (producers, chunks) = (&words.producers, &words.chunks);
         let mapped = producers.mapped.load(Ordering::Relaxed);
         let mut recycled = producers.recycled.load(Ordering::Relaxed);
+        if recycled > mapped || !recycled.is_multiple_of(shape.chunk()) {
+            return Err(Trouble::Corrupt { what: "map", found: recycled, limit: mapped });
+        }
         // Acquire: consumers have copied out what they free.
         let order = if planted(Bug::RelaxedFreed) { Ordering::Relaxed } else { Ordering::Acquire };
         let freed = words.head.freed.load(order).min(mapped) & !(shape.chunk() - 1);
