@@ -3,6 +3,7 @@
 //! What is here so far:
 //!
 //! * [`lane`]: a ring in shared memory with one sender and one receiver, no lock, and deaths at any instruction;
+//! * [`queue`]: many producers and consumers, and items that a killed consumer cannot lose silently;
 //! * [`Bell`]: a sleeping place in shared memory, which many lanes may share.
 //!
 //! # Words used here
@@ -15,8 +16,12 @@
 //!
 //! # When a process dies
 //!
-//! A killed process leaves whole messages behind, and nobody waits for it for ever: see the section of this name in
-//! [`lane`].
+//! A killed process leaves whole messages behind, and nobody waits for it for ever: see the sections of this name in
+//! [`lane`] and [`queue`].
+//!
+//! # Features
+//!
+//! * `async` (also called `tokio` and `async-io`): queues as futures and streams, for any executor.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
@@ -35,7 +40,11 @@ pub mod queue;
 
 pub use bell::Waited;
 #[cfg(not(loom))]
-pub use {error::Error, handle::Bell};
+pub use {
+    error::Error,
+    handle::Bell,
+    queue::{JoinableQueue, Queue, SimpleQueue},
+};
 
 /// The README's examples, run as tests.
 #[cfg(all(doctest, not(loom)))]

@@ -86,6 +86,7 @@ pub struct Entry {
 /// A queue's words. All zero, but for the shape and the mutexes, is an empty queue.
 #[repr(C)]
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 pub struct Words {
     pub(crate) shape: ShapeWords,
     pub(crate) producers: Producers,
@@ -111,6 +112,7 @@ pub struct ShapeWords {
 /// Written by producers, under their lock.
 #[repr(C, align(128))]
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 pub struct Producers {
     #[cfg(not(loom))]
     pub(crate) mutex: Robust,
@@ -155,6 +157,7 @@ pub struct Tail {
 /// Written by consumers, under their lock.
 #[repr(C, align(128))]
 #[derive(Debug)]
+#[cfg_attr(loom, derive(Default))]
 pub struct Consumers {
     #[cfg(not(loom))]
     pub(crate) mutex: Robust,

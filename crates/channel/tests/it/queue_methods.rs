@@ -178,6 +178,7 @@ fn a_simple_queue_is_empty_for_both(way: Way) {
     assert!(queue.get().unwrap());
     assert!(queue.is_empty());
     queue.close().unwrap();
+    queue.close().unwrap();
     assert!(queue.is_empty() && queue.get().is_err());
 }
 
