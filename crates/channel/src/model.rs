@@ -21,8 +21,11 @@ pub use crate::{
         words::Patience,
     },
 };
-use loom::{cell::UnsafeCell, sync::Arc};
-use procession_sys::sync::{AtomicBool, AtomicU32, Ordering};
+use loom::{
+    cell::UnsafeCell,
+    sync::{Arc, Condvar, Mutex},
+};
+use procession_sys::sync::AtomicU32;
 
 /// A lane's memory in the model. Each word of the ring is a cell of its own, so that an access to it by one end that
 /// is not ordered after one by the other end fails the model.
@@ -99,12 +102,12 @@ impl Memory for Arc<Cells> {
 }
 
 /// A queue's memory in the model. Each word of a chunk is a cell of its own, so that an access to it that is not ordered
-/// after the one before it fails the model. The mutexes spin; nobody dies.
+/// after the one before it fails the model. Nobody dies.
 #[derive(Debug)]
 pub struct QueueCells {
     shape: Shape,
     words: QueueWords,
-    locks: [AtomicBool; 2],
+    locks: [(Mutex<bool>, Condvar); 2],
     records: Vec<Record>,
     map: Vec<AtomicU32>,
     free: [Vec<AtomicU32>; 2],
@@ -112,19 +115,19 @@ pub struct QueueCells {
 }
 
 impl QueueCells {
-    /// A fresh queue with chunks of 32 bytes.
+    /// A fresh queue with chunks of 16 bytes.
     #[must_use]
     pub fn new(chunks: u32, max_items: u64, policy: Policy) -> Arc<QueueCells> {
-        let shape = Shape { chunk_shift: 5, chunks, max_items, max_bytes: u64::MAX, policy, joinable: false };
+        let shape = Shape { chunk_shift: 4, chunks, max_items, max_bytes: u64::MAX, policy, joinable: false };
         let words = |count: u64| (0..count).map(|_| AtomicU32::new(0)).collect();
         Arc::new(QueueCells {
             shape,
             words: QueueWords::default(),
-            locks: [AtomicBool::new(false), AtomicBool::new(false)],
+            locks: [(); 2].map(|()| (Mutex::new(false), Condvar::new())),
             records: (0..RECORDS).map(|_| Record::default()).collect(),
             map: words(shape.map_len()),
             free: [words(chunks.into()), words(chunks.into())],
-            chunks: (0..chunks).map(|_| (0..4).map(|_| UnsafeCell::new(0)).collect()).collect(),
+            chunks: (0..chunks).map(|_| (0..2).map(|_| UnsafeCell::new(0)).collect()).collect(),
         })
     }
 
@@ -132,8 +135,21 @@ impl QueueCells {
         &self.chunks[chunk as usize][at as usize / 8]
     }
 
-    fn side(&self, side: Side) -> &AtomicBool {
+    fn side(&self, side: Side) -> &(Mutex<bool>, Condvar) {
         &self.locks[usize::from(side == Side::Consumers)]
+    }
+
+    fn take(&self, side: Side, wait: bool) -> Result<Found, NoLock> {
+        let (mutex, free) = self.side(side);
+        let mut locked = mutex.lock().map_err(|_| NoLock::Held)?;
+        while *locked {
+            if !wait {
+                return Err(NoLock::Held);
+            }
+            locked = free.wait(locked).map_err(|_| NoLock::Held)?;
+        }
+        *locked = true;
+        Ok(Found::Clean)
     }
 }
 
@@ -167,20 +183,21 @@ impl QueueMemory for Arc<QueueCells> {
     }
 
     fn lock(&self, side: Side, _: Patience) -> Result<Found, NoLock> {
-        while self.side(side).swap(true, Ordering::Acquire) {
-            loom::thread::yield_now();
-        }
-        Ok(Found::Clean)
+        self.take(side, true)
     }
 
     fn try_lock(&self, side: Side) -> Result<Found, NoLock> {
-        if self.side(side).swap(true, Ordering::Acquire) { Err(NoLock::Held) } else { Ok(Found::Clean) }
+        self.take(side, false)
     }
 
     fn repaired(&self, _: Side) {}
 
     fn unlock(&self, side: Side) {
-        self.side(side).store(false, Ordering::Release);
+        let (mutex, free) = self.side(side);
+        if let Ok(mut locked) = mutex.lock() {
+            *locked = false;
+        }
+        free.notify_one();
     }
 
     fn is_orphaned(&self, _: Side) -> bool {

@@ -1,5 +1,5 @@
 //! What lies in a queue's shared memory, and how the algorithm reaches it.
-#![cfg_attr(not(loom), allow(unreachable_pub, reason = "public in the model only"))]
+#![allow(unreachable_pub, reason = "public in the model, and there as far as it is needed")]
 
 use super::{gate::Gate, trouble::Trouble};
 #[cfg(not(loom))]
