@@ -133,8 +133,8 @@ impl Robust {
         Self::locked(unsafe { libc::pthread_mutex_trylock(self.mutex.get()) })
     }
 
-    /// As [`lock`](Robust::lock), for a mutex inside a primitive, which is held for a moment, while no foreign code runs:
-    /// there is room for it where a user's locks have used up theirs.
+    /// Locks it: waits as long as somebody holds it who lives, until the deadline at the longest. For a mutex inside a
+    /// primitive, which is held for a moment, while no foreign code runs: there is room for it where a user's locks have used up theirs.
     ///
     /// # Errors
     ///

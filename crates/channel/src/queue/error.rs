@@ -149,7 +149,7 @@ pub enum JoinError {
     /// They were not done in time.
     TimedOut,
     /// Consumers died with this many items in hand, and the policy is to report them
-    /// ([`JoinableQueue::settle`](super::JoinableQueue::settle)).
+    /// ([`Queue::settle`](super::Queue::settle)).
     InDoubt(u64),
     /// The queue cannot do its work.
     Unusable(Trouble),

@@ -27,7 +27,8 @@ impl QueueBuilder {
 /// A [`Queue`] that tells when all of its items are done.
 ///
 /// An item that was taken by [`get`](Queue::get) is in hand of its process until that calls
-/// [`task_done`](JoinableQueue::task_done), once per item. A [`claim`](Queue::claim) is done by itself.
+/// [`task_done`](JoinableQueue::task_done), once per item. A [`claim`](Queue::claim) is done by itself. Batches are of one
+/// item here.
 ///
 /// # When a process dies
 ///

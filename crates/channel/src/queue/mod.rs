@@ -84,6 +84,8 @@ mod claim;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
+mod get;
+#[cfg(not(loom))]
 mod joinable;
 #[cfg(all(feature = "async", not(loom)))]
 mod later;
@@ -99,8 +101,9 @@ pub use later::Items;
 pub use {
     claim::Claim,
     error::{GetError, JoinError, PutError, PutManyError, QueueError, TooManyDone},
+    get::Iter,
     hands::{InDoubt, QueueStats},
     joinable::{JoinableQueue, SimpleQueue},
-    queue::{Iter, Queue, QueueBuilder},
+    queue::{Queue, QueueBuilder},
 };
 pub use {trouble::Trouble, words::Policy};

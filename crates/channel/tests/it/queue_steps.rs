@@ -70,19 +70,19 @@ fn producer_dies(name: &str, thin: u64, before_the_end: usize, len: usize) {
 
 #[test]
 fn a_producer_dies_at_every_instruction() {
-    producer_dies("queue_steps::a_producer_dies_at_every_instruction", 307, 20_000, 21);
+    producer_dies("queue_steps::a_producer_dies_at_every_instruction", 797, 20_000, 21);
 }
 
 #[test]
 fn a_producer_that_takes_a_chunk_dies_at_every_instruction() {
-    producer_dies("queue_steps::a_producer_that_takes_a_chunk_dies_at_every_instruction", 499, 0, 140);
+    producer_dies("queue_steps::a_producer_that_takes_a_chunk_dies_at_every_instruction", 1999, 0, 140);
 }
 
 fn consumer_dies(name: &str, policy: Policy) {
     isolated(name, || {
         let (mut waits, mut doubtful, mut consumed) = (0, 0, 0);
         let report = each_instruction_after(
-            &options(307),
+            &options(997),
             || {
                 let queue = world(policy, 20_000);
                 assert_eq!(drain(&queue), [1, 2]);

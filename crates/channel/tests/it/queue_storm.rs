@@ -191,18 +191,18 @@ fn check(queue: &Queue<Item>, log: &Log, policy: Policy, kills: u64) {
 
 #[test]
 fn a_storm_over_a_queue_that_reports_loses_nothing_silently() {
-    let _watchdog = watchdog!(Duration::from_secs(120).max(Duration::from_millis(40) * kills(40)));
+    let _watchdog = watchdog!(Duration::from_secs(120).max(Duration::from_millis(300) * kills(40)));
     storm(Policy::Report);
 }
 
 #[test]
 fn a_storm_over_a_queue_that_redelivers_loses_nothing() {
-    let _watchdog = watchdog!(Duration::from_secs(120).max(Duration::from_millis(40) * kills(40)));
+    let _watchdog = watchdog!(Duration::from_secs(120).max(Duration::from_millis(300) * kills(40)));
     storm(Policy::Redeliver);
 }
 
 #[test]
 fn a_storm_over_a_queue_that_drops_counts_what_it_loses() {
-    let _watchdog = watchdog!(Duration::from_secs(120).max(Duration::from_millis(40) * kills(40)));
+    let _watchdog = watchdog!(Duration::from_secs(120).max(Duration::from_millis(300) * kills(40)));
     storm(Policy::Drop);
 }
