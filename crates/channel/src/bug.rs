@@ -25,6 +25,24 @@ pub enum Bug {
     CloseWithoutRing,
     /// A receiver that finds the other end closed does not look for a last message.
     NoLookAfterClose,
+    /// The commit of a put does not publish the frame.
+    RelaxedTail,
+    /// A consumer frees the space before it has copied the frame out.
+    FreedBeforeCopy,
+    /// A consumer's word that space is free does not order the copy before it.
+    RelaxedFree,
+    /// A producer that uses space again does not order that after the consumer's word.
+    RelaxedFreed,
+    /// A ringer looks at a gate without a fence after its commit.
+    NoFenceBeforeGate,
+    /// A ringer at a gate does not count, so a sleeper on its way falls asleep after the wake.
+    GateNotCounted,
+    /// A ringer at a gate clears the flag though others may sleep.
+    GateClearedAlways,
+    /// A queue that is closed wakes nobody.
+    QueueCloseWithoutRing,
+    /// A consumer looks at the tail before it looks whether the queue is closed.
+    NoLookAfterQueueClose,
 }
 
 #[cfg(loom)]

@@ -4,6 +4,7 @@
 //!
 //! * [`channel`](channel()): values from one sender to one receiver, which may be in different processes;
 //! * [`lane`]: what it stands on, a ring in shared memory without a lock, which survives deaths at any instruction;
+//! * [`queue`]: many producers and consumers, and items that a killed consumer cannot lose silently;
 //! * [`Bell`]: a sleeping place in shared memory, which many lanes may share.
 //!
 //! # Words used here
@@ -16,8 +17,12 @@
 //!
 //! # When a process dies
 //!
-//! A killed process leaves whole messages behind, and nobody waits for it for ever: see the section of this name in
-//! [`lane`].
+//! A killed process leaves whole messages behind, and nobody waits for it for ever: see the sections of this name in
+//! [`lane`] and [`queue`].
+//!
+//! # Features
+//!
+//! * `async` (also called `tokio` and `async-io`): queues as futures and streams, for any executor.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
@@ -32,6 +37,7 @@ mod handle;
 pub mod lane;
 #[cfg(loom)]
 pub mod model;
+pub mod queue;
 
 pub use bell::Waited;
 #[cfg(not(loom))]
@@ -39,6 +45,7 @@ pub use {
     error::Error,
     handle::Bell,
     lane::{ChannelBuilder, ReceiveError, Receiver, Sender, Unsent, channel, channel_on},
+    queue::{JoinableQueue, Queue, SimpleQueue},
 };
 
 /// The README's examples, run as tests.

@@ -54,7 +54,7 @@ pub(crate) const MARK: &str = "procession_parcel::handle";
 pub(crate) const MARK_SHARED: &str = "procession_parcel::shared_handle";
 
 const NO_PARCEL_OUT: &str = "a handle (it holds a file descriptor) can only be packed into a parcel: pass it \
-                             as an argument of a process, or to a pool's initialiser";
+                             as an argument of a process, to a pool's initialiser, or through a Pipe";
 const NO_PARCEL_IN: &str = "a handle (it holds a file descriptor) can only be unpacked from a parcel: receive \
                             it as an argument of a process";
 

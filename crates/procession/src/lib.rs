@@ -19,7 +19,9 @@ pub use procession_shm as shm;
 #[doc(inline)]
 pub use procession_sync as sync;
 
-pub use procession_channel::{ChannelBuilder, ReceiveError, Receiver, Sender, Unsent, channel, channel_on};
+pub use procession_channel::{
+    ChannelBuilder, JoinableQueue, Queue, ReceiveError, Receiver, Sender, SimpleQueue, Unsent, channel, channel_on,
+};
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
 #[cfg(feature = "pool")]
 pub use procession_pool::{Pool, TaskError};
@@ -54,8 +56,9 @@ pub mod prelude {
         RawValue, RwLock, Semaphore, Value,
     };
     pub use crate::{
-        Context, ExitStatus, Fd, JoinError, Process, RemoteError, Run, StartMethod, active_children, at_exit,
-        cpu_count, current_process, fork_server_preload, on_child_start, parent_process, scope, spawn, task,
+        Context, ExitStatus, Fd, JoinError, JoinableQueue, Process, Queue, RemoteError, Run, SimpleQueue,
+        StartMethod, active_children, at_exit, cpu_count, current_process, fork_server_preload,
+        on_child_start, parent_process, scope, spawn, task,
     };
     #[cfg(feature = "pool")]
     pub use crate::{Pool, TaskError};

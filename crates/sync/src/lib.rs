@@ -86,7 +86,7 @@ mod record;
 #[cfg(not(loom))]
 mod rlock;
 #[cfg(not(loom))]
-mod robust;
+pub mod robust;
 #[cfg(not(loom))]
 mod rwlock;
 #[cfg_attr(loom, allow(unreachable_pub, reason = "public in the model only"))]

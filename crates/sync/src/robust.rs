@@ -1,4 +1,8 @@
-//! A mutex that the kernel lets go of when its holder ends: a robust, process-shared pthread mutex.
+//! For structures in shared memory of one's own: a mutex that the kernel lets go of when its holder ends, a robust,
+//! process-shared pthread mutex.
+//!
+//! Users take a [`Lock`](crate::Lock). This is what locks are made of, for a crate that lays out a segment itself and must
+//! repair what it guards when a holder dies.
 //!
 //! The kernel walks a thread's list of held robust mutexes when the thread ends, however it ends, marks each and wakes
 //! a waiter (`get_robust_list(2)`, `pthread_mutexattr_setrobust(3)`). That makes this the only lock here whose waiters
@@ -9,8 +13,9 @@
 //! 1. A mutex is initialised once, before any other process can see it, and lies in zeroed memory.
 //! 2. Its memory is not unmapped and not used for anything else while a thread of this process holds it or is about
 //!    to let it go. Unmapped, it would cut the kernel's walk short; reused, the kernel could write into what is there
-//!    then (glibc bug 14485). The callers keep the memory mapped for the length of each call here; a lock that is held
-//!    while its last handle goes is kept by `arena`.
+//!    then (glibc bug 14485). The callers keep the memory mapped for the length of each call here, and one of two:
+//!    nothing of theirs returns to a user while it is held, or the segment asks them before it unmaps
+//!    ([`Segment::keep_while`](procession_shm::Segment::keep_while), as the locks of this crate do).
 //! 3. No thread holds more than [`MOST_HELD`]: the kernel walks 2,048 entries, and would not free the rest.
 //! 4. Who gets [`Locked::OwnerDied`] repairs what the mutex guards, then calls [`Robust::made_consistent`]. If it dies
 //!    between the two, the next one gets the same answer.
@@ -24,7 +29,7 @@ use core::{
 use procession_sys::Deadline;
 
 /// How many robust mutexes one thread may hold at a time.
-pub(crate) const MOST_HELD: u32 = 1024;
+pub const MOST_HELD: u32 = 1024;
 /// How many more of the library's own.
 const INSIDE: u32 = 64;
 
@@ -37,9 +42,11 @@ unsafe extern "C" {
     ) -> libc::c_int;
 }
 
-/// A mutex in shared memory.
+/// A mutex in shared memory, of 40 bytes. It is not made but found: zeroed memory that [`init`](Robust::init) was called on.
+///
+/// It is locked once at a time by a thread; locking it again there waits without end.
 #[repr(C)]
-pub(crate) struct Robust {
+pub struct Robust {
     mutex: UnsafeCell<libc::pthread_mutex_t>,
 }
 
@@ -50,7 +57,7 @@ unsafe impl Sync for Robust {}
 
 /// What the new holder finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Locked {
+pub enum Locked {
     /// The last holder let it go.
     Clean,
     /// The last holder ended while it held it.
@@ -59,7 +66,7 @@ pub(crate) enum Locked {
 
 /// Why there is no new holder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum NotLocked {
+pub enum NotLocked {
     /// Somebody holds it, and the deadline has come.
     TimedOut,
     /// This thread holds [`MOST_HELD`] already.
@@ -70,7 +77,11 @@ pub(crate) enum NotLocked {
 
 impl Robust {
     /// Makes a mutex of zeroed memory that nobody else can see yet (invariant 1).
-    pub(crate) fn init(&self) -> Result<(), std::io::Error> {
+    ///
+    /// # Errors
+    ///
+    /// The system has no robust mutexes, or none between processes.
+    pub fn init(&self) -> Result<(), std::io::Error> {
         let check = |code: i32| if code == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(code)) };
         let mut attributes = core::mem::MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
         let attributes = attributes.as_mut_ptr();
@@ -111,8 +122,12 @@ impl Robust {
     }
 
     /// Locks it if nobody holds it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotLocked::TimedOut`] if somebody holds it; [`NotLocked::TooMany`], [`NotLocked::Damaged`].
     #[inline]
-    pub(crate) fn try_lock(&self) -> Result<Locked, NotLocked> {
+    pub fn try_lock(&self) -> Result<Locked, NotLocked> {
         Self::room(MOST_HELD)?;
         self.try_anyhow()
     }
@@ -123,9 +138,14 @@ impl Robust {
         Self::locked(unsafe { libc::pthread_mutex_trylock(self.mutex.get()) })
     }
 
-    /// As [`lock`](Robust::lock), for a mutex inside a primitive, which is held for a moment, while no foreign code runs:
-    /// there is room for it where a user's locks have used up theirs. At a deadline of 0 it does not wait.
-    pub(crate) fn lock_inside(&self, deadline: Option<Deadline>) -> Result<Locked, NotLocked> {
+    /// Locks it: waits as long as somebody holds it who lives, until the deadline at the longest; at a deadline of 0 it does
+    /// not wait. For a mutex inside a primitive, which is held for a moment, while no foreign code runs: there is room for it
+    /// where a user's locks have used up theirs.
+    ///
+    /// # Errors
+    ///
+    /// See [`NotLocked`].
+    pub fn lock_inside(&self, deadline: Option<Deadline>) -> Result<Locked, NotLocked> {
         Self::room(MOST_HELD + INSIDE)?;
         match deadline {
             Some(now) if now.as_nanos() == 0 => self.try_anyhow(),
@@ -151,20 +171,23 @@ impl Robust {
     }
 
     /// Whether a thread that lives holds it. May have changed by the time that the answer is there.
+    #[must_use]
     #[inline]
-    pub(crate) fn is_locked(&self) -> bool {
+    pub fn is_locked(&self) -> bool {
         let word = self.word().load(Ordering::Relaxed);
         word & libc::FUTEX_TID_MASK != 0 && word & libc::FUTEX_OWNER_DIED == 0
     }
 
     /// Whether nobody has it, so that it is worth trying.
+    #[must_use]
     #[inline]
-    pub(crate) fn looks_free(&self) -> bool {
+    pub fn looks_free(&self) -> bool {
         self.word().load(Ordering::Relaxed) & libc::FUTEX_TID_MASK == 0
     }
 
     /// Whether its holder died, and nobody has taken it since.
-    pub(crate) fn is_orphaned(&self) -> bool {
+    #[must_use]
+    pub fn is_orphaned(&self) -> bool {
         self.word().load(Ordering::Relaxed) & libc::FUTEX_OWNER_DIED != 0
     }
 
@@ -212,14 +235,15 @@ impl Robust {
     }
 
     /// Declares that what the mutex guards is whole again. The caller holds it and was told of a death.
-    pub(crate) fn made_consistent(&self) {
+    pub fn made_consistent(&self) {
         // SAFETY: as in `lock`. Called by anybody else it changes nothing and says so.
         unsafe { libc::pthread_mutex_consistent(self.mutex.get()) };
     }
 
     /// Lets it go; false if the calling thread does not hold it.
     #[inline]
-    pub(crate) fn unlock(&self) -> bool {
+    #[allow(clippy::must_use_candidate, reason = "a holder knows the answer")]
+    pub fn unlock(&self) -> bool {
         // SAFETY: as in `lock`. A robust mutex checks who unlocks it.
         let mine = unsafe { libc::pthread_mutex_unlock(self.mutex.get()) } == 0;
         if mine {
@@ -232,6 +256,12 @@ impl Robust {
 fn timespec(deadline: Deadline) -> libc::timespec {
     let nanos = deadline.as_nanos();
     libc::timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as i64 }
+}
+
+impl core::fmt::Debug for Robust {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Robust").field("is_locked", &self.is_locked()).finish()
+    }
 }
 
 const _: () = assert!(size_of::<Robust>() == 40 && align_of::<Robust>() == 8);
