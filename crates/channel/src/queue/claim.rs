@@ -35,11 +35,25 @@ impl InHand {
         }
     }
 
+    /// Acknowledges one of so many items and gives the others up. Where one record stands for all of them, they are given
+    /// up together, unless it is the only one.
+    pub(super) fn acknowledge_of(mut self, index: usize, count: usize) {
+        let Some(hand) = self.take() else { return };
+        if hand.records().count() == count
+            && let Some(record) = hand.records().nth(index)
+        {
+            self.inner.ring.acknowledge_one(record);
+        }
+        // What was acknowledged is not given up: it has another state.
+        self.inner.ring.give_up(&hand, std::process::id());
+    }
+
     /// Leaves it to `task_done`.
     pub(super) fn leave_undone(mut self) {
         if let Some(hand) = self.take() {
+            let left = self.inner.ring.leave(&hand);
             let mut undone = self.inner.undone.lock().unwrap_or_else(PoisonError::into_inner);
-            undone.extend(hand.records());
+            undone.extend(left);
         }
     }
 }

@@ -104,12 +104,17 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
         item
     }
 
+    /// Before each take: consumers that never wait must find the dead all the same.
+    pub(super) fn look_now_and_then(&self) {
+        if self.shape().keeps() && self.inner.takes.fetch_add(1, Ordering::Relaxed) % LOOK == LOOK - 1 {
+            // What goes wrong, the take finds too.
+            let _ = self.inner.ring.look_after();
+        }
+    }
+
     fn take(&self, most: usize, wait: Wait, frames: &mut Vec<u8>) -> Result<Taken, GetError> {
         let ring = &self.inner.ring;
-        if self.shape().keeps() && self.inner.takes.fetch_add(1, Ordering::Relaxed) % LOOK == LOOK - 1 {
-            // Consumers that never wait must find the dead all the same. What goes wrong, the take finds too.
-            let _ = ring.look_after();
-        }
+        self.look_now_and_then();
         let (most, mut hint) = (most as u64, HINT.get());
         let taken = match wait {
             Wait::No => ring.try_take(most, &mut hint, Patience::Brief, frames),
@@ -127,7 +132,8 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
     ///
     /// # Errors
     ///
-    /// See [`GetError`]. If one of them cannot be decoded, all of them are treated as those of a dead consumer are.
+    /// See [`GetError`]. If one of them cannot be decoded, all of them are treated as those of a dead consumer are; with
+    /// `Policy::Redeliver` that one is gone, and the others come again.
     pub fn get_many(&self, most: usize) -> Result<Vec<T>, GetError> {
         self.get_batch(most, Wait::Until(None))
     }
@@ -159,9 +165,16 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
             let hand = InHand::new(self.inner.clone(), taken.hand);
             let mut items = Vec::with_capacity(count);
             let mut rest = frames.as_slice();
-            for _ in 0..count {
+            for index in 0..count {
                 let (item, after) = next_item(rest);
-                items.push(item?);
+                match item {
+                    Ok(item) => items.push(item),
+                    Err(error) => {
+                        // Taken again, it would only fail again, and keep everybody from what comes after it.
+                        hand.acknowledge_of(index, count);
+                        return Err(error);
+                    }
+                }
                 rest = after;
             }
             if self.shape().joinable {

@@ -44,9 +44,15 @@ pub enum Kind {
     Doubt = 3,
 }
 
-/// A record's state: the kind in 4 bits, attempts in 12, the member in 16, and the number of the record's use.
+/// A record's state: the kind in 3 bits, [`LEFT`], attempts in 12 bits, the member in 16, and the number of the record's
+/// use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct State(u64);
+
+/// The item was given out, and is left to `task_done`.
+const LEFT: u64 = 8;
+/// The member of a record that nobody holds, and that could not be settled yet.
+const NOBODY: u16 = u16::MAX;
 
 impl State {
     pub(super) fn of(record: &Record) -> State {
@@ -64,7 +70,7 @@ impl State {
 
     /// `None` where it is free, or makes no sense.
     pub(super) fn kind(self) -> Option<Kind> {
-        match self.0 & 0xf {
+        match self.0 & 7 {
             1 => Some(Kind::Held),
             2 => Some(Kind::Again),
             3 => Some(Kind::Doubt),
@@ -90,6 +96,14 @@ impl State {
 
     pub(super) fn taken_again(self, member: u16) -> State {
         State::new(Kind::Held, self.attempts() + 1, member, self.used())
+    }
+
+    fn left(self) -> State {
+        State(self.0 | LEFT)
+    }
+
+    fn nobodys(self) -> State {
+        State::new(Kind::Held, self.attempts(), NOBODY, self.used())
     }
 
     fn freed(self) -> State {
@@ -218,10 +232,25 @@ impl<M: Memory> Ring<M> {
     #[inline]
     pub fn acknowledge(&self, hand: &Hand) {
         for (index, state) in hand.records() {
-            self.memory.record(index).state.store(state.freed().0, Ordering::Release);
+            // Not a plain store: a copy of a claim in a forked child must not free what has become another's.
+            let record = self.memory.record(index);
+            let _ =
+                record.state.compare_exchange(state.0, state.freed().0, Ordering::AcqRel, Ordering::Relaxed);
         }
         crash_point!("queue.acknowledged");
         self.rings_after_acknowledging();
+    }
+
+    /// Leaves records to `task_done`: gives those that are.
+    pub(super) fn leave(&self, hand: &Hand) -> Vec<(u32, State)> {
+        let change = |&(index, state): &(u32, State)| {
+            let record = self.memory.record(index);
+            record
+                .state
+                .compare_exchange(state.0, state.left().0, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        };
+        hand.records().filter(change).map(|(index, state)| (index, state.left())).collect()
     }
 
     /// As [`acknowledge`](Ring::acknowledge) for a record that others may acknowledge at the same time; whether it was
@@ -253,7 +282,16 @@ impl<M: Memory> Ring<M> {
 
     /// The owner of these records does not finish with the items: they are treated as if it had died.
     pub fn give_up(&self, hand: &Hand, pid: u32) {
-        let Ok(held) = self.lock(Side::Consumers, Patience::Until(None)) else { return };
+        let Ok(held) = self.lock(Side::Consumers, Patience::Brief) else {
+            // Whoever looks after the dead next settles it. This runs in drops, also while a panic unwinds: it must not
+            // wait for a holder that is stopped.
+            for (index, state) in hand.records() {
+                let record = self.memory.record(index);
+                let nobodys = state.nobodys().0;
+                let _ = record.state.compare_exchange(state.0, nobodys, Ordering::AcqRel, Ordering::Relaxed);
+            }
+            return;
+        };
         for (index, state) in hand.records() {
             if State::of(self.memory.record(index)) == state {
                 self.settle_record(index, state, pid);
@@ -263,13 +301,13 @@ impl<M: Memory> Ring<M> {
         self.rings_after_settling();
     }
 
-    /// A record of this member for `task_done`: the one with the lowest ticket.
+    /// A record of this member that is left to `task_done`: the one with the lowest ticket.
     pub fn oldest_of(&self, member: u16) -> Option<(u32, State)> {
         let mine = (0..self.records_used()).filter_map(|index| {
             let record = self.memory.record(index);
             let state = State::of(record);
-            let held = state.kind() == Some(Kind::Held) && state.member() == member;
-            held.then(|| (record.first.load(Ordering::Relaxed), index, state))
+            let left = state.kind() == Some(Kind::Held) && state.0 & LEFT != 0 && state.member() == member;
+            left.then(|| (record.first.load(Ordering::Relaxed), index, state))
         });
         mine.min_by_key(|&(first, ..)| first).map(|(_, index, state)| (index, state))
     }
@@ -289,15 +327,7 @@ impl<M: Memory> Ring<M> {
     /// The consumers' lock cannot be had.
     pub fn look_after(&self) -> Result<bool, Trouble> {
         let orphaned = self.memory.is_orphaned(Side::Consumers);
-        let mut asked: Vec<(u16, bool)> = Vec::new();
-        let mut dead = |member: u16| match asked.iter().find(|(asked, _)| *asked == member) {
-            Some(&(_, dead)) => dead,
-            None => {
-                let dead = self.memory.is_dead(member);
-                asked.push((member, dead));
-                dead
-            }
-        };
+        let mut dead = self.verdicts();
         let mut records = (0..self.records_used()).map(|index| State::of(self.memory.record(index)));
         let any = records.any(|state| state.kind() == Some(Kind::Held) && dead(state.member()));
         if !any && !orphaned {
@@ -305,7 +335,9 @@ impl<M: Memory> Ring<M> {
         }
         match self.lock(Side::Consumers, Patience::Brief) {
             Ok(held) => {
-                let settled = self.settle(&mut dead);
+                // Asked anew: until the lock was had, a dead member's number may have gone to a living process. Under it, it
+                // cannot, since that takes the lock too (invariant 3).
+                let settled = self.settle(&mut self.verdicts());
                 drop(held);
                 if settled {
                     self.rings_after_settling();
@@ -314,6 +346,19 @@ impl<M: Memory> Ring<M> {
             }
             Err(NoLock::Held) => Ok(false),
             Err(NoLock::Trouble(trouble)) => Err(trouble),
+        }
+    }
+
+    /// Who is dead; each is asked for once.
+    fn verdicts(&self) -> impl FnMut(u16) -> bool + '_ {
+        let mut asked: Vec<(u16, bool)> = Vec::new();
+        move |member| match asked.iter().find(|(asked, _)| *asked == member) {
+            Some(&(_, dead)) => dead,
+            None => {
+                let dead = member == NOBODY || self.memory.is_dead(member);
+                asked.push((member, dead));
+                dead
+            }
         }
     }
 
@@ -486,7 +531,7 @@ impl<M: Memory> Ring<M> {
         let waiting = words.tail.ticket.load(Ordering::Acquire).saturating_sub(head);
         let again =
             if words.tail.again.load(Ordering::Acquire) == 0 { 0 } else { self.count_of(Kind::Again) };
-        waiting + again
+        waiting.saturating_add(again)
     }
 
     /// Whether everything that was accepted has been taken and is settled or acknowledged; else what is in doubt.
@@ -518,9 +563,12 @@ impl<M: Memory> Ring<M> {
             NoLock::Trouble(trouble) => trouble,
         })?;
         let words = self.words();
+        // Once: producers go on meanwhile, and takes do not.
+        let accepted = words.tail.ticket.load(Ordering::Acquire);
+        let waiting = accepted.saturating_sub(words.head.ticket.load(Ordering::Acquire));
         let stats = QueueStats {
-            accepted: words.tail.ticket.load(Ordering::Acquire),
-            waiting: self.len(),
+            accepted,
+            waiting: waiting.saturating_add(self.count_of(Kind::Again)),
             in_hand: self.count_of(Kind::Held),
             in_doubt: self.count_of(Kind::Doubt),
             lost: words.consumers.lost.load(Ordering::Acquire),

@@ -187,6 +187,8 @@ impl<T: DeserializeOwned + 'static> Items<'_, T> {
         if sleep.ends() {
             // What goes wrong, the attempt finds too.
             let _ = ring.look_after();
+        } else {
+            queue.look_now_and_then();
         }
         let attempt = || {
             let (mut hint, mut frames) = (0, Vec::new());

@@ -357,10 +357,16 @@ impl Memory for Mapped {
 impl Mapped {
     #[cold]
     fn join(&self) -> Result<u16, Trouble> {
+        let mut failed = false;
         let mut recover = |dead: Member| {
+            // A lock that cannot be had cannot be had for the next of a thousand either.
+            if failed {
+                return false;
+            }
             // Another handle of the same memory: the one here is borrowed.
             let mapped = Mapped::of(self.segment.clone(), self.shape);
-            super::ring::Ring::new(mapped).settle_member(dead.index() as u16)
+            failed = !super::ring::Ring::new(mapped).settle_member(dead.index() as u16);
+            !failed
         };
         match self.segment.join(&mut recover) {
             Ok(member) => Ok(member.index() as u16),

@@ -447,7 +447,10 @@ impl<T: Serialize> Queue<T> {
                         Err(error) => failed = Some(error),
                     }
                 }
-                if let Err((put, refused)) = self.put_frames(frames, count as u64, wait) {
+                // None, if the first one cannot be encoded.
+                if count > 0
+                    && let Err((put, refused)) = self.put_frames(frames, count as u64, wait)
+                {
                     done += put as usize;
                     return Some(refused.with(()));
                 }

@@ -234,7 +234,9 @@ impl<M: Memory> Ring<M> {
                     put += count;
                 }
                 Err(Refused::Full(lack)) => {
-                    if !self.wait_for_room(lack, deadline, spin) {
+                    // Who holds the lock may be stopped, and others quicker each time: no wait need ever end by itself.
+                    let late = deadline.is_some_and(Deadline::passed);
+                    if late || !self.wait_for_room(lack, deadline, spin) {
                         return Err((put, Refused::Full(lack)));
                     }
                 }

@@ -19,6 +19,8 @@ use procession_sys::{
 
 /// A batch ends with the item that reaches this many bytes.
 const BATCH_BYTES: u64 = 1 << 20;
+/// `errno(3)`; the same on every architecture.
+const ENOMEM: i32 = 12;
 /// Where bodies stay until they are acknowledged: that much may be freed before it is looked for.
 const RECLAIM: u64 = 64 * 1024;
 
@@ -181,6 +183,10 @@ impl<M: Memory> Ring<M> {
     ) -> Result<Taken, NotTaken> {
         loop {
             match self.try_take(most, hint, Patience::Until(deadline), into) {
+                // There may be something, behind a lock whose holder is stopped.
+                Err(NotTaken::Empty) if deadline.is_some_and(Deadline::passed) => {
+                    return Err(NotTaken::Empty);
+                }
                 Err(NotTaken::Empty) => {}
                 other => return other,
             }
@@ -233,7 +239,8 @@ impl<M: Memory> Ring<M> {
 
     #[inline]
     fn read(&self, pos: u64, len: usize, into: &mut Vec<u8>) -> Result<(), Trouble> {
-        into.reserve(len);
+        // A length that makes no sense must not end this process.
+        into.try_reserve(len).map_err(|_| Trouble::NoMemory(ENOMEM))?;
         self.each_chunk(pos, len, |chunk, at, len| self.memory.read(chunk, at, len, into))
     }
 

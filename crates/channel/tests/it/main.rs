@@ -15,6 +15,7 @@ mod processes;
 mod queue;
 #[cfg(crash_points)]
 mod queue_crash;
+mod queue_edges;
 mod queue_hostile;
 #[cfg(feature = "async")]
 mod queue_later;
