@@ -25,12 +25,16 @@ compile_error!("procession supports Linux only");
 mod bell;
 mod bug;
 #[cfg(not(loom))]
+pub mod connection;
+#[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
 mod handle;
 pub mod lane;
 #[cfg(loom)]
 pub mod model;
+#[cfg(all(feature = "net", not(loom)))]
+pub mod net;
 
 pub use bell::Waited;
 #[cfg(not(loom))]

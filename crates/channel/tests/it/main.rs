@@ -8,6 +8,8 @@ mod hostile;
 mod lane;
 mod memory;
 mod moves;
+#[cfg(feature = "net")]
+mod net;
 mod processes;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
 #[cfg(not(crash_points))]

@@ -1,0 +1,271 @@
+//! Looks through a pickle before anything is made of it.
+//!
+//! # What is let through
+//!
+//! A pickle is a program for a small stack machine, some of whose instructions name functions and call them. This reads the
+//! instructions one by one, as a table of what each takes and leaves, and lets through those that make plain values: None,
+//! booleans, numbers, strings, bytes, lists, tuples, dictionaries, sets. Every other one is an error: names of classes and
+//! functions (`GLOBAL`, `STACK_GLOBAL`, `INST`, `EXT`), calls (`REDUCE`, `NEWOBJ`, `OBJ`, `BUILD`), references to objects and
+//! buffers elsewhere (`PERSID`, `NEXT_BUFFER`). So nothing is looked up and nothing is called, whatever reads it afterwards.
+//!
+//! # What is bounded
+//!
+//! A value that nests deeper than [`DEPTH`] would overflow the stack of whoever walks over it. A value may be referred to
+//! many times, so that a short pickle stands for an enormous one: the size of what it expands to is added up, and bounded.
+//! For that sum to hold, nothing may grow once it is part of something else, which rules out values that contain themselves.
+
+/// How deep a value may nest.
+pub(super) const DEPTH: u32 = 128;
+/// A value may take so many bytes for each byte of its pickle, or [`ROOM`], whichever is more.
+const EXPANSION: u64 = 64;
+const ROOM: u64 = 16 << 20;
+/// What an item takes beside its bytes.
+const ITEM: u64 = 16;
+/// The longest number as text, whose conversion is not linear.
+const DIGITS: usize = 4096;
+
+#[derive(Clone, Copy)]
+struct Node {
+    depth: u32,
+    size: u64,
+    /// Part of something else.
+    used: bool,
+    remembered: bool,
+}
+
+struct Machine {
+    nodes: Vec<Node>,
+    /// Indices of nodes.
+    stack: Vec<usize>,
+    marks: Vec<usize>,
+    memo: std::collections::HashMap<u64, usize>,
+    limit: u64,
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: u64) -> Result<&'a [u8], String> {
+        let taken = usize::try_from(count).ok().and_then(|count| self.rest.split_at_checked(count));
+        let (bytes, rest) = taken
+            .ok_or_else(|| format!("an item of {count} bytes, and {} bytes are left", self.rest.len()))?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    /// A little-endian number of so many bytes.
+    fn number(&mut self, count: u64) -> Result<u64, String> {
+        let bytes = self.bytes(count)?;
+        Ok(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
+    fn line(&mut self) -> Result<&'a [u8], String> {
+        let end = self.rest.iter().position(|byte| *byte == b'\n').ok_or("a line without an end")?;
+        let line = &self.rest[..end];
+        self.rest = &self.rest[end + 1..];
+        Ok(line)
+    }
+
+    fn key(&mut self) -> Result<u64, String> {
+        let line = self.line()?;
+        let key = std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok());
+        key.ok_or_else(|| format!("`{}` as a number in its memo", line.escape_ascii()))
+    }
+}
+
+impl Machine {
+    fn node(&mut self, depth: u32, size: u64) -> usize {
+        self.nodes.push(Node { depth, size: size.saturating_add(ITEM), used: false, remembered: false });
+        self.nodes.len() - 1
+    }
+
+    fn leaf(&mut self, size: usize) {
+        let node = self.node(0, size as u64);
+        self.stack.push(node);
+    }
+
+    fn pop(&mut self) -> Result<usize, String> {
+        // What lies below a mark belongs to somebody else.
+        let floor = self.marks.last().copied().unwrap_or(0);
+        match self.stack.len() > floor {
+            true => self.stack.pop().ok_or_else(empty),
+            false => Err(empty()),
+        }
+    }
+
+    fn top(&self) -> Result<usize, String> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        self.stack[floor.min(self.stack.len())..].last().copied().ok_or_else(empty)
+    }
+
+    /// Everything above the last mark.
+    fn above_mark(&mut self) -> Result<Vec<usize>, String> {
+        let mark = self.marks.pop().ok_or("an end without a beginning")?;
+        Ok(self.stack.split_off(mark.min(self.stack.len())))
+    }
+
+    fn add(&mut self, container: usize, items: &[usize]) -> Result<(), String> {
+        if self.nodes[container].used {
+            return Err(
+                "a value that changes after it became part of another, or that contains itself".into()
+            );
+        }
+        for &item in items {
+            let Node { depth, size, .. } = self.nodes[item];
+            self.nodes[item].used = true;
+            let node = &mut self.nodes[container];
+            node.depth = node.depth.max(depth + 1);
+            node.size = node.size.saturating_add(size);
+        }
+        // An item that is its own container is used only now.
+        if self.nodes[container].used {
+            return Err("a value that contains itself".into());
+        }
+        let Node { depth, size, .. } = self.nodes[container];
+        if depth > DEPTH {
+            return Err(format!("values nested deeper than {DEPTH}"));
+        }
+        if size > self.limit {
+            return Err(format!("more than {} bytes, spread out: its parts refer to each other", self.limit));
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, items: &[usize]) -> Result<(), String> {
+        let node = self.node(0, 0);
+        self.add(node, items)?;
+        self.stack.push(node);
+        Ok(())
+    }
+
+    fn extend(&mut self, items: &[usize]) -> Result<(), String> {
+        let container = self.top()?;
+        self.add(container, items)
+    }
+
+    fn remember(&mut self, key: u64) -> Result<(), String> {
+        let node = self.top()?;
+        // CPython does neither, and readers disagree about what it means.
+        if std::mem::replace(&mut self.nodes[node].remembered, true) || self.memo.insert(key, node).is_some()
+        {
+            return Err(format!("item {key} of its memo twice"));
+        }
+        Ok(())
+    }
+
+    fn recall(&mut self, key: u64) -> Result<(), String> {
+        let node =
+            *self.memo.get(&key).ok_or_else(|| format!("item {key} of its memo, which is not there"))?;
+        self.stack.push(node);
+        Ok(())
+    }
+
+    fn tuple(&mut self, count: usize) -> Result<(), String> {
+        let mut items = Vec::with_capacity(count);
+        for _ in 0..count {
+            items.push(self.pop()?);
+        }
+        self.make(&items)
+    }
+}
+
+fn empty() -> String {
+    "an instruction that takes more than is there".into()
+}
+
+/// Checks that a pickle is one plain value, to its last byte.
+pub(super) fn inspect(pickle: &[u8]) -> Result<(), String> {
+    let mut from = Reader { rest: pickle };
+    let mut to = Machine {
+        nodes: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: std::collections::HashMap::new(),
+        limit: ROOM.max((pickle.len() as u64).saturating_mul(EXPANSION)),
+    };
+    loop {
+        let at = pickle.len() - from.rest.len();
+        let op = from.number(1)? as u8;
+        match op {
+            // PROTO and FRAME say nothing about the value.
+            0x80 => drop(from.bytes(1)?),
+            0x95 => drop(from.bytes(8)?),
+            b'N' | 0x88 | 0x89 => to.leaf(0),
+            b'K' => to.leaf(from.bytes(1)?.len()),
+            b'M' => to.leaf(from.bytes(2)?.len()),
+            b'J' => to.leaf(from.bytes(4)?.len()),
+            b'G' => to.leaf(from.bytes(8)?.len()),
+            b'I' | b'L' | b'F' => match from.line()?.len() {
+                len if len <= DIGITS => to.leaf(len),
+                len => return Err(format!("a number of {len} digits")),
+            },
+            b'S' | b'V' => to.leaf(from.line()?.len()),
+            // LONG1, SHORT_BINSTRING, SHORT_BINBYTES, SHORT_BINUNICODE
+            0x8a | b'U' | b'C' | 0x8c => sized(&mut from, &mut to, 1)?,
+            // LONG4, BINSTRING, BINBYTES, BINUNICODE
+            0x8b | b'T' | b'B' | b'X' => sized(&mut from, &mut to, 4)?,
+            // BINUNICODE8, BINBYTES8, BYTEARRAY8
+            0x8d | 0x8e | 0x96 => sized(&mut from, &mut to, 8)?,
+            // EMPTY_LIST, EMPTY_TUPLE, EMPTY_DICT, EMPTY_SET
+            b']' | b')' | b'}' | 0x8f => to.leaf(0),
+            b'(' => to.marks.push(to.stack.len()),
+            // LIST, TUPLE, DICT, FROZENSET
+            b'l' | b't' | b'd' | 0x91 => {
+                let items = to.above_mark()?;
+                to.make(&items)?;
+            }
+            0x85 => to.tuple(1)?,
+            0x86 => to.tuple(2)?,
+            0x87 => to.tuple(3)?,
+            b'a' => {
+                let item = to.pop()?;
+                to.extend(&[item])?;
+            }
+            b's' => {
+                let pair = [to.pop()?, to.pop()?];
+                to.extend(&pair)?;
+            }
+            // APPENDS, SETITEMS, ADDITEMS
+            b'e' | b'u' | 0x90 => {
+                let items = to.above_mark()?;
+                to.extend(&items)?;
+            }
+            b'0' => drop(to.pop()?),
+            b'1' => drop(to.above_mark()?),
+            b'p' => to.remember(from.key()?)?,
+            b'q' => to.remember(from.number(1)?)?,
+            b'r' => to.remember(from.number(4)?)?,
+            0x94 => to.remember(to.memo.len() as u64)?,
+            b'g' => to.recall(from.key()?)?,
+            b'h' => to.recall(from.number(1)?)?,
+            b'j' => to.recall(from.number(4)?)?,
+            b'.' => {
+                return match (to.stack.len(), to.marks.len(), from.rest.len()) {
+                    (1, 0, 0) => Ok(()),
+                    (1, 0, left) => Err(format!("{left} bytes behind its end")),
+                    _ => Err("an end in the middle of a value".into()),
+                };
+            }
+            b'c' | 0x93 | b'i' | 0x82..=0x84 => {
+                return Err(format!(
+                    "the name of a class or function at byte {at}: only plain values are loaded"
+                ));
+            }
+            b'R' | 0x81 | 0x92 | b'o' | b'b' => {
+                return Err(format!("a call at byte {at}: only plain values are loaded"));
+            }
+            b'P' | b'Q' | 0x97 | 0x98 => {
+                return Err(format!("a reference to something elsewhere at byte {at}"));
+            }
+            other => return Err(format!("{other:#04x} at byte {at}, which is no instruction")),
+        }
+    }
+}
+
+fn sized(from: &mut Reader<'_>, to: &mut Machine, width: u64) -> Result<(), String> {
+    let len = from.number(width)?;
+    to.leaf(from.bytes(len)?.len());
+    Ok(())
+}

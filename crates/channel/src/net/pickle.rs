@@ -1,0 +1,83 @@
+//! Plain values as pickles, for CPython at the other end.
+//!
+//! Loading a pickle here executes nothing. It is looked through first (`inspect`), instruction by instruction: one that names
+//! a class or a function, or calls something, is an error, and so is a pickle that nests too deep or stands for far more than
+//! its own length. Then the `serde-pickle` crate makes the value, which knows no functions to call.
+//!
+//! **That holds for this side only.** CPython's `recv` executes what a pickle says, so a Python peer must trust whoever knows
+//! the key.
+
+use super::inspect::inspect;
+use crate::connection::{Connection, ConnectionError, Kind};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_pickle::{DeOptions, SerOptions};
+use std::{io, time::Duration};
+
+const SEND: &str = "send a pickle";
+const RECV: &str = "receive a pickle";
+
+/// A value as a pickle of protocol 3, which every Python 3 loads.
+///
+/// A struct becomes a dictionary, a tuple a tuple, `Vec<T>` a list, `None` and `()` None; for Python's `bytes` use
+/// [`Bytes`](procession_parcel::Bytes), since a `Vec<u8>` is a list of numbers.
+///
+/// # Errors
+///
+/// If the value's `Serialize` implementation fails.
+pub fn dumps<T: Serialize + ?Sized>(value: &T) -> io::Result<Vec<u8>> {
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+    serde_pickle::to_vec(&value, SerOptions::new()).map_err(invalid)
+}
+
+/// The plain value that a pickle of any protocol stands for; nothing is executed.
+///
+/// Into a type of yours, or into [`serde_pickle::Value`], which takes every plain value.
+///
+/// # Errors
+///
+/// If it is no pickle, is not plain (instances, classes, functions, `bytearray` before protocol 5), nests deeper than 128, is
+/// by far larger spread out than as a pickle, contains itself, or does not fit the type.
+pub fn loads<T: DeserializeOwned>(pickle: &[u8]) -> io::Result<T> {
+    let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
+    inspect(pickle).map_err(|found| invalid(format!("the pickle holds {found}")))?;
+    serde_pickle::from_slice(pickle, DeOptions::new()).map_err(|error| invalid(error.to_string()))
+}
+
+/// Messages for CPython's `send` and `recv`, in place of this connection's own types.
+impl<S, R> Connection<S, R> {
+    /// Sends a value as a [pickle](dumps), which CPython's `recv` gives out.
+    ///
+    /// # Errors
+    ///
+    /// If the value cannot be a pickle; as [`send_bytes`](Connection::send_bytes).
+    pub fn send_pickle<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), ConnectionError> {
+        let pickle = dumps(value).map_err(|error| ConnectionError::io(SEND, error))?;
+        self.send_bytes(&pickle)
+    }
+
+    /// Receives what CPython's `send` sent, if it is a plain value; [nothing is executed](loads).
+    ///
+    /// # Errors
+    ///
+    /// If the message is no such pickle: it is gone then, and the next can be received; as
+    /// [`recv_bytes`](Connection::recv_bytes).
+    pub fn recv_pickle<T: DeserializeOwned>(&self) -> Result<T, ConnectionError> {
+        load(&self.recv_bytes()?)
+    }
+
+    /// As [`recv_pickle`](Connection::recv_pickle), for `timeout` at most: then `None`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_pickle`](Connection::recv_pickle).
+    pub fn recv_pickle_timeout<T: DeserializeOwned>(
+        &self,
+        timeout: Duration,
+    ) -> Result<Option<T>, ConnectionError> {
+        self.recv_bytes_timeout(timeout)?.map(|pickle| load(&pickle)).transpose()
+    }
+}
+
+fn load<T: DeserializeOwned>(pickle: &[u8]) -> Result<T, ConnectionError> {
+    loads(pickle).map_err(|error| ConnectionError::new(RECV, Kind::Malformed(error.to_string())))
+}

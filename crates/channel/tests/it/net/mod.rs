@@ -1,0 +1,3 @@
+//! Listeners, clients and their handshakes.
+
+mod handshake;
