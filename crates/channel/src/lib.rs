@@ -3,6 +3,7 @@
 //! What is here so far:
 //!
 //! * [`lane`]: a ring in shared memory with one sender and one receiver, no lock, and deaths at any instruction;
+//! * [`connection`]: pipes and streams, whose messages carry descriptors;
 //! * [`Bell`]: a sleeping place in shared memory, which many lanes may share.
 //!
 //! # Words used here

@@ -2,6 +2,7 @@
 #![cfg(not(loom))]
 
 mod bell;
+mod connection;
 #[cfg(crash_points)]
 mod crash;
 mod hostile;
