@@ -4,7 +4,7 @@ use rustix::net::{SocketAddrAny, SocketAddrUnix};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     str::FromStr,
@@ -39,7 +39,7 @@ impl Address {
         }
         let address = SocketAddrUnix::try_from(address).ok()?;
         if let Some(name) = address.abstract_name() {
-            return Some(Address::Abstract(name.to_vec()));
+            return (!name.is_empty()).then(|| Address::Abstract(name.to_vec()));
         }
         let path = address.path_bytes().filter(|path| !path.is_empty())?;
         Some(Address::Unix(std::ffi::OsStr::from_bytes(path).into()))
@@ -125,6 +125,8 @@ to_address! {
     Address: this => Ok(vec![this.clone()]);
     SocketAddr: this => Ok(vec![(*this).into()]);
     (IpAddr, u16): this => Ok(vec![SocketAddr::from(*this).into()]);
+    (Ipv4Addr, u16): this => Ok(vec![SocketAddr::from(*this).into()]);
+    (Ipv6Addr, u16): this => Ok(vec![SocketAddr::from(*this).into()]);
     (&str, u16): this => resolve(this.0, this.1);
     (String, u16): this => resolve(&this.0, this.1);
     str: this => Ok(vec![this.parse()?]);

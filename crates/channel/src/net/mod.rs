@@ -211,6 +211,12 @@ fn half(
     deadline: Deadline,
     doing: &'static str,
 ) -> Result<(), Error> {
+    // A packet would be cut.
+    match rustix::net::sockopt::socket_type(connection.as_fd()) {
+        Ok(rustix::net::SocketType::STREAM) => {}
+        Ok(_) => return Err(Error::invalid(doing, "", "this takes a stream socket")),
+        Err(error) => return Err(Error::io(doing, "", error)),
+    }
     let mut handshake = handshake.map_err(|error| Error::io(doing, "", error))?.allow_md5(allow_md5);
     socket::drive(connection, &mut handshake, deadline).map_err(|refusal| Error::refused(doing, "", refusal))
 }
