@@ -3,6 +3,7 @@
 
 mod bell;
 mod connection;
+mod connection_processes;
 #[cfg(crash_points)]
 mod crash;
 mod hostile;
@@ -15,3 +16,5 @@ mod processes;
 mod steps;
 mod support;
 mod typed;
+mod wait;
+mod ways;
