@@ -4,6 +4,7 @@
 //!
 //! * [`lane`]: a ring in shared memory with one sender and one receiver, no lock, and deaths at any instruction;
 //! * [`connection`]: pipes and streams, whose messages carry descriptors;
+//! * [`wait`]: for connections, listeners, the ends of processes and others, all at once;
 //! * [`Bell`]: a sleeping place in shared memory, which many lanes may share.
 //!
 //! # Words used here
@@ -36,10 +37,17 @@ pub mod lane;
 pub mod model;
 #[cfg(all(feature = "net", not(loom)))]
 pub mod net;
+#[cfg(not(loom))]
+mod wait;
 
 pub use bell::Waited;
 #[cfg(not(loom))]
-pub use {error::Error, handle::Bell};
+pub use {
+    connection::{Connection, ConnectionError, Pipe},
+    error::Error,
+    handle::Bell,
+    wait::{Waitable, wait, wait_deadline},
+};
 
 /// The README's examples, run as tests.
 #[cfg(all(doctest, not(loom)))]

@@ -79,6 +79,8 @@ struct Input {
     /// The message's length, once the header is complete.
     len: Option<u64>,
     body: Vec<u8>,
+    /// How much of the body was read; what is behind that is zero, and written once.
+    filled: usize,
     /// Whether the descriptors of this frame were looked for.
     looked: bool,
     fds: Vec<OwnedFd>,
@@ -194,18 +196,19 @@ impl Stream {
         if len > max {
             return Err(ConnectionError::new(RECV, Kind::TooLarge { len, limit: max }));
         }
-        while (input.body.len() as u64) < len {
-            let got = input.body.len();
-            let left = usize::try_from(len - got as u64).unwrap_or(usize::MAX);
-            let step = left.min(STEP.max(got));
-            let no_memory = |_| ConnectionError::new(RECV, Kind::TooLarge { len, limit: got as u64 });
-            input.body.try_reserve(step).map_err(no_memory)?;
-            input.body.resize(got + step, 0);
-            let came = self.read(&mut input.body[got..]);
-            input.body.truncate(got + *came.as_ref().ok().and_then(Option::as_ref).unwrap_or(&0));
-            match came {
-                Ok(Some(0)) => return Err(cut_off(got as u64, len)),
-                Ok(Some(_)) => {}
+        while (input.filled as u64) < len {
+            let Input { body, filled: got, .. } = &mut *input;
+            if *got == body.len() {
+                let left = usize::try_from(len - *got as u64).unwrap_or(usize::MAX);
+                let step = left.min(STEP.max(*got));
+                let limit = *got as u64;
+                body.try_reserve(step)
+                    .map_err(|_| ConnectionError::new(RECV, Kind::TooLarge { len, limit }))?;
+                body.resize(*got + step, 0);
+            }
+            match self.read(&mut body[*got..]) {
+                Ok(Some(0)) => return Err(cut_off(*got as u64, len)),
+                Ok(Some(came)) => *got += came,
                 Ok(None) => return Ok(Arrived::Nothing),
                 Err(errno) => return Err(ConnectionError::io(RECV, errno)),
             }

@@ -3,6 +3,7 @@
 
 mod bell;
 mod connection;
+mod connection_processes;
 #[cfg(crash_points)]
 mod crash;
 mod hostile;
@@ -17,3 +18,5 @@ mod processes;
 mod steps;
 mod support;
 mod typed;
+mod wait;
+mod ways;
