@@ -13,6 +13,13 @@
 //! A value that nests deeper than [`DEPTH`] would overflow the stack of whoever walks over it. A value may be referred to
 //! many times, so that a short pickle stands for an enormous one: the size of what it expands to is added up, and bounded.
 //! For that sum to hold, nothing may grow once it is part of something else, which rules out values that contain themselves.
+//!
+//! # What comes out
+//!
+//! The same pickle, if nothing in it is referred to; otherwise one that says the same without references. (The reader counts
+//! the references that it meets, and takes a value that is shared inside of a shared one for its own part.)
+
+use std::{borrow::Cow, collections::HashMap, ops::Range};
 
 /// How deep a value may nest.
 pub(super) const DEPTH: u32 = 128;
@@ -24,9 +31,21 @@ const ITEM: u64 = 16;
 /// The longest number as text, whose conversion is not linear.
 const DIGITS: usize = 4096;
 
-#[derive(Clone, Copy)]
+enum Sort {
+    /// The instruction that makes it.
+    Leaf(Range<usize>),
+    List,
+    Tuple,
+    Dict,
+    Set,
+    FrozenSet,
+}
+
 struct Node {
+    sort: Sort,
+    items: Vec<usize>,
     depth: u32,
+    /// Spread out, in bytes.
     size: u64,
     /// Part of something else.
     used: bool,
@@ -38,7 +57,9 @@ struct Machine {
     /// Indices of nodes.
     stack: Vec<usize>,
     marks: Vec<usize>,
-    memo: std::collections::HashMap<u64, usize>,
+    memo: HashMap<u64, usize>,
+    /// Whether something was referred to.
+    shared: bool,
     limit: u64,
 }
 
@@ -76,13 +97,15 @@ impl<'a> Reader<'a> {
 }
 
 impl Machine {
-    fn node(&mut self, depth: u32, size: u64) -> usize {
-        self.nodes.push(Node { depth, size: size.saturating_add(ITEM), used: false, remembered: false });
+    fn node(&mut self, sort: Sort, size: u64) -> usize {
+        let size = size.saturating_add(ITEM);
+        self.nodes.push(Node { sort, items: Vec::new(), depth: 0, size, used: false, remembered: false });
         self.nodes.len() - 1
     }
 
-    fn leaf(&mut self, size: usize) {
-        let node = self.node(0, size as u64);
+    fn push(&mut self, sort: Sort) {
+        let size = if let Sort::Leaf(range) = &sort { range.len() as u64 } else { 0 };
+        let node = self.node(sort, size);
         self.stack.push(node);
     }
 
@@ -113,11 +136,12 @@ impl Machine {
             );
         }
         for &item in items {
-            let Node { depth, size, .. } = self.nodes[item];
             self.nodes[item].used = true;
+            let Node { depth, size, .. } = self.nodes[item];
             let node = &mut self.nodes[container];
             node.depth = node.depth.max(depth + 1);
             node.size = node.size.saturating_add(size);
+            node.items.push(item);
         }
         // An item that is its own container is used only now.
         if self.nodes[container].used {
@@ -133,8 +157,8 @@ impl Machine {
         Ok(())
     }
 
-    fn make(&mut self, items: &[usize]) -> Result<(), String> {
-        let node = self.node(0, 0);
+    fn make(&mut self, sort: Sort, items: &[usize]) -> Result<(), String> {
+        let node = self.node(sort, 0);
         self.add(node, items)?;
         self.stack.push(node);
         Ok(())
@@ -159,15 +183,38 @@ impl Machine {
         let node =
             *self.memo.get(&key).ok_or_else(|| format!("item {key} of its memo, which is not there"))?;
         self.stack.push(node);
+        self.shared = true;
         Ok(())
     }
 
-    fn tuple(&mut self, count: usize) -> Result<(), String> {
-        let mut items = Vec::with_capacity(count);
-        for _ in 0..count {
-            items.push(self.pop()?);
+    /// The last items of the stack, in their order.
+    fn last<const N: usize>(&mut self) -> Result<[usize; N], String> {
+        let mut items = [0; N];
+        for item in items.iter_mut().rev() {
+            *item = self.pop()?;
         }
-        self.make(&items)
+        Ok(items)
+    }
+
+    fn tuple<const N: usize>(&mut self) -> Result<(), String> {
+        let items = self.last::<N>()?;
+        self.make(Sort::Tuple, &items)
+    }
+
+    /// Writes a value without references. It nests no deeper than [`DEPTH`].
+    fn write(&self, node: usize, pickle: &[u8], out: &mut Vec<u8>) {
+        let Node { sort, items, .. } = &self.nodes[node];
+        let (before, after): (&[u8], u8) = match sort {
+            Sort::Leaf(range) => return out.extend_from_slice(&pickle[range.clone()]),
+            Sort::List => (b"](", b'e'),
+            Sort::Tuple => (b"(", b't'),
+            Sort::Dict => (b"}(", b'u'),
+            Sort::Set => (b"\x8f(", 0x90),
+            Sort::FrozenSet => (b"(", 0x91),
+        };
+        out.extend_from_slice(before);
+        items.iter().for_each(|item| self.write(*item, pickle, out));
+        out.push(after);
     }
 }
 
@@ -175,56 +222,52 @@ fn empty() -> String {
     "an instruction that takes more than is there".into()
 }
 
-/// Checks that a pickle is one plain value, to its last byte.
-pub(super) fn inspect(pickle: &[u8]) -> Result<(), String> {
+/// Checks that a pickle is one plain value, to its last byte, and gives one of the same value without references.
+pub(super) fn inspect(pickle: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     let mut from = Reader { rest: pickle };
     let mut to = Machine {
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
-        memo: std::collections::HashMap::new(),
+        memo: HashMap::new(),
+        shared: false,
         limit: ROOM.max((pickle.len() as u64).saturating_mul(EXPANSION)),
     };
     loop {
         let at = pickle.len() - from.rest.len();
         let op = from.number(1)? as u8;
+        if let Some(whole) = leaf(op, &mut from)? {
+            let end = pickle.len() - from.rest.len();
+            if whole {
+                to.push(Sort::Leaf(at..end));
+            }
+            continue;
+        }
         match op {
-            // PROTO and FRAME say nothing about the value.
-            0x80 => drop(from.bytes(1)?),
-            0x95 => drop(from.bytes(8)?),
-            b'N' | 0x88 | 0x89 => to.leaf(0),
-            b'K' => to.leaf(from.bytes(1)?.len()),
-            b'M' => to.leaf(from.bytes(2)?.len()),
-            b'J' => to.leaf(from.bytes(4)?.len()),
-            b'G' => to.leaf(from.bytes(8)?.len()),
-            b'I' | b'L' | b'F' => match from.line()?.len() {
-                len if len <= DIGITS => to.leaf(len),
-                len => return Err(format!("a number of {len} digits")),
-            },
-            b'S' | b'V' => to.leaf(from.line()?.len()),
-            // LONG1, SHORT_BINSTRING, SHORT_BINBYTES, SHORT_BINUNICODE
-            0x8a | b'U' | b'C' | 0x8c => sized(&mut from, &mut to, 1)?,
-            // LONG4, BINSTRING, BINBYTES, BINUNICODE
-            0x8b | b'T' | b'B' | b'X' => sized(&mut from, &mut to, 4)?,
-            // BINUNICODE8, BINBYTES8, BYTEARRAY8
-            0x8d | 0x8e | 0x96 => sized(&mut from, &mut to, 8)?,
-            // EMPTY_LIST, EMPTY_TUPLE, EMPTY_DICT, EMPTY_SET
-            b']' | b')' | b'}' | 0x8f => to.leaf(0),
+            b']' => to.push(Sort::List),
+            b')' => to.push(Sort::Tuple),
+            b'}' => to.push(Sort::Dict),
+            0x8f => to.push(Sort::Set),
             b'(' => to.marks.push(to.stack.len()),
-            // LIST, TUPLE, DICT, FROZENSET
             b'l' | b't' | b'd' | 0x91 => {
                 let items = to.above_mark()?;
-                to.make(&items)?;
+                let sort = match op {
+                    b'l' => Sort::List,
+                    b't' => Sort::Tuple,
+                    b'd' => Sort::Dict,
+                    _ => Sort::FrozenSet,
+                };
+                to.make(sort, &items)?;
             }
-            0x85 => to.tuple(1)?,
-            0x86 => to.tuple(2)?,
-            0x87 => to.tuple(3)?,
+            0x85 => to.tuple::<1>()?,
+            0x86 => to.tuple::<2>()?,
+            0x87 => to.tuple::<3>()?,
             b'a' => {
-                let item = to.pop()?;
-                to.extend(&[item])?;
+                let item = to.last::<1>()?;
+                to.extend(&item)?;
             }
             b's' => {
-                let pair = [to.pop()?, to.pop()?];
+                let pair = to.last::<2>()?;
                 to.extend(&pair)?;
             }
             // APPENDS, SETITEMS, ADDITEMS
@@ -241,13 +284,17 @@ pub(super) fn inspect(pickle: &[u8]) -> Result<(), String> {
             b'g' => to.recall(from.key()?)?,
             b'h' => to.recall(from.number(1)?)?,
             b'j' => to.recall(from.number(4)?)?,
-            b'.' => {
-                return match (to.stack.len(), to.marks.len(), from.rest.len()) {
-                    (1, 0, 0) => Ok(()),
-                    (1, 0, left) => Err(format!("{left} bytes behind its end")),
-                    _ => Err("an end in the middle of a value".into()),
-                };
-            }
+            b'.' => match (to.stack.as_slice(), to.marks.len(), from.rest.len()) {
+                ([value], 0, 0) if to.shared => {
+                    let mut out = Vec::new();
+                    to.write(*value, pickle, &mut out);
+                    out.push(b'.');
+                    return Ok(Cow::Owned(out));
+                }
+                ([_], 0, 0) => return Ok(Cow::Borrowed(pickle)),
+                ([_], 0, left) => return Err(format!("{left} bytes behind its end")),
+                _ => return Err("an end in the middle of a value".into()),
+            },
             b'c' | 0x93 | b'i' | 0x82..=0x84 => {
                 return Err(format!(
                     "the name of a class or function at byte {at}: only plain values are loaded"
@@ -259,13 +306,34 @@ pub(super) fn inspect(pickle: &[u8]) -> Result<(), String> {
             b'P' | b'Q' | 0x97 | 0x98 => {
                 return Err(format!("a reference to something elsewhere at byte {at}"));
             }
-            other => return Err(format!("{other:#04x} at byte {at}, which is no instruction")),
+            other => return Err(format!("{other:#04x} at byte {at}, which is no instruction of CPython's")),
         }
     }
 }
 
-fn sized(from: &mut Reader<'_>, to: &mut Machine, width: u64) -> Result<(), String> {
-    let len = from.number(width)?;
-    to.leaf(from.bytes(len)?.len());
-    Ok(())
+/// Reads what an instruction has behind it if it makes a value by itself, or (`false`) says nothing about the value.
+fn leaf(op: u8, from: &mut Reader<'_>) -> Result<Option<bool>, String> {
+    let width = match op {
+        // PROTO and FRAME
+        0x80 => return from.bytes(1).map(|_| Some(false)),
+        0x95 => return from.bytes(8).map(|_| Some(false)),
+        b'N' | 0x88 | 0x89 => return Ok(Some(true)),
+        b'K' => 1,
+        b'M' => 2,
+        b'J' => 4,
+        b'G' => 8,
+        b'I' | b'L' | b'F' => match from.line()?.len() {
+            len if len <= DIGITS => return Ok(Some(true)),
+            len => return Err(format!("a number of {len} digits")),
+        },
+        b'S' | b'V' => return from.line().map(|_| Some(true)),
+        // LONG1, SHORT_BINSTRING, SHORT_BINBYTES, SHORT_BINUNICODE
+        0x8a | b'U' | b'C' | 0x8c => from.number(1)?,
+        // LONG4, BINSTRING, BINBYTES, BINUNICODE
+        0x8b | b'T' | b'B' | b'X' => from.number(4)?,
+        // BINUNICODE8, BINBYTES8, BYTEARRAY8
+        0x8d | 0x8e | 0x96 => from.number(8)?,
+        _ => return Ok(None),
+    };
+    from.bytes(width).map(|_| Some(true))
 }

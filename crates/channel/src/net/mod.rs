@@ -77,6 +77,9 @@ pub use error::{Error, Refusal};
 pub use handshake::Handshake;
 pub use listener::{Builder, Listener};
 pub use mac::AuthKey;
+/// The crate that makes values of pickles: its `Value` holds any plain one.
+#[cfg(feature = "pickle")]
+pub use serde_pickle;
 
 pub(crate) use handshake::is_challenge;
 

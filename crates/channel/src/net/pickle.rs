@@ -10,7 +10,7 @@
 use super::inspect::inspect;
 use crate::connection::{Connection, ConnectionError, Kind};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_pickle::{DeOptions, SerOptions};
+use serde_pickle::{DeOptions, SerOptions, Value};
 use std::{io, time::Duration};
 
 const SEND: &str = "send a pickle";
@@ -31,7 +31,7 @@ pub fn dumps<T: Serialize + ?Sized>(value: &T) -> io::Result<Vec<u8>> {
 
 /// The plain value that a pickle of any protocol stands for; nothing is executed.
 ///
-/// Into a type of yours, or into [`serde_pickle::Value`], which takes every plain value.
+/// Into a type of yours; [`loads_value`] takes every plain value.
 ///
 /// # Errors
 ///
@@ -39,8 +39,29 @@ pub fn dumps<T: Serialize + ?Sized>(value: &T) -> io::Result<Vec<u8>> {
 /// by far larger spread out than as a pickle, contains itself, or does not fit the type.
 pub fn loads<T: DeserializeOwned>(pickle: &[u8]) -> io::Result<T> {
     let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
-    inspect(pickle).map_err(|found| invalid(format!("the pickle holds {found}")))?;
-    serde_pickle::from_slice(pickle, DeOptions::new()).map_err(|error| invalid(error.to_string()))
+    let pickle = inspect(pickle).map_err(|found| invalid(format!("the pickle holds {found}")))?;
+    serde_pickle::from_slice(&pickle, DeOptions::new()).map_err(|error| invalid(error.to_string()))
+}
+
+/// Any plain value as a pickle of protocol 3: sets and numbers of any size too, which serde does not know.
+///
+/// # Errors
+///
+/// If the value cannot be a pickle.
+pub fn dumps_value(value: &Value) -> io::Result<Vec<u8>> {
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+    serde_pickle::value_to_vec(value, SerOptions::new()).map_err(invalid)
+}
+
+/// As [`loads`], for any plain value: sets and numbers of any size too, which serde does not know.
+///
+/// # Errors
+///
+/// As [`loads`].
+pub fn loads_value(pickle: &[u8]) -> io::Result<Value> {
+    let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
+    let pickle = inspect(pickle).map_err(|found| invalid(format!("the pickle holds {found}")))?;
+    serde_pickle::value_from_slice(&pickle, DeOptions::new()).map_err(|error| invalid(error.to_string()))
 }
 
 /// Messages for CPython's `send` and `recv`, in place of this connection's own types.
@@ -76,8 +97,31 @@ impl<S, R> Connection<S, R> {
     ) -> Result<Option<T>, ConnectionError> {
         self.recv_bytes_timeout(timeout)?.map(|pickle| load(&pickle)).transpose()
     }
+
+    /// Sends any plain value as a [pickle](dumps_value).
+    ///
+    /// # Errors
+    ///
+    /// As [`send_pickle`](Connection::send_pickle).
+    pub fn send_pickle_value(&self, value: &Value) -> Result<(), ConnectionError> {
+        let pickle = dumps_value(value).map_err(|error| ConnectionError::io(SEND, error))?;
+        self.send_bytes(&pickle)
+    }
+
+    /// Receives any plain value; [nothing is executed](loads).
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_pickle`](Connection::recv_pickle).
+    pub fn recv_pickle_value(&self) -> Result<Value, ConnectionError> {
+        loads_value(&self.recv_bytes()?).map_err(malformed)
+    }
+}
+
+fn malformed(error: io::Error) -> ConnectionError {
+    ConnectionError::new(RECV, Kind::Malformed(error.to_string()))
 }
 
 fn load<T: DeserializeOwned>(pickle: &[u8]) -> Result<T, ConnectionError> {
-    loads(pickle).map_err(|error| ConnectionError::new(RECV, Kind::Malformed(error.to_string())))
+    loads(pickle).map_err(malformed)
 }

@@ -3,4 +3,6 @@
 mod handshake;
 mod listener;
 mod paths;
+#[cfg(feature = "pickle")]
+mod pickle;
 mod python;

@@ -3,8 +3,8 @@
 use procession_channel::net::{Address, ByteConnection, Client, Listener, Refusal};
 use procession_testkit::{python, watchdog};
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    io::{BufRead as _, BufReader},
+    process::{Child, ChildStdout, Stdio},
     sync::LazyLock,
     time::Duration,
 };
@@ -17,7 +17,6 @@ const SIZES: [usize; 4] = [0, 1, 64 << 10, 20 << 20];
 /// An interpreter that runs a script and speaks in lines.
 pub(super) struct Peer {
     child: Child,
-    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     version: String,
 }
@@ -29,7 +28,6 @@ import sys
 from multiprocessing.connection import Listener, Client
 from multiprocessing import AuthenticationError
 def say(*words): print(*words, flush=True)
-def hear(): return sys.stdin.readline().strip()
 KEY = b'a key for both'
 def address(text):
     if text.startswith('@'): return '\\0' + text[1:]
@@ -39,14 +37,9 @@ def address(text):
 ";
         let mut command = python.command();
         command.arg("-c").arg(format!("{prelude}{script}")).args(arguments);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        Peer { child, input, output, version: python.to_string() }
-    }
-
-    #[cfg_attr(not(feature = "pickle"), expect(dead_code, reason = "only pickles are asked for"))]
-    pub(super) fn say(&mut self, line: &str) {
-        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Peer { child, output, version: python.to_string() }
     }
 
     #[track_caller]
@@ -64,7 +57,6 @@ def address(text):
 
     #[track_caller]
     pub(super) fn end(mut self) {
-        drop(self.input.take());
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{}: {status}", self.version);
     }
@@ -88,7 +80,7 @@ pub(super) fn text(address: &Address) -> String {
 }
 
 /// What [`text`] wrote, or the script.
-fn address(text: &str) -> Address {
+pub(super) fn address(text: &str) -> Address {
     match text.strip_prefix('@') {
         Some(name) => Address::Abstract(name.as_bytes().to_vec()),
         None if text.starts_with('/') => Address::Unix(text.into()),
