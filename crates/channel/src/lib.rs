@@ -41,6 +41,9 @@ pub mod net;
 mod wait;
 
 pub use bell::Waited;
+#[cfg(all(feature = "ipc-channel", not(loom)))]
+#[doc(inline)]
+pub use net::ipc;
 #[cfg(not(loom))]
 pub use {
     connection::{Connection, ConnectionError, Pipe},

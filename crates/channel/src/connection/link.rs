@@ -69,6 +69,11 @@ impl Link {
         Ok((Link::new(Transport::Packets(a, ours)), Link::new(Transport::Packets(b, theirs))))
     }
 
+    #[cfg(feature = "ipc-channel")]
+    pub(super) fn from_packets(fd: OwnedFd, direction: Direction) -> Link {
+        Link::new(Transport::Packets(fd, direction))
+    }
+
     /// Messages in CPython's framing over a connected stream socket or a pipe.
     pub(crate) fn from_stream(fd: OwnedFd) -> Result<Link, ConnectionError> {
         Ok(Link::new(Transport::Stream(Stream::new(fd)?)))

@@ -137,6 +137,18 @@ impl<S, R> Connection<S, R> {
         Link::from_stream(stream.into()).map(Connection::from_link)
     }
 
+    /// An end of a pipe that only sends, over a packet socket that was another library's.
+    #[cfg(feature = "ipc-channel")]
+    pub(crate) fn sending_packets(socket: OwnedFd) -> Connection<S, R> {
+        Connection::from_link(Link::from_packets(socket, Direction::Out))
+    }
+
+    /// An end of a pipe that only receives, over a packet socket that was another library's.
+    #[cfg(feature = "ipc-channel")]
+    pub(crate) fn receiving_packets(socket: OwnedFd) -> Connection<S, R> {
+        Connection::from_link(Link::from_packets(socket, Direction::In))
+    }
+
     /// A challenge as the first message is an error: the listener asks for a key, and we came without one.
     #[cfg(feature = "net")]
     pub(crate) fn expecting_no_challenge(mut self) -> Connection<S, R> {

@@ -139,7 +139,7 @@ impl Builder {
     pub fn bind_private(self) -> Result<Listener, Error> {
         let failed = |error: io::Error| Error::io("listen", "at a private path", error);
         let socket = socket::new(&Address::Unix(Default::default())).map_err(failed)?;
-        let (path, bound) = paths::bind_in_private(|path| {
+        let (path, bound) = paths::bind_in_private(true, |path| {
             rustix::net::bind(&socket, &Address::Unix(path.to_owned()).to_socket()?)?;
             Ok(rustix::net::listen(&socket, self.backlog)?)
         })

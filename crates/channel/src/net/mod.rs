@@ -64,6 +64,8 @@ mod error;
 mod handshake;
 #[cfg(feature = "pickle")]
 mod inspect;
+#[cfg(feature = "ipc-channel")]
+pub mod ipc;
 mod listener;
 mod mac;
 mod paths;

@@ -94,13 +94,17 @@ pub(super) fn bind_at(path: &Path, bind: impl FnOnce(&Path) -> io::Result<()>) -
     Ok(enter(&mut table, path.to_owned(), false))
 }
 
-/// Calls `bind` with a path in a folder that nobody else can enter.
-pub(super) fn bind_in_private(bind: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<(PathBuf, Bound)> {
+/// Calls `bind` with a path in a folder that nobody else can enter. A helper is to tidy up after us, unless the path is for a
+/// moment only.
+pub(super) fn bind_in_private(
+    stays: bool,
+    bind: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<(PathBuf, Bound)> {
     prepare();
     let home = home()?;
     // Before there is a folder, and not under the lock: it starts a process. Without a helper the next one of us removes
     // what a killed one left.
-    if let Some(home) = home.to_str() {
+    if stays && let Some(home) = home.to_str() {
         let _ = guardian::ensure(after_the_owner, home);
     }
     let mut table = TABLE.lock();

@@ -1,6 +1,8 @@
 //! Listeners, clients and their handshakes.
 
 mod handshake;
+#[cfg(feature = "ipc-channel")]
+mod ipc;
 mod listener;
 mod paths;
 #[cfg(feature = "pickle")]
