@@ -3,6 +3,7 @@
 
 mod bell;
 mod connection;
+mod connection_limits;
 mod connection_processes;
 #[cfg(crash_points)]
 mod crash;
