@@ -308,6 +308,11 @@ impl Stream {
         Ok(())
     }
 
+    #[cfg(feature = "async")]
+    pub(super) fn poll_output(&self, waker: &std::task::Waker) -> Option<Held<'_, Output>> {
+        self.output.poll(waker)
+    }
+
     /// Sends what is left of an earlier message; false if there is no room for all of it now.
     pub(super) fn flush_some(&self, output: &mut Held<'_, Output>) -> Result<bool, ConnectionError> {
         while output.at < output.rest.len() {
