@@ -56,27 +56,36 @@ impl Link {
         .await
     }
 
-    async fn send_async(&self, parts: &[&[u8]], fds: &[OwnedFd]) -> Result<(), ConnectionError> {
+    /// `accepted` is called when the message is out, or its beginning is and the rest is the connection's.
+    async fn send_async(
+        &self,
+        parts: &[&[u8]],
+        fds: &[OwnedFd],
+        accepted: impl Fn(),
+    ) -> Result<(), ConnectionError> {
         self.check_writes()?;
         match &self.transport {
             Transport::Packets(socket, _) => {
                 let failed = |error| ConnectionError::parcel(SEND, error);
                 let mut packet = Packet::new(parts, fds).map_err(failed)?;
                 until(socket, Interest::Write, |_| match packet.try_send(socket.as_fd()) {
-                    Ok(true) => Attempt::Done(Ok(())),
+                    Ok(true) => {
+                        accepted();
+                        Attempt::Done(Ok(()))
+                    }
                     Ok(false) => Attempt::NotReady,
                     Err(error) => Attempt::Done(Err(failed(error))),
                 })
                 .await
             }
-            Transport::Stream(stream) => stream.send_async(Outgoing::new(parts, fds)).await,
+            Transport::Stream(stream) => stream.send_async(Outgoing::new(parts, fds), accepted).await,
         }
     }
 }
 
 impl Stream {
     /// As the blocking form; but where there is no room for all of it, the rest is the connection's at once.
-    async fn send_async(&self, message: Outgoing<'_>) -> Result<(), ConnectionError> {
+    async fn send_async(&self, message: Outgoing<'_>, accepted: impl Fn()) -> Result<(), ConnectionError> {
         let mut message = Some(message);
         until(&self.fd(), Interest::Write, |waker| {
             let Some(mut output) = self.poll_output(waker) else { return Attempt::WillBeWoken };
@@ -87,9 +96,13 @@ impl Stream {
             }
             let Some(mut sending) = message.take() else { return Attempt::Done(Ok(())) };
             match self.send_some(&mut sending) {
-                Ok(true) => Attempt::Done(Ok(())),
+                Ok(true) => {
+                    accepted();
+                    Attempt::Done(Ok(()))
+                }
                 Ok(false) => {
                     if sending.has_begun() {
+                        accepted();
                         sending.keep_rest(&mut output);
                     } else {
                         message = Some(sending);
@@ -115,9 +128,7 @@ impl<S: Serialize, R> Connection<S, R> {
     /// As [`send`](Connection::send).
     pub async fn send_async(&self, value: &S) -> Result<(), ConnectionError> {
         let parcel = pack(value)?;
-        self.link.send_async(&[parcel.bytes()], parcel.fds()).await?;
-        parcel.mark_delivered();
-        Ok(())
+        self.link.send_async(&[parcel.bytes()], parcel.fds(), || parcel.mark_delivered()).await
     }
 }
 
@@ -165,7 +176,7 @@ impl<S, R> Connection<S, R> {
     ///
     /// As [`send_bytes`](Connection::send_bytes).
     pub async fn send_bytes_async(&self, bytes: &[u8]) -> Result<(), ConnectionError> {
-        self.link.send_async(&[bytes], &[]).await
+        self.link.send_async(&[bytes], &[], || {}).await
     }
 
     /// As [`recv_bytes`](Connection::recv_bytes), as a future (feature `async`), which can be dropped at any time.

@@ -2,14 +2,14 @@
 
 use crate::support::pattern;
 use procession_channel::connection::{Connection, Pipe};
-use procession_parcel::Fd;
+use procession_parcel::{Fd, handle::Unique};
 use procession_process::Process;
 use procession_testkit::{Census, isolated, watchdog};
 use std::{
     fs::File,
     future::Future,
     os::unix::net::UnixStream,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -120,7 +120,7 @@ fn a_receive_that_is_dropped_loses_nothing() {
     let _watchdog = watchdog!();
     each(|a, b| {
         for _ in 0..10 {
-            drop(pin!(b.recv_bytes_async()));
+            let _never_polled = b.recv_bytes_async();
             let mut receives = Box::pin(b.recv_bytes_async());
             let woken = begin(receives.as_mut());
             a.send_bytes(b"for whoever comes").unwrap();
@@ -157,6 +157,23 @@ fn a_send_that_is_dropped_in_the_middle_is_finished_by_the_next() {
     let outputs =
         block_on_all(vec![Box::pin(second) as Pin<Box<dyn Future<Output = _>>>, Box::pin(receives)]);
     assert_eq!(outputs[1], b"second");
+}
+
+#[test]
+fn a_handle_with_one_owner_is_gone_once_its_message_has_begun() {
+    let _watchdog = watchdog!();
+    type Large = (Vec<u8>, Unique);
+    let (a, b) = UnixStream::pair().unwrap();
+    let (a, b) =
+        (Connection::<Large, ()>::from_stream(a).unwrap(), Connection::<(), Large>::from_stream(b).unwrap());
+    let value = (vec![0; 3 << 20], Unique::new(File::open("/dev/null").unwrap().into()));
+    let mut sends = Box::pin(a.send_async(&value));
+    begin(sends.as_mut());
+    drop(sends);
+    assert!(!value.1.is_here(), "its descriptor is out");
+    let flushes = async { a.send_bytes_async(b"next").await.unwrap() };
+    let receives = async { assert!(b.recv_async().await.unwrap().1.is_here()) };
+    block_on_all(vec![Box::pin(flushes) as Pin<Box<dyn Future<Output = ()>>>, Box::pin(receives)]);
 }
 
 #[test]
