@@ -3,6 +3,9 @@
 
 mod bell;
 mod connection;
+#[cfg(feature = "async")]
+mod connection_later;
+mod connection_limits;
 mod connection_processes;
 #[cfg(crash_points)]
 mod crash;
