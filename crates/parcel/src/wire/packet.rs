@@ -22,18 +22,21 @@
 //!
 //! # A receiver that cannot take a message
 //! It looks before it takes. A message that is too large for the receiver's [`Limits`], or has more descriptors than
-//! this process has room for, is an error and stays where it is. What is no message is taken out.
-//! Between the look and the take, another thread can use up the room: then the message is lost, and the error says so.
+//! this process has room for, is an error and stays where it is. What is no message is taken out, as is one with more
+//! descriptors than this process may have at all.
+//! Between the look and the take, another receiver can take that message, or another thread use up the room: then the
+//! message that was taken instead may be lost, and the error says so ([`Error::is_lost`]).
 
 use super::{FDS_PER_MESSAGE, Limits, Received, spill};
 use crate::error::{Error, Kind};
 use crate::parcel::Parcel;
-use procession_sys::Deadline;
-use procession_sys::fd::{readable, writable};
+use procession_sys::fd::{look as look_at, readable, writable};
+use procession_sys::{Deadline, ancillary};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv as recv_bytes, recvmsg, sendmsg,
+    AddressFamily, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recv as recv_bytes, sendmsg,
 };
 use rustix::process::{Resource, getrlimit};
 use std::cell::RefCell;
@@ -49,6 +52,8 @@ const HEADER: usize = 24;
 const MAGIC: [u8; 4] = *b"pmsg";
 const VERSION: u8 = 1;
 const SPILLED: u8 = 1;
+/// The most descriptors of a message: what a carrier takes.
+const FDS: u32 = 1 << 16;
 const CARRIED: u8 = 2;
 
 /// More parts than this are copied together, since the kernel takes 1,024.
@@ -107,6 +112,9 @@ impl Header {
                 header.flags
             )));
         }
+        if header.fds > FDS {
+            return Err(Error::malformed(format!("{} descriptors, no message has so many", header.fds)));
+        }
         let own = u64::from(if header.has(CARRIED) { 1 } else { header.fds });
         if u64::from(header.here) != own + u64::from(header.has(SPILLED)) {
             return Err(Error::malformed(format!(
@@ -123,6 +131,22 @@ impl Header {
 
     fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
+    }
+
+    /// How many descriptors come, all in all.
+    fn places(self) -> u64 {
+        u64::from(self.here) + if self.has(CARRIED) { u64::from(self.fds) } else { 0 }
+    }
+
+    /// A message for which there is never room would stay for ever, in front of all others.
+    fn check_room(self) -> Result<(), Error> {
+        match getrlimit(Resource::Nofile).current {
+            Some(limit) if self.places() > limit => Err(Error::malformed(format!(
+                "{} descriptors, and this process may have {limit} (RLIMIT_NOFILE)",
+                self.fds
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn check(self, limits: &Limits) -> Result<(), Error> {
@@ -155,7 +179,8 @@ impl<'a> Packet<'a> {
     /// If this process has no descriptor left for a large body, or there are more descriptors than a socket holds.
     pub fn new(parts: &[&'a [u8]], fds: &'a [OwnedFd]) -> Result<Packet<'a>, Error> {
         let body = parts.iter().map(|part| part.len() as u64).sum();
-        let count = u32::try_from(fds.len()).map_err(|_| too_many(fds.len()))?;
+        let count = u32::try_from(fds.len()).ok().filter(|count| *count <= FDS);
+        let count = count.ok_or_else(|| too_many(fds.len()))?;
         let header = Header { flags: 0, here: 0, body, fds: count };
         let mut packet =
             Packet { header, parts: parts.to_vec(), joined: None, lent: fds, carrier: None, memfd: None };
@@ -243,7 +268,7 @@ impl fmt::Debug for Packet<'_> {
 }
 
 fn too_many(fds: usize) -> Error {
-    Kind::TooLarge { what: "descriptors", got: fds as u64, limit: u64::from(u32::MAX) }.into()
+    Kind::TooLarge { what: "descriptors", got: fds as u64, limit: u64::from(FDS) }.into()
 }
 
 fn send_once(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
@@ -278,11 +303,14 @@ fn carrier(fds: &[OwnedFd]) -> Result<OwnedFd, Error> {
 fn unload(carrier: &OwnedFd, count: usize) -> Result<Vec<OwnedFd>, Error> {
     let mut fds = Vec::new();
     loop {
-        let mut byte = [0];
+        let (mut byte, before) = ([0], fds.len());
         match take(carrier.as_fd(), &mut [IoSliceMut::new(&mut byte)], &mut fds)? {
             Some((0, _)) => break,
-            Some((1, flags)) if !flags.contains(ReturnFlags::CTRUNC) => {}
-            Some((_, flags)) if flags.contains(ReturnFlags::CTRUNC) => return Err(out_of_descriptors()),
+            Some((_, flags)) if flags.contains(ReturnFlags::CTRUNC) => {
+                return Err(lost(&out_of_descriptors()));
+            }
+            // Each brings some: a socket whose other end writes on and on is no carrier.
+            Some((1, _)) if fds.len() > before => {}
             _ => return Err(Error::malformed("its descriptors come in no carrier")),
         }
         if fds.len() > count {
@@ -293,6 +321,11 @@ fn unload(carrier: &OwnedFd, count: usize) -> Result<Vec<OwnedFd>, Error> {
         return Err(Error::malformed(format!("it announces {count} descriptors, {} came", fds.len())));
     }
     Ok(fds)
+}
+
+/// The error of a message that was taken nevertheless.
+fn lost(error: &Error) -> Error {
+    Kind::Lost { cause: error.to_string() }.into()
 }
 
 fn out_of_descriptors() -> Error {
@@ -334,23 +367,36 @@ pub fn recv(socket: impl AsFd, limits: &Limits, deadline: Option<Deadline>) -> R
 /// * The message is larger than `limits` allow ([`Error::is_too_large`]), or this process has no room for its
 ///   descriptors ([`Error::is_out_of_descriptors`]): it stays where it is, but see the module's page.
 /// * What came is no message ([`Error::is_malformed`]): it is gone, and the next can be received.
+/// * It was taken and cannot be delivered ([`Error::is_lost`]), where others receive on this socket too or use up the
+///   room: it is gone.
 pub fn try_recv(socket: impl AsFd, limits: &Limits) -> Result<Received, Error> {
     let socket = socket.as_fd();
     let Some((header, len)) = look(socket)? else { return Ok(Received::Empty) };
-    if len == 0 {
+    if len == 0 && is_closed(socket)? {
         return Ok(Received::Closed);
     }
-    let header = match Header::decode(&header[..len.min(HEADER)], len) {
+    let decoded = Header::decode(&header[..len.min(HEADER)], len);
+    let header = match decoded.and_then(|header| header.check_room().map(|()| header)) {
         Ok(header) => header,
+        // Another process may take it just now: then this takes the next one, and delivers it.
         Err(error) => {
-            take(socket, &mut [IoSliceMut::new(&mut [0])], &mut Vec::new())?;
-            return Err(error);
+            return match receive(socket, len, limits) {
+                Err(other) if other.is_lost() => Err(other),
+                Err(_) => Err(error),
+                received => received,
+            };
         }
     };
     header.check(limits)?;
-    let carried = if header.has(CARRIED) { u64::from(header.fds) } else { 0 };
-    reserve(socket, u64::from(header.here) + carried)?;
+    reserve(socket, header.places())?;
     receive(socket, len, limits)
+}
+
+/// Whether nothing comes any more: an empty packet looks like the end.
+fn is_closed(socket: BorrowedFd<'_>) -> Result<bool, Error> {
+    let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+    look_at(&mut polled).map_err(|error| Error::io("receive a message", "", error))?;
+    Ok(polled[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP))
 }
 
 /// The beginning of the next packet and its length, or nothing if there is none; 0 at the end.
@@ -387,7 +433,7 @@ thread_local! {
 
 fn receive(socket: BorrowedFd<'_>, expected: usize, limits: &Limits) -> Result<Received, Error> {
     let mut start = [0; HEADER];
-    let mut body = vec![0; expected - HEADER];
+    let mut body = vec![0; expected.saturating_sub(HEADER)];
     let mut fds = Vec::new();
     let taken = BEYOND.with_borrow_mut(|beyond| {
         beyond.resize(INLINE, 0);
@@ -401,17 +447,18 @@ fn receive(socket: BorrowedFd<'_>, expected: usize, limits: &Limits) -> Result<R
         Ok::<_, Error>(taken)
     })?;
     let Some((len, flags)) = taken else { return Ok(Received::Empty) };
-    if len == 0 {
+    if len == 0 && is_closed(socket)? {
         return Ok(Received::Closed);
-    }
-    if flags.contains(ReturnFlags::CTRUNC) {
-        return Err(out_of_descriptors());
     }
     if flags.contains(ReturnFlags::TRUNC) {
         return Err(Error::malformed("a packet is longer than any message's"));
     }
     let header = Header::decode(&start[..len.min(HEADER)], len)?;
-    header.check(limits)?;
+    header.check_room()?;
+    header.check(limits).map_err(|error| lost(&error))?;
+    if flags.contains(ReturnFlags::CTRUNC) {
+        return Err(lost(&out_of_descriptors()));
+    }
     if fds.len() != usize::from(header.here) {
         return Err(Error::malformed(format!("{} descriptors came, it names {}", fds.len(), header.here)));
     }
@@ -433,20 +480,9 @@ fn take(
     slices: &mut [IoSliceMut<'_>],
     fds: &mut Vec<OwnedFd>,
 ) -> Result<Option<(usize, ReturnFlags)>, Error> {
-    const CONTROL: usize = rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE), ScmCredentials(1)) + 256;
-    let mut space = [MaybeUninit::uninit(); CONTROL];
     loop {
-        // The buffer closes the descriptors that are not taken out of it.
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        match recvmsg(socket, slices, &mut control, RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC) {
-            Ok(message) => {
-                for part in control.drain() {
-                    if let RecvAncillaryMessage::ScmRights(came) = part {
-                        fds.extend(came);
-                    }
-                }
-                return Ok(Some((message.bytes, message.flags)));
-            }
+        match ancillary::receive(socket, slices, RecvFlags::DONTWAIT, fds) {
+            Ok(taken) => return Ok(Some(taken)),
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(Errno::AGAIN) => return Ok(None),
             Err(errno) => return Err(Error::io("receive a message", "", errno)),

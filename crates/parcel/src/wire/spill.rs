@@ -59,6 +59,10 @@ pub(super) fn read_in(fd: impl AsFd, size: u64) -> Result<Vec<u8>, Error> {
             stat.st_size
         )));
     }
+    // A hole costs its sender nothing and its receiver memory.
+    if u64::try_from(stat.st_blocks).is_ok_and(|blocks| blocks.saturating_mul(512) < size) {
+        return Err(Error::malformed("the memfd with its body has holes"));
+    }
     let mut bytes = Vec::new();
     let fits = usize::try_from(size).ok().filter(|size| bytes.try_reserve_exact(*size).is_ok());
     let size = fits.ok_or(Kind::TooLarge { what: "bytes", got: size, limit: isize::MAX as u64 })?;
