@@ -15,13 +15,30 @@ pub struct ConnectionError {
 pub(crate) enum Kind {
     Parcel(procession_parcel::Error),
     Io(io::Error),
+    /// In the middle of a message, whose rest the connection keeps.
+    Partly(io::Error),
     End,
-    CutOff { got: u64, expected: u64 },
-    Timeout { partly: bool },
-    TooLarge { len: u64, limit: u64 },
-    TooSmall { message: Parcel, room: usize },
-    Unwanted { message: Parcel },
-    NoWayFor { descriptors: usize },
+    CutOff {
+        got: u64,
+        expected: u64,
+    },
+    Timeout {
+        partly: bool,
+    },
+    TooLarge {
+        len: u64,
+        limit: u64,
+    },
+    TooSmall {
+        message: Parcel,
+        room: usize,
+    },
+    Unwanted {
+        message: Parcel,
+    },
+    NoWayFor {
+        descriptors: usize,
+    },
     OutOfDescriptors,
     Direction(&'static str),
     MidMessage,
@@ -42,6 +59,18 @@ impl ConnectionError {
             return ConnectionError::new(doing, Kind::Timeout { partly: false });
         }
         ConnectionError::new(doing, Kind::Parcel(cause))
+    }
+
+    /// The same error, where part of the message may be out. With the other end gone there is no rest to be sent.
+    pub(super) fn in_part(self, partly: bool) -> ConnectionError {
+        if !partly || self.is_broken_pipe() {
+            return self;
+        }
+        let kind = match *self.kind {
+            Kind::Io(error) => Kind::Partly(error),
+            kind => kind,
+        };
+        ConnectionError::new(self.doing, kind)
     }
 
     /// Whether the end came between two messages: every copy of the other end is closed, or its process ended, and all
@@ -84,11 +113,11 @@ impl ConnectionError {
         matches!(*self.kind, Kind::Timeout { .. })
     }
 
-    /// Whether part of the message was out at the deadline, on a stream. The connection keeps the rest, which goes out
+    /// Whether part of the message was out at the deadline, or when memory was short, on a stream. The connection keeps the rest, which goes out
     /// before anything else: by the next send, or by [`flush`](super::Connection::flush). Do not send the message again.
     #[must_use]
     pub fn is_partly_sent(&self) -> bool {
-        matches!(*self.kind, Kind::Timeout { partly: true })
+        matches!(*self.kind, Kind::Timeout { partly: true } | Kind::Partly(_))
     }
 
     /// Whether the message is longer than is allowed here. It has not been taken: it can be received with a higher limit.
@@ -122,6 +151,13 @@ impl ConnectionError {
         }
     }
 
+    /// Whether a message was taken from a local pipe and could not be delivered, since another receiver took the one that had
+    /// been looked at, or another thread the room for its descriptors. It is gone; the next can be received.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(&*self.kind, Kind::Parcel(error) if error.is_lost())
+    }
+
     /// Whether what arrived is no message, or not a value of the expected type. It is gone; on a local pipe the next can be
     /// received, on a stream too unless the framing itself was wrong.
     #[must_use]
@@ -150,6 +186,9 @@ impl fmt::Display for ConnectionError {
         match &*self.kind {
             Kind::Parcel(error) => error.fmt(f),
             Kind::Io(error) => error.fmt(f),
+            Kind::Partly(error) => {
+                write!(f, "{error}, in the middle of the message, whose rest goes out before the next")
+            }
             Kind::End => f.write_str("the other end is closed, and everything it sent was received"),
             Kind::CutOff { got, expected } => {
                 write!(f, "the other end closed in the middle of a message ({got} of {expected} bytes)")
@@ -193,7 +232,7 @@ impl std::error::Error for ConnectionError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.kind {
             Kind::Parcel(error) => Some(error),
-            Kind::Io(error) => Some(error),
+            Kind::Io(error) | Kind::Partly(error) => Some(error),
             _ => None,
         }
     }
@@ -203,7 +242,7 @@ impl From<ConnectionError> for io::Error {
     fn from(error: ConnectionError) -> io::Error {
         let kind = match &*error.kind {
             _ if error.is_broken_pipe() => io::ErrorKind::BrokenPipe,
-            Kind::Io(cause) => cause.kind(),
+            Kind::Io(cause) | Kind::Partly(cause) => cause.kind(),
             Kind::End | Kind::CutOff { .. } => io::ErrorKind::UnexpectedEof,
             Kind::Timeout { .. } => io::ErrorKind::TimedOut,
             Kind::NoWayFor { .. } | Kind::Direction(_) => io::ErrorKind::Unsupported,
@@ -216,5 +255,20 @@ impl From<ConnectionError> for io::Error {
             | Kind::Malformed(_) => io::ErrorKind::InvalidData,
         };
         io::Error::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn short_memory_in_the_middle_of_a_message_is_told_as_such() {
+        let error = |errno, partly| ConnectionError::io("send", errno).in_part(partly);
+        assert!(error(Errno::NOBUFS, true).is_partly_sent() && error(Errno::NOMEM, true).is_partly_sent());
+        assert!(!error(Errno::NOBUFS, false).is_partly_sent());
+        let gone = error(Errno::PIPE, true);
+        assert!(gone.is_broken_pipe() && !gone.is_partly_sent());
     }
 }

@@ -110,8 +110,12 @@ impl Stream {
                     Attempt::NotReady
                 }
                 Err(error) => {
+                    let partly = sending.has_begun();
+                    if partly {
+                        accepted();
+                    }
                     sending.keep_rest(&mut output);
-                    Attempt::Done(Err(error))
+                    Attempt::Done(Err(error.in_part(partly)))
                 }
             }
         })

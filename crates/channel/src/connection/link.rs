@@ -10,11 +10,15 @@ use procession_parcel::{
     wire::{Limits, Received, packet},
 };
 use procession_sys::{Deadline, fd};
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::{
+    fs::{Mode, OFlags, fcntl_getfl, open, readlink},
+    net::{AddressFamily, SocketType, sockopt},
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 use std::{
     fmt,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 pub(super) const SEND: &str = "send a message";
@@ -38,6 +42,7 @@ pub(super) enum Transport {
 pub(crate) struct Link {
     pub(super) transport: Transport,
     pub(super) max_bytes: u64,
+    taking: Taking,
     /// Whether a challenge as the first message is the listener's, who asks for a key that we do not have.
     #[cfg(feature = "net")]
     pub(super) no_challenge: std::sync::atomic::AtomicBool,
@@ -48,6 +53,7 @@ impl Link {
         Link {
             transport,
             max_bytes: Limits::default().max_bytes,
+            taking: Taking::default(),
             #[cfg(feature = "net")]
             no_challenge: Default::default(),
         }
@@ -150,6 +156,7 @@ impl Link {
         match &self.transport {
             Transport::Packets(socket, _) => {
                 let limits = Limits { max_bytes: max, ..Limits::default() };
+                let _taking = self.taking.begin();
                 match packet::try_recv(socket, &limits) {
                     Ok(Received::Parcel(parcel)) => Ok(Arrived::Message(parcel)),
                     Ok(Received::Empty) => Ok(Arrived::Nothing),
@@ -196,6 +203,10 @@ impl Link {
             if let Some(parcel) = self.try_recv(max)? {
                 return Ok(Some(parcel));
             }
+            // What comes and comes without an end does not hold anybody beyond the deadline.
+            if deadline.is_some_and(Deadline::passed) {
+                return Ok(None);
+            }
             if !self.wait_for_input(deadline)? {
                 return Ok(None);
             }
@@ -204,7 +215,16 @@ impl Link {
 
     /// Waits until something can be read: a message, its beginning, or the end.
     pub(super) fn wait_for_input(&self, deadline: Option<Deadline>) -> Result<bool, ConnectionError> {
+        self.check_reads()?;
         fd::readable(self.as_fd(), deadline).map_err(|error| ConnectionError::io("wait for a message", error))
+    }
+
+    /// Whether nothing that comes has a meaning any more.
+    pub(super) fn is_lost(&self) -> bool {
+        match &self.transport {
+            Transport::Packets(..) => false,
+            Transport::Stream(stream) => stream.is_lost(),
+        }
     }
 
     pub(super) fn into_fd(self) -> OwnedFd {
@@ -239,6 +259,57 @@ impl fmt::Debug for Link {
     }
 }
 
+/// Whether a thread of this process looks at a packet and takes it. Other threads wait for that moment, so that they do not
+/// take what this one looked at.
+///
+/// Other processes do not: [`ConnectionError::is_lost`] tells what came of that.
+#[derive(Default)]
+struct Taking(AtomicU32);
+
+struct Begun<'a>(&'a Taking);
+
+impl Taking {
+    /// How often to let others run before going on regardless: the holder may be stopped.
+    const TRIES: u32 = 100_000;
+
+    fn begin(&self) -> Option<Begun<'_>> {
+        let me = std::process::id();
+        for _ in 0..Taking::TRIES {
+            match self.0.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(Begun(self)),
+                Err(holder) if holder == me => std::thread::yield_now(),
+                // A thread of the parent, at the fork: it is not here.
+                Err(holder) => drop(self.0.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed)),
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(0, Ordering::Release);
+    }
+}
+
+/// A stream that a peer sent: a socket, or a kernel's pipe. Whatever else it is, a file system of the peer's perhaps, can keep
+/// us waiting for ever.
+fn of_the_kernels(fd: OwnedFd) -> Result<OwnedFd, ConnectionError> {
+    const DOING: &str = "unpack a connection";
+    if sockopt::socket_type(&fd).is_ok() {
+        return Ok(fd);
+    }
+    let failed = |errno| ConnectionError::io(DOING, errno);
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    if !readlink(&path, Vec::new()).map_err(failed)?.as_bytes().starts_with(b"pipe:[") {
+        let text = "it is neither a socket nor a pipe".to_owned();
+        return Err(ConnectionError::new(DOING, Kind::Malformed(text)));
+    }
+    // A peer that reads too would have us block behind `poll`: so a description of our own, which does not.
+    let mode = fcntl_getfl(&fd).map_err(failed)? & OFlags::RWMODE;
+    open(&path, mode | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).map_err(failed)
+}
+
 /// Only inside a parcel. A stream only between messages.
 impl Serialize for Link {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -269,8 +340,14 @@ impl<'de> Deserialize<'de> for Link {
                 }
                 Transport::Packets(fd, direction)
             }
-            None => Transport::Stream(Stream::new(fd).map_err(D::Error::custom)?),
+            None => {
+                let fd = of_the_kernels(fd).map_err(D::Error::custom)?;
+                Transport::Stream(Stream::new(fd).map_err(D::Error::custom)?)
+            }
         };
-        Ok(Link { max_bytes, ..Link::new(transport) })
+        let mut link = Link::new(transport);
+        // The sender may lower what is received here, and not raise it.
+        link.max_bytes = max_bytes.min(link.max_bytes);
+        Ok(link)
     }
 }

@@ -165,9 +165,15 @@ impl<S, R> Connection<S, R> {
     }
 
     /// The longest message that is received, in bytes: 4 GiB unless it is set. A longer one is an error
-    /// ([`ConnectionError::is_too_large`]) and stays where it is.
+    /// ([`ConnectionError::is_too_large`]) and stays where it is. An end that travels takes a lower limit along, and no
+    /// higher one.
     pub fn set_max_message(&mut self, bytes: u64) {
         self.link.max_bytes = bytes;
+    }
+
+    #[cfg(feature = "pickle")]
+    pub(crate) fn max_message(&self) -> u64 {
+        self.link.max_bytes
     }
 
     /// Whether this end can receive.
@@ -188,7 +194,7 @@ impl<S, R> Connection<S, R> {
     ///
     /// # Errors
     ///
-    /// What `poll(2)` reports.
+    /// What `poll(2)` reports; this end only sends.
     pub fn poll(&self, timeout: Duration) -> Result<bool, ConnectionError> {
         self.link.wait_for_input(Some(Deadline::after(timeout)))
     }
@@ -488,11 +494,22 @@ impl<S, R: DeserializeOwned + 'static> Connection<S, R> {
         self.link.try_recv(self.link.max_bytes)?.map(unpack).transpose()
     }
 
-    /// The values that come, up to the end.
+    /// The values that come, up to the end, or up to an error behind which nothing else comes. What is no `R` is an error
+    /// too, and the iteration goes on behind it.
     pub fn iter(&self) -> impl Iterator<Item = Result<R, ConnectionError>> {
-        std::iter::from_fn(|| match self.recv() {
-            Err(error) if error.is_eof() => None,
-            result => Some(result),
+        let mut over = false;
+        std::iter::from_fn(move || {
+            if over {
+                return None;
+            }
+            let result = self.recv();
+            if let Err(error) = &result {
+                over = !(error.is_lost() || error.is_malformed() && !self.link.is_lost());
+                if error.is_eof() {
+                    return None;
+                }
+            }
+            Some(result)
         })
     }
 }

@@ -27,14 +27,14 @@ use super::{
     turn::{Held, Turn},
 };
 use procession_parcel::Parcel;
-use procession_sys::{Deadline, fd};
+use procession_sys::{Deadline, ancillary, fd};
 use rustix::{
     event::PollFlags,
     fs::{FileType, OFlags, fcntl_getfl, fstat},
     io::Errno,
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, recvmsg, sendmsg, sockopt,
+        AddressFamily, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+        SocketType, sendmsg, sockopt,
     },
 };
 use std::{
@@ -46,6 +46,8 @@ use std::{
 
 /// By how much a buffer grows ahead of what has arrived, at first.
 const STEP: usize = 64 * 1024;
+/// After so many bytes others have their turn, deadlines among them. No socket holds so many at once.
+const BURST: usize = 64 << 20;
 /// What a pipe takes without blocking whenever it is ready (`PIPE_BUF`).
 const PIPE_BUF: usize = 4096;
 /// How many descriptors the kernel passes at once.
@@ -131,6 +133,10 @@ impl Stream {
         } else {
             Sort::Pipe
         };
+        if sort == Sort::Unix {
+            // A byte out of band would otherwise be in front of the others for `poll`, and not there for who reads.
+            sockopt::set_socket_oobinline(&fd, true).map_err(failed)?;
+        }
         let (reads, writes) = (mode != OFlags::WRONLY, mode != OFlags::RDONLY);
         Ok(Stream { fd, sort, reads, writes, input: Mutex::default(), output: Turn::new(Output::default()) })
     }
@@ -151,6 +157,11 @@ impl Stream {
             return Err(ConnectionError::new("pack a connection", Kind::MidMessage));
         }
         Ok(self.fd())
+    }
+
+    /// Whether the framing was wrong.
+    pub(super) fn is_lost(&self) -> bool {
+        self.input().lost
     }
 
     pub(super) fn into_fd(self) -> OwnedFd {
@@ -196,7 +207,11 @@ impl Stream {
         if len > max {
             return Err(ConnectionError::new(RECV, Kind::TooLarge { len, limit: max }));
         }
+        let begin = input.filled;
         while (input.filled as u64) < len {
+            if input.filled - begin >= BURST {
+                return Ok(Arrived::Nothing);
+            }
             let got = input.filled;
             if got == input.body.len() {
                 let left = usize::try_from(len - got as u64).unwrap_or(usize::MAX);
@@ -218,28 +233,18 @@ impl Stream {
 
     /// The descriptors that come with the first byte of the next frame, which stays where it is.
     fn look(&self) -> Result<Vec<OwnedFd>, Look> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS), ScmCredentials(1)) + 256];
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         loop {
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            match recvmsg(&self.fd, &mut [IoSliceMut::new(&mut [0])], &mut control, flags) {
-                Ok(message) if message.flags.contains(ReturnFlags::CTRUNC) => {
-                    return Err(Look::OutOfDescriptors);
-                }
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
+            let mut fds = Vec::new();
+            match ancillary::receive(self.fd(), &mut [IoSliceMut::new(&mut [0])], flags, &mut fds) {
+                Ok((_, flags)) if flags.contains(ReturnFlags::CTRUNC) => return Err(Look::OutOfDescriptors),
+                Ok(_) => return Ok(fds),
+                Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Err(Look::Nothing),
                 // What it means is for the read to say.
                 Err(Errno::CONNRESET) => return Ok(Vec::new()),
                 Err(errno) => return Err(Look::Failed(errno)),
             }
-            let mut fds = Vec::new();
-            for part in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(came) = part {
-                    fds.extend(came);
-                }
-            }
-            return Ok(fds);
         }
     }
 
@@ -284,12 +289,14 @@ impl Stream {
         loop {
             let end = match self.send_some(&mut message) {
                 Ok(true) => return Ok(()),
+                // There may be room again already, and again.
+                Ok(false) if message.has_begun() && deadline.is_some_and(Deadline::passed) => timeout(true),
                 Ok(false) => match self.wait_for_room(deadline) {
                     Ok(true) => continue,
                     Ok(false) => timeout(message.sent > 0),
-                    Err(error) => error,
+                    Err(error) => error.in_part(message.has_begun()),
                 },
-                Err(error) => error,
+                Err(error) => error.in_part(message.has_begun()),
             };
             message.keep_rest(&mut output);
             return Err(end);
@@ -332,7 +339,11 @@ impl Stream {
         if descriptors > if self.passes_descriptors() { FDS } else { 0 } {
             return Err(ConnectionError::new(SEND, Kind::NoWayFor { descriptors }));
         }
+        let begin = message.sent;
         while message.sent < message.total {
+            if message.sent - begin >= BURST as u64 {
+                return Ok(false);
+            }
             let slices = message.left();
             let fds = if message.sent > 0 { &[] } else { message.fds };
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -352,8 +363,11 @@ impl Stream {
         }
         let Some(slice) = slices.iter().find(|slice| !slice.is_empty()) else { return Ok(0) };
         loop {
-            match fd::look(&mut [rustix::event::PollFd::new(&self.fd, PollFlags::OUT)]) {
+            let mut polled = [rustix::event::PollFd::new(&self.fd, PollFlags::OUT)];
+            match fd::look(&mut polled) {
                 Ok(0) => return Err(Errno::AGAIN),
+                // A write would be a signal, where that is not ignored.
+                Ok(_) if polled[0].revents().contains(PollFlags::ERR) => return Err(Errno::PIPE),
                 Ok(_) => {}
                 Err(error) => return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
             }

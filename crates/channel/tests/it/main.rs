@@ -3,6 +3,7 @@
 
 mod bell;
 mod connection;
+mod connection_hostile;
 #[cfg(feature = "async")]
 mod connection_later;
 mod connection_limits;
