@@ -61,9 +61,9 @@ impl<T: AsFd + ?Sized> Waitable for T {
 /// Waits until at least one of `objects` is ready, for `timeout` at most, or without end. Tells which are: their indices, in
 /// order; none at the timeout.
 ///
-/// A connection is ready when there is something to receive or its end has come, a listener when somebody connects, a
-/// process's sentinel when the process has ended. An object may be there several times. Without objects and without a
-/// timeout nothing is waited for.
+/// A connection is ready when there is something to receive or its end has come, a listener when somebody connects or a
+/// handshake goes on (so take clients from it with `try_accept`, which may find none), a process's sentinel when the process
+/// has ended. An object may be there several times. Without objects and without a timeout nothing is waited for.
 ///
 /// ```
 /// use procession_channel::{connection::Pipe, wait};

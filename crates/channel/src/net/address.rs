@@ -4,7 +4,7 @@ use rustix::net::{SocketAddrAny, SocketAddrUnix};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     str::FromStr,
@@ -15,11 +15,33 @@ use std::{
 #[non_exhaustive]
 pub enum Address {
     /// IPv4 or IPv6, and a port.
-    Tcp(SocketAddr),
+    Tcp(#[serde(with = "tcp")] SocketAddr),
     /// A path in the file system, at most 107 bytes long.
     Unix(PathBuf),
     /// A name in the kernel's table of the network namespace, without a file: at most 107 bytes. Every user may connect.
     Abstract(Vec<u8>),
+}
+
+/// With the scope of a link-local address, without which it names nobody; serde's own form leaves it out.
+mod tcp {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+        let (flow, scope) = match address {
+            SocketAddr::V4(_) => (0, 0),
+            SocketAddr::V6(address) => (address.flowinfo(), address.scope_id()),
+        };
+        (address.ip(), address.port(), flow, scope).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+        let (ip, port, flow, scope) = <(IpAddr, u16, u32, u32)>::deserialize(deserializer)?;
+        Ok(match ip {
+            IpAddr::V4(ip) => SocketAddr::from((ip, port)),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, flow, scope).into(),
+        })
+    }
 }
 
 impl Address {
@@ -162,6 +184,15 @@ mod tests {
         assert_eq!("\0name".parse::<Address>().unwrap(), Address::Abstract(b"name".to_vec()));
         for invalid in [r"\\.\pipe\name", ""] {
             assert_eq!(invalid.parse::<Address>().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn an_address_travels_with_its_scope() {
+        for address in ["[fe80::1%7]:80", "[::1]:80", "127.0.0.1:80"] {
+            let address = Address::Tcp(address.parse().unwrap());
+            let packed = procession_parcel::Parcel::pack(&address).unwrap();
+            assert_eq!(packed.unpack::<Address>().unwrap(), address);
         }
     }
 

@@ -12,7 +12,8 @@
 //!
 //! A value that nests deeper than [`DEPTH`] would overflow the stack of whoever walks over it. A value may be referred to
 //! many times, so that a short pickle stands for an enormous one: the size of what it expands to is added up, and bounded.
-//! For that sum to hold, nothing may grow once it is part of something else, which rules out values that contain themselves.
+//! So is the number of items, which take memory here. For that sum to hold, nothing may grow once it is part of something
+//! else, which rules out values that contain themselves.
 //!
 //! # What comes out
 //!
@@ -26,6 +27,10 @@ pub(super) const DEPTH: u32 = 128;
 /// A value may take so many bytes for each byte of its pickle, or [`ROOM`], whichever is more.
 const EXPANSION: u64 = 64;
 const ROOM: u64 = 16 << 20;
+/// Beyond the length of its pickle, no value takes more, in bytes.
+const MOST: u64 = 1 << 30;
+/// How many items a pickle may have: each takes memory here, and in the value.
+const ITEMS: usize = 8 << 20;
 /// What an item takes beside its bytes.
 const ITEM: u64 = 16;
 /// The longest number as text, whose conversion is not linear.
@@ -60,6 +65,7 @@ struct Machine {
     memo: HashMap<u64, usize>,
     /// Whether something was referred to.
     shared: bool,
+    max_items: usize,
     limit: u64,
 }
 
@@ -97,16 +103,29 @@ impl<'a> Reader<'a> {
 }
 
 impl Machine {
-    fn node(&mut self, sort: Sort, size: u64) -> usize {
+    fn node(&mut self, sort: Sort, size: u64) -> Result<usize, String> {
+        if self.nodes.len() >= self.max_items {
+            return Err(format!("more than {} items", self.max_items));
+        }
         let size = size.saturating_add(ITEM);
         self.nodes.push(Node { sort, items: Vec::new(), depth: 0, size, used: false, remembered: false });
-        self.nodes.len() - 1
+        Ok(self.nodes.len() - 1)
     }
 
-    fn push(&mut self, sort: Sort) {
+    fn push(&mut self, sort: Sort) -> Result<(), String> {
         let size = if let Sort::Leaf(range) = &sort { range.len() as u64 } else { 0 };
-        let node = self.node(sort, size);
+        let node = self.node(sort, size)?;
         self.stack.push(node);
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<(), String> {
+        // A reader makes room for the items above each mark.
+        if self.marks.len() > DEPTH as usize {
+            return Err(format!("values nested deeper than {DEPTH}"));
+        }
+        self.marks.push(self.stack.len());
+        Ok(())
     }
 
     fn pop(&mut self) -> Result<usize, String> {
@@ -158,7 +177,7 @@ impl Machine {
     }
 
     fn make(&mut self, sort: Sort, items: &[usize]) -> Result<(), String> {
-        let node = self.node(sort, 0);
+        let node = self.node(sort, 0)?;
         self.add(node, items)?;
         self.stack.push(node);
         Ok(())
@@ -182,6 +201,10 @@ impl Machine {
     fn recall(&mut self, key: u64) -> Result<(), String> {
         let node =
             *self.memo.get(&key).ok_or_else(|| format!("item {key} of its memo, which is not there"))?;
+        // References take place too.
+        if self.stack.len() >= self.max_items {
+            return Err(format!("more than {} items", self.max_items));
+        }
         self.stack.push(node);
         self.shared = true;
         Ok(())
@@ -224,6 +247,10 @@ fn empty() -> String {
 
 /// Checks that a pickle is one plain value, to its last byte, and gives one of the same value without references.
 pub(super) fn inspect(pickle: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+    inspect_up_to(ITEMS, pickle)
+}
+
+fn inspect_up_to(max_items: usize, pickle: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     let mut from = Reader { rest: pickle };
     let mut to = Machine {
         nodes: Vec::new(),
@@ -231,7 +258,11 @@ pub(super) fn inspect(pickle: &[u8]) -> Result<Cow<'_, [u8]>, String> {
         marks: Vec::new(),
         memo: HashMap::new(),
         shared: false,
-        limit: ROOM.max((pickle.len() as u64).saturating_mul(EXPANSION)),
+        max_items,
+        limit: {
+            let len = pickle.len() as u64;
+            ROOM.max(len.saturating_mul(EXPANSION).min(len.saturating_add(MOST)))
+        },
     };
     loop {
         let at = pickle.len() - from.rest.len();
@@ -239,16 +270,16 @@ pub(super) fn inspect(pickle: &[u8]) -> Result<Cow<'_, [u8]>, String> {
         if let Some(whole) = leaf(op, &mut from)? {
             let end = pickle.len() - from.rest.len();
             if whole {
-                to.push(Sort::Leaf(at..end));
+                to.push(Sort::Leaf(at..end))?;
             }
             continue;
         }
         match op {
-            b']' => to.push(Sort::List),
-            b')' => to.push(Sort::Tuple),
-            b'}' => to.push(Sort::Dict),
-            0x8f => to.push(Sort::Set),
-            b'(' => to.marks.push(to.stack.len()),
+            b']' => to.push(Sort::List)?,
+            b')' => to.push(Sort::Tuple)?,
+            b'}' => to.push(Sort::Dict)?,
+            0x8f => to.push(Sort::Set)?,
+            b'(' => to.mark()?,
             b'l' | b't' | b'd' | 0x91 => {
                 let items = to.above_mark()?;
                 let sort = match op {
@@ -336,4 +367,20 @@ fn leaf(op: u8, from: &mut Reader<'_>) -> Result<Option<bool>, String> {
         _ => return Ok(None),
     };
     from.bytes(width).map(|_| Some(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_counted_before_they_take_memory() {
+        let listed = |count| [b"](".as_slice(), &vec![b'N'; count], b"e."].concat();
+        assert!(inspect_up_to(1000, &listed(999)).is_ok());
+        assert!(inspect_up_to(1000, &listed(1000)).unwrap_err().contains("1000 items"));
+        // Thrown away again, and the same one over and over.
+        assert!(inspect_up_to(1000, &b"N0".repeat(1001)).unwrap_err().contains("1000 items"));
+        let again = [b"Nq\0".as_slice(), &b"h\0".repeat(1000)].concat();
+        assert!(inspect_up_to(1000, &again).unwrap_err().contains("1000 items"));
+    }
 }

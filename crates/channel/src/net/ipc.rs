@@ -41,7 +41,8 @@
 //! # Whom to trust
 //!
 //! An [`Ipc`] from a peer of ours. What a lying one packed is an error, but may leave descriptors open for good, and a debug
-//! build of `ipc-channel` asserts that there are none: it does not undo what it cannot decode.
+//! build of `ipc-channel` asserts that there are none: it does not undo what it cannot decode. It panics at bytes that name a
+//! handle which did not come; that is caught here, but not in a program that is built with `panic = "abort"`.
 //!
 //! # When a process dies
 //!

@@ -10,9 +10,11 @@
 //! # Invariants
 //!
 //! 1. A client's number, its key in the table, is its datum in the epoll; numbers are never used again.
-//! 2. All handshakes have the same time: the smallest number has the earliest deadline, and the timer is set to it.
+//! 2. All handshakes have the same time: the smallest number has the earliest deadline, and the timer is set to it. A client
+//!    that has answered while nobody accepted gets its time again, and a new number: at most [`AGAIN`] times.
 //! 3. At most `max_pending` clients are in the table; a new one makes the oldest go. So silent clients cost their descriptors,
 //!    in bounded number, and delay nobody.
+//! 4. Who is out of the table is out of the epoll, whoever has a copy of its socket (a forked child has one of each).
 //!
 //! # When a process dies
 //!
@@ -50,6 +52,10 @@ const LISTENING: u64 = 0;
 const TIMER: u64 = 1;
 const CLOSED: u64 = 2;
 const FIRST_CLIENT: u64 = 16;
+/// How often a client's time begins again: it speaks so often in a handshake.
+const AGAIN: u32 = 3;
+/// How often `accept` goes on at its deadline, where there is always something to do.
+const ROUNDS: u32 = 64;
 /// How many clients are taken from the kernel's queue before others have their turn.
 const BATCH: usize = 32;
 
@@ -191,7 +197,7 @@ impl Builder {
             epoll::add(&epoll, fd, epoll::EventData::new_u64(number), epoll::EventFlags::IN)
                 .map_err(failed)?;
         }
-        let open = Open { socket, _bound: bound, clients: BTreeMap::new(), next: FIRST_CLIENT, timer };
+        let open = Open { bound, socket, clients: BTreeMap::new(), next: FIRST_CLIENT, timer };
         Ok(Listener {
             options: self,
             owner: std::process::id(),
@@ -224,8 +230,9 @@ struct State {
 }
 
 struct Open {
+    /// Goes before the socket: once that is closed, its inode's number can be somebody else's.
+    bound: Option<Bound>,
     socket: OwnedFd,
-    _bound: Option<Bound>,
     clients: BTreeMap<u64, Pending>,
     next: u64,
     timer: OwnedFd,
@@ -237,6 +244,8 @@ struct Pending {
     peer: Option<Address>,
     handshake: Handshake,
     deadline: Deadline,
+    /// How often its time began again.
+    again: u32,
     writes: bool,
 }
 
@@ -284,17 +293,45 @@ impl Listener {
 
     /// Closes it: clients that are not accepted yet are sent away, its path is unlinked, and every `accept`, those that wait
     /// already included, is an error from now on. Again does nothing.
+    ///
+    /// A forked copy closes no more than its own descriptors.
     pub fn close(&self) {
-        let open = self.state().open.take();
-        drop(open);
+        let Some(mut open) = self.state().open.take() else { return };
+        if !self.is_ours() {
+            return;
+        }
+        drop(open.bound.take());
+        // Copies in forked children must not keep anybody waiting.
+        for client in std::mem::take(&mut open.clients).into_values() {
+            self.send_away(&client.socket);
+        }
+        self.send_away(&open.socket);
         // It stays readable, so nobody misses it. A counter that is full has told it before.
         let _ = rustix::io::write(&self.closed, &1_u64.to_ne_bytes());
     }
 
+    /// Ends a socket for all copies of it.
+    fn send_away(&self, socket: &OwnedFd) {
+        let _ = epoll::delete(&self.epoll, socket);
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+    }
+
+    /// Whether this is the process that made it, and no forked copy.
+    fn is_ours(&self) -> bool {
+        self.owner == std::process::id()
+    }
+
     pub(super) fn accept_until(&self, deadline: Option<Deadline>) -> Result<Option<Accepted>, Error> {
+        let mut rounds = 0;
         loop {
             if let Some(accepted) = self.go_on()? {
                 return Ok(Some(accepted));
+            }
+            if deadline.is_some_and(Deadline::passed) {
+                rounds += 1;
+                if rounds > ROUNDS {
+                    return Ok(None);
+                }
             }
             match fd::readable(self.epoll.as_fd(), deadline) {
                 Ok(true) => {}
@@ -311,7 +348,7 @@ impl Listener {
 
     /// Does what can be done without waiting, up to the first client that is let in or refused.
     fn go_on(&self) -> Result<Option<Accepted>, Error> {
-        if self.owner != std::process::id() {
+        if !self.is_ours() {
             let what = "it belongs to the process that made it, and this one is a forked copy";
             return Err(Error::invalid(ACCEPT, self.address.to_string(), what));
         }
@@ -325,11 +362,17 @@ impl Listener {
             Err(Errno::INTR) => return Ok(None),
             Err(error) => return Err(self.failed(error)),
         };
-        let numbers = events.iter().map(|event| event.data.u64());
+        // Those who have waited longest first: then clients who answer, and new ones last.
+        let mut numbers: Vec<u64> = events.iter().map(|event| event.data.u64()).collect();
+        numbers.sort_unstable_by_key(|number| match *number {
+            LISTENING => u64::MAX,
+            TIMER => u64::MAX - 1,
+            number => number,
+        });
         for number in numbers {
             let outcome = match number {
                 LISTENING => self.take_in(open)?,
-                TIMER => self.expire(open),
+                TIMER => self.expire(open)?,
                 number => self.client(open, number)?,
             };
             if let Some(outcome) = outcome {
@@ -371,9 +414,9 @@ impl Listener {
                 ) => continue,
                 Err(error @ (Errno::MFILE | Errno::NFILE)) => {
                     // Silent clients hold descriptors; the oldest gives one back.
-                    return match open.oldest() {
-                        Some(client) => Ok(Some(Err(self.refused(client.peer.as_ref(), Refusal::Crowded)))),
+                    return match self.evict(open, Refusal::Crowded)? {
                         None => Err(self.failed(error)),
+                        outcome => Ok(outcome),
                     };
                 }
                 Err(error) => return Err(self.failed(error)),
@@ -384,6 +427,7 @@ impl Listener {
                 if self.address.is_local()
                     && let Err(refusal) = socket::check_user(socket.as_fd())
                 {
+                    self.send_away(&socket);
                     return Ok(Some(Err(self.refused(peer.as_ref(), refusal))));
                 }
                 return Ok(Some(Ok(Accepted { socket, peer })));
@@ -392,7 +436,7 @@ impl Listener {
                 .map_err(|error| Error::io(ACCEPT, self.address.to_string(), error))?
                 .allow_md5(self.options.allow_md5);
             let deadline = Deadline::after(self.options.handshake_timeout);
-            let client = Pending { socket, peer, handshake, deadline, writes: false };
+            let client = Pending { socket, peer, handshake, deadline, again: 0, writes: false };
             let number = open.next;
             open.next += 1;
             let data = epoll::EventData::new_u64(number);
@@ -407,10 +451,8 @@ impl Listener {
             if outcome.is_some() {
                 return Ok(outcome);
             }
-            if open.clients.len() > self.options.max_pending
-                && let Some(oldest) = open.oldest()
-            {
-                return Ok(Some(Err(self.refused(oldest.peer.as_ref(), Refusal::Crowded))));
+            if open.clients.len() > self.options.max_pending {
+                return self.evict(open, Refusal::Crowded);
             }
         }
         Ok(None)
@@ -420,6 +462,9 @@ impl Listener {
     fn client(&self, open: &mut Open, number: u64) -> Result<Option<Result<Accepted, Error>>, Error> {
         // One that an earlier event of the same batch has ended.
         let Some(client) = open.clients.get_mut(&number) else { return Ok(None) };
+        // It may have answered at once, while nobody was here to take it further.
+        let spoke =
+            client.deadline.passed() && client.again < AGAIN && socket::has_input(client.socket.as_fd());
         let writes = match socket::step(client.socket.as_fd(), &mut client.handshake) {
             Step::Read => false,
             Step::Write => true,
@@ -431,7 +476,10 @@ impl Listener {
                         let _ = epoll::delete(&self.epoll, &client.socket);
                         Ok(Accepted { socket: client.socket, peer: client.peer })
                     }
-                    Err(refusal) => Err(self.refused(client.peer.as_ref(), refusal)),
+                    Err(refusal) => {
+                        self.send_away(&client.socket);
+                        Err(self.refused(client.peer.as_ref(), refusal))
+                    }
                 }));
             }
         };
@@ -441,28 +489,57 @@ impl Listener {
             epoll::modify(&self.epoll, &client.socket, epoll::EventData::new_u64(number), interest)
                 .map_err(|error| self.failed(error))?;
         }
+        if spoke {
+            self.renew(open, number)?;
+        }
         Ok(None)
     }
 
+    /// Gives a client that has spoken its time again.
+    fn renew(&self, open: &mut Open, number: u64) -> Result<(), Error> {
+        let Some(mut client) = open.remove(number) else { return Ok(()) };
+        client.again += 1;
+        client.deadline = Deadline::after(self.options.handshake_timeout);
+        let number = open.next;
+        open.next += 1;
+        let interest = if client.writes { epoll::EventFlags::OUT } else { epoll::EventFlags::IN };
+        let data = epoll::EventData::new_u64(number);
+        epoll::modify(&self.epoll, &client.socket, data, interest).map_err(|error| self.failed(error))?;
+        open.clients.insert(number, client);
+        open.set_timer();
+        Ok(())
+    }
+
     /// Refuses the oldest client if its time is over.
-    fn expire(&self, open: &mut Open) -> Option<Result<Accepted, Error>> {
+    fn expire(&self, open: &mut Open) -> Result<Option<Result<Accepted, Error>>, Error> {
         match open.clients.first_key_value() {
-            Some((_, oldest)) if oldest.deadline.passed() => {
-                let client = open.oldest()?;
-                Some(Err(self.refused(client.peer.as_ref(), Refusal::TimedOut)))
-            }
+            Some((_, oldest)) if oldest.deadline.passed() => self.evict(open, Refusal::TimedOut),
             _ => {
                 open.set_timer();
-                None
+                Ok(None)
             }
         }
+    }
+
+    /// Takes the oldest client as far as it goes, and refuses it if that is not the end. Nothing if there is no client.
+    fn evict(&self, open: &mut Open, refusal: Refusal) -> Result<Option<Result<Accepted, Error>>, Error> {
+        let Some(number) = open.oldest() else { return Ok(None) };
+        let outcome = self.client(open, number)?;
+        if outcome.is_some() {
+            return Ok(outcome);
+        }
+        // Its time may have begun again.
+        let number = if refusal == Refusal::TimedOut { Some(number) } else { open.oldest() };
+        Ok(number.and_then(|number| open.remove(number)).map(|client| {
+            self.send_away(&client.socket);
+            Err(self.refused(client.peer.as_ref(), refusal))
+        }))
     }
 }
 
 impl Open {
-    fn oldest(&mut self) -> Option<Pending> {
-        let number = *self.clients.first_key_value()?.0;
-        self.remove(number)
+    fn oldest(&self) -> Option<u64> {
+        self.clients.first_key_value().map(|(number, _)| *number)
     }
 
     fn remove(&mut self, number: u64) -> Option<Pending> {
@@ -483,6 +560,12 @@ impl Open {
         let times = Itimerspec { it_interval: none, it_value: at };
         // It fails for an impossible time only.
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &times);
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

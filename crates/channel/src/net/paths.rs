@@ -16,7 +16,7 @@
 //! stays after SIGKILL, as that of any server.
 
 use procession_sys::{OverFork, guardian, hooks};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::{
     collections::BTreeMap,
@@ -30,6 +30,8 @@ use std::{
 const PREFIX: &str = "procession-";
 /// Random letters in the folder's name.
 const LETTERS: usize = 16;
+/// How often a folder is tried to be made.
+const TRIES: u32 = 200;
 /// The longest path that a socket can be bound to.
 const LONGEST: usize = 107;
 
@@ -89,9 +91,11 @@ impl Drop for Bound {
 /// Calls `bind` with a path of the user's, and sees to it that the path goes with the result.
 pub(super) fn bind_at(path: &Path, bind: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<Bound> {
     prepare();
+    // This process may be in another folder by the socket's end.
+    let place = std::path::absolute(path)?;
     bind(path)?;
     let mut table = TABLE.lock();
-    Ok(enter(&mut table, path.to_owned(), false))
+    Ok(enter(&mut table, place, false))
 }
 
 /// Calls `bind` with a path in a folder that nobody else can enter. A helper is to tidy up after us, unless the path is for a
@@ -166,6 +170,7 @@ fn inode_of(path: &Path) -> Option<(u64, u64)> {
 /// The folder for temporary files, or `/tmp` where that one's name leaves no room.
 fn base() -> PathBuf {
     let base = std::env::temp_dir();
+    let base = std::path::absolute(&base).unwrap_or(base);
     match base.as_os_str().len() + 1 + PREFIX.len() + LETTERS + 12 {
         needed if needed <= LONGEST => base,
         _ => PathBuf::from("/tmp"),
@@ -174,12 +179,16 @@ fn base() -> PathBuf {
 
 impl Folder {
     fn make(path: &Path) -> io::Result<Folder> {
-        // Somebody who tidies up can be in the way of a few tries.
-        for _ in 0..16 {
-            rustix::fs::mkdir(path, Mode::RWXU)?;
+        // Somebody who tidies up can be in the way of a few tries: holding the folder, or between its lock and its end.
+        for _ in 0..TRIES {
+            match rustix::fs::mkdir(path, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
             if let Some(lock) = lock(path)? {
                 return Ok(Folder { path: path.to_owned(), _lock: lock });
             }
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
         Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
@@ -222,9 +231,10 @@ fn remove_stale(base: &Path) -> io::Result<()> {
 
 /// Removes a folder if nobody holds it.
 fn remove(path: &Path) {
-    let Ok(Some(_lock)) = lock(path) else { return };
-    for socket in std::fs::read_dir(path).into_iter().flatten().flatten() {
-        let _ = std::fs::remove_file(socket.path());
+    let Ok(Some(lock)) = lock(path) else { return };
+    // In the folder that is locked, whatever its name stands for by now.
+    for socket in rustix::fs::Dir::read_from(&lock).into_iter().flatten().flatten() {
+        let _ = rustix::fs::unlinkat(&lock, socket.file_name(), AtFlags::empty());
     }
     let _ = std::fs::remove_dir(path);
 }
@@ -253,6 +263,20 @@ mod tests {
         for other in ["procession-", "procession-0123456789abcdeg", "procession-0123456789abcdef0", "x"] {
             assert!(!is_folder(other.as_ref()), "{other}");
         }
+    }
+
+    #[test]
+    fn a_folder_is_made_where_somebody_tidies_up_at_the_same_time() {
+        let path = std::env::temp_dir().join(format!("net-paths-busy-{}", std::process::id()));
+        let tidying = Folder::make(&path).unwrap();
+        std::thread::scope(|scope| {
+            let makes = scope.spawn(|| Folder::make(&path).map(|folder| folder.path.exists()));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::fs::remove_dir(&path).unwrap();
+            drop(tidying);
+            assert!(makes.join().unwrap().unwrap());
+        });
+        std::fs::remove_dir(path).unwrap();
     }
 
     #[test]

@@ -9,9 +9,13 @@
 
 use super::inspect::inspect;
 use crate::connection::{Connection, ConnectionError, Kind};
+use procession_sys::Deadline;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_pickle::{DeOptions, SerOptions, Value};
 use std::{io, time::Duration};
+
+/// The longest pickle that is received: as a value it takes several times as much.
+const LONGEST: u64 = 256 << 20;
 
 const SEND: &str = "send a pickle";
 const RECV: &str = "receive a pickle";
@@ -36,7 +40,7 @@ pub fn dumps<T: Serialize + ?Sized>(value: &T) -> io::Result<Vec<u8>> {
 /// # Errors
 ///
 /// If it is no pickle, is not plain (instances, classes, functions, `bytearray` before protocol 5), nests deeper than 128, is
-/// by far larger spread out than as a pickle, contains itself, or does not fit the type.
+/// by far larger spread out than as a pickle, has more than 8 million items, contains itself, or does not fit the type.
 pub fn loads<T: DeserializeOwned>(pickle: &[u8]) -> io::Result<T> {
     let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
     let pickle = inspect(pickle).map_err(|found| invalid(format!("the pickle holds {found}")))?;
@@ -76,14 +80,19 @@ impl<S, R> Connection<S, R> {
         self.send_bytes(&pickle)
     }
 
+    fn max_pickle(&self) -> u64 {
+        self.max_message().min(LONGEST)
+    }
+
     /// Receives what CPython's `send` sent, if it is a plain value; [nothing is executed](loads).
     ///
     /// # Errors
     ///
     /// If the message is no such pickle: it is gone then, and the next can be received; as
-    /// [`recv_bytes`](Connection::recv_bytes).
+    /// [`recv_bytes`](Connection::recv_bytes), where more than 256 MiB are too large: take these as bytes, and [`loads`]
+    /// them.
     pub fn recv_pickle<T: DeserializeOwned>(&self) -> Result<T, ConnectionError> {
-        load(&self.recv_bytes()?)
+        load(&self.recv_bytes_max(self.max_pickle())?)
     }
 
     /// As [`recv_pickle`](Connection::recv_pickle), for `timeout` at most: then `None`.
@@ -95,7 +104,8 @@ impl<S, R> Connection<S, R> {
         &self,
         timeout: Duration,
     ) -> Result<Option<T>, ConnectionError> {
-        self.recv_bytes_timeout(timeout)?.map(|pickle| load(&pickle)).transpose()
+        let deadline = Some(Deadline::after(timeout));
+        self.recv_bytes_within(self.max_pickle(), deadline)?.map(|pickle| load(&pickle)).transpose()
     }
 
     /// Sends any plain value as a [pickle](dumps_value).
@@ -114,7 +124,7 @@ impl<S, R> Connection<S, R> {
     ///
     /// As [`recv_pickle`](Connection::recv_pickle).
     pub fn recv_pickle_value(&self) -> Result<Value, ConnectionError> {
-        loads_value(&self.recv_bytes()?).map_err(malformed)
+        loads_value(&self.recv_bytes_max(self.max_pickle())?).map_err(malformed)
     }
 }
 

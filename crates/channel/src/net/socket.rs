@@ -64,6 +64,13 @@ pub(super) fn connect(socket: BorrowedFd<'_>, address: &Address, deadline: Deadl
             Err(error) => return Err(failed(error.into())),
         }
     }
+    // Where nobody listens at a port that the kernel hands out, it may hand it to this socket, and connect it to itself.
+    if let (Address::Tcp(_), Ok(ours), Ok(peer)) =
+        (address, rustix::net::getsockname(socket), rustix::net::getpeername(socket))
+        && Some(ours) == peer
+    {
+        return Err(failed(Errno::CONNREFUSED.into()));
+    }
     sockopt::set_socket_timeout(socket, sockopt::Timeout::Send, None).map_err(|error| failed(error.into()))
 }
 
@@ -74,6 +81,12 @@ pub(super) fn check_user(socket: BorrowedFd<'_>) -> Result<(), Refusal> {
         Ok(peer) => Err(Refusal::User { uid: Some(peer.uid.as_raw()) }),
         Err(_) => Err(Refusal::User { uid: None }),
     }
+}
+
+/// Whether bytes are there that were not read.
+pub(super) fn has_input(socket: BorrowedFd<'_>) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    rustix::net::recv(socket, &mut [0; 1], flags).is_ok_and(|(came, _)| came > 0)
 }
 
 /// What a handshake waits for.

@@ -1,6 +1,7 @@
 //! Listeners, clients and their handshakes.
 
 mod handshake;
+mod hostile;
 #[cfg(feature = "ipc-channel")]
 mod ipc;
 mod listener;

@@ -52,6 +52,19 @@ fn a_path_of_the_users_goes_with_its_listener_and_not_with_another_ones() {
 }
 
 #[test]
+fn a_path_goes_with_its_listener_wherever_the_process_is_by_then() {
+    isolated!({
+        let _watchdog = watchdog!();
+        let folder = std::env::temp_dir();
+        std::env::set_current_dir(&folder).unwrap();
+        let listener = Listener::bind("socket").unwrap();
+        std::env::set_current_dir("/").unwrap();
+        drop(listener);
+        assert!(!folder.join("socket").exists());
+    });
+}
+
+#[test]
 fn a_forked_copy_of_a_listener_unlinks_nothing_and_accepts_nobody() {
     isolated!({
         let _watchdog = watchdog!();

@@ -136,6 +136,10 @@ fn values_that_would_burst_are_refused() {
     assert!(refused(&deep).contains("deeper than 128"));
     let as_deep_as_may_be = [b")".to_vec(), vec![0x85; 128], vec![b'.']].concat();
     loads_value(&as_deep_as_may_be).unwrap();
+    // Beginnings without an end: a reader makes room behind each.
+    assert!(refused(&vec![b'('; 1 << 20]).contains("deeper than 128"));
+    let as_deep_as_may_be = [vec![b'('; 129], vec![b't'; 129], vec![b'.']].concat();
+    loads_value(&as_deep_as_may_be).unwrap();
     // A pair of pairs of pairs: a short pickle for 2 to the power of 60 values.
     let mut bomb = b"K\x01q\x00".to_vec();
     for level in 0..60 {
