@@ -4,6 +4,7 @@
 mod bell;
 mod connection;
 mod connection_processes;
+mod corpus;
 #[cfg(crash_points)]
 mod crash;
 mod hostile;
