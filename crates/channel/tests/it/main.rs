@@ -17,6 +17,7 @@ mod processes;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
 #[cfg(not(crash_points))]
 mod steps;
+mod storm_connection;
 mod support;
 mod typed;
 mod wait;
