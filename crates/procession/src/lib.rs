@@ -19,6 +19,7 @@ pub use procession_shm as shm;
 #[doc(inline)]
 pub use procession_sync as sync;
 
+pub use procession_channel::{Connection, ConnectionError, Pipe, Waitable, wait, wait_deadline};
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
 #[cfg(feature = "pool")]
 pub use procession_pool::{Pool, TaskError};
@@ -51,8 +52,9 @@ pub mod prelude {
         RawValue, RwLock, Semaphore, Value,
     };
     pub use crate::{
-        Context, ExitStatus, Fd, JoinError, Process, RemoteError, Run, StartMethod, active_children, at_exit,
-        cpu_count, current_process, fork_server_preload, on_child_start, parent_process, scope, spawn, task,
+        Connection, Context, ExitStatus, Fd, JoinError, Pipe, Process, RemoteError, Run, StartMethod,
+        active_children, at_exit, cpu_count, current_process, fork_server_preload, on_child_start,
+        parent_process, scope, spawn, task,
     };
     #[cfg(feature = "pool")]
     pub use crate::{Pool, TaskError};

@@ -43,6 +43,8 @@
 //! that lay in the pipe is received by others that hold the same end, or gone with the last of them.
 
 mod error;
+#[cfg(feature = "async")]
+mod later;
 mod link;
 mod stream;
 mod turn;

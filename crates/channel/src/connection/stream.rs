@@ -45,7 +45,7 @@ use std::{
 };
 
 /// By how much a buffer grows ahead of what has arrived, at first.
-const STEP: usize = 1 << 20;
+const STEP: usize = 64 * 1024;
 /// What a pipe takes without blocking whenever it is ready (`PIPE_BUF`).
 const PIPE_BUF: usize = 4096;
 /// How many descriptors the kernel passes at once.
@@ -78,8 +78,8 @@ struct Input {
     head_got: usize,
     /// The message's length, once the header is complete.
     len: Option<u64>,
+    /// Room for the message, as far as it is known to come, and how much of it has come.
     body: Vec<u8>,
-    /// How much of the body was read; what is behind that is zero, and written once.
     filled: usize,
     /// Whether the descriptors of this frame were looked for.
     looked: bool,
@@ -197,18 +197,17 @@ impl Stream {
             return Err(ConnectionError::new(RECV, Kind::TooLarge { len, limit: max }));
         }
         while (input.filled as u64) < len {
-            let Input { body, filled: got, .. } = &mut *input;
-            if *got == body.len() {
-                let left = usize::try_from(len - *got as u64).unwrap_or(usize::MAX);
-                let step = left.min(STEP.max(*got));
-                let limit = *got as u64;
-                body.try_reserve(step)
-                    .map_err(|_| ConnectionError::new(RECV, Kind::TooLarge { len, limit }))?;
-                body.resize(*got + step, 0);
+            let got = input.filled;
+            if got == input.body.len() {
+                let left = usize::try_from(len - got as u64).unwrap_or(usize::MAX);
+                let step = left.min(STEP.max(got));
+                let no_memory = |_| ConnectionError::new(RECV, Kind::TooLarge { len, limit: got as u64 });
+                input.body.try_reserve_exact(step).map_err(no_memory)?;
+                input.body.resize(got + step, 0);
             }
-            match self.read(&mut body[*got..]) {
-                Ok(Some(0)) => return Err(cut_off(*got as u64, len)),
-                Ok(Some(came)) => *got += came,
+            match self.read(&mut input.body[got..]) {
+                Ok(Some(0)) => return Err(cut_off(got as u64, len)),
+                Ok(Some(came)) => input.filled += came,
                 Ok(None) => return Ok(Arrived::Nothing),
                 Err(errno) => return Err(ConnectionError::io(RECV, errno)),
             }
@@ -307,6 +306,11 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    #[cfg(feature = "async")]
+    pub(super) fn poll_output(&self, waker: &std::task::Waker) -> Option<Held<'_, Output>> {
+        self.output.poll(waker)
     }
 
     /// Sends what is left of an earlier message; false if there is no room for all of it now.

@@ -1,4 +1,4 @@
-//! A state that one thread works with at a time, for as long as it likes.
+//! A state that one thread or future works with at a time, for as long as it likes.
 
 use procession_sys::Deadline;
 use std::{
@@ -6,10 +6,13 @@ use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-/// A lock whose holder may block, so those who wait for it have deadlines.
+/// A lock whose holder may block, so those who wait for it have deadlines, or wakers.
 pub(super) struct Turn<T> {
     place: Mutex<Option<T>>,
     back: Condvar,
+    /// Pushed to under `place`'s lock only.
+    #[cfg(feature = "async")]
+    wakers: Mutex<Vec<std::task::Waker>>,
 }
 
 /// The state, until it is dropped.
@@ -21,7 +24,12 @@ pub(super) struct Held<'a, T> {
 
 impl<T> Turn<T> {
     pub(super) fn new(value: T) -> Turn<T> {
-        Turn { place: Mutex::new(Some(value)), back: Condvar::new() }
+        Turn {
+            place: Mutex::new(Some(value)),
+            back: Condvar::new(),
+            #[cfg(feature = "async")]
+            wakers: Mutex::default(),
+        }
     }
 
     fn place(&self) -> MutexGuard<'_, Option<T>> {
@@ -45,6 +53,20 @@ impl<T> Turn<T> {
                 }
             };
         }
+    }
+
+    /// Takes the state, or has `waker` woken when it is back.
+    #[cfg(feature = "async")]
+    pub(super) fn poll(&self, waker: &std::task::Waker) -> Option<Held<'_, T>> {
+        // Foreign code, so under no lock.
+        let waker = waker.clone();
+        let mut place = self.place();
+        let Some(value) = place.take() else {
+            self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+            return None;
+        };
+        drop(place);
+        Some(Held { turn: self, value: Some(value) })
     }
 }
 
@@ -72,5 +94,11 @@ impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
         *self.turn.place() = self.value.take();
         self.turn.back.notify_one();
+        #[cfg(feature = "async")]
+        {
+            let wakers =
+                std::mem::take(&mut *self.turn.wakers.lock().unwrap_or_else(PoisonError::into_inner));
+            wakers.into_iter().for_each(std::task::Waker::wake);
+        }
     }
 }

@@ -3,6 +3,9 @@
 
 mod bell;
 mod connection;
+#[cfg(feature = "async")]
+mod connection_later;
+mod connection_limits;
 mod connection_processes;
 mod corpus;
 #[cfg(crash_points)]
@@ -17,6 +20,7 @@ mod processes;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
 #[cfg(not(crash_points))]
 mod steps;
+mod storm_connection;
 mod support;
 mod typed;
 mod wait;

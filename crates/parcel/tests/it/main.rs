@@ -4,6 +4,7 @@ mod borrowed;
 mod codec;
 mod functions;
 mod handles;
+mod packet;
 mod panics;
 mod refused;
 mod roles;
