@@ -18,7 +18,7 @@ use std::{
 const MOST: usize = 64 << 10;
 
 /// Frames of CPython's, in two pieces: the first two bytes say where they part.
-pub fn frame(data: &[u8]) {
+pub(crate) fn frame(data: &[u8]) {
     const MAX: u64 = 1 << 16;
     let Some((at, data)) = data.split_first_chunk::<2>() else { return };
     let data = &data[..data.len().min(MOST)];
@@ -90,7 +90,7 @@ fn frames(mut data: &[u8], max: u64) -> (Vec<Vec<u8>>, Rest) {
 /// One side of a handshake whose random bytes are all 7 and whose key is `key`. The first byte says which side, whether MD5
 /// is allowed, and in pieces of how many bytes the rest comes.
 #[cfg(feature = "net")]
-pub fn handshake(data: &[u8]) {
+pub(crate) fn handshake(data: &[u8]) {
     use procession_channel::net::{AuthKey, Handshake};
     let Some((&how, mut data)) = data.split_first() else { return };
     let (listener, md5, step) = (how & 1 != 0, how & 2 != 0, usize::from(how >> 2) + 1);
@@ -133,7 +133,7 @@ enum Choice {
 }
 
 /// A value out of bytes of which the first says of what type, or a frame as it comes over a socket.
-pub fn parcel(data: &[u8]) {
+pub(crate) fn parcel(data: &[u8]) {
     let Some((&kind, data)) = data.split_first() else { return };
     match kind % 8 {
         0 => again::<(u8, String, Vec<u16>, Option<bool>)>(data),
@@ -168,7 +168,7 @@ fn again<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + 'static
 
 /// A pickle. What can be loaded can be dumped, and loaded again.
 #[cfg(feature = "pickle")]
-pub fn pickle(data: &[u8]) {
+pub(crate) fn pickle(data: &[u8]) {
     use procession_channel::net::pickle::{dumps_value, loads, loads_value};
     let _ = loads::<(i64, String, Vec<f64>)>(data);
     let _ = loads::<BTreeMap<String, Vec<Option<bool>>>>(data);
@@ -183,7 +183,7 @@ pub fn pickle(data: &[u8]) {
 ///
 /// The first byte says which end; the second how many pairs of place and value follow that change the parcel's bytes. Then come
 /// steps of 11 bytes, before and after the end was unpacked: what to do, and if it is a store, a word's place and value.
-pub fn ring(data: &[u8]) {
+pub(crate) fn ring(data: &[u8]) {
     let Some((&[which, edits], data)) = data.split_first_chunk::<2>() else { return };
     let Some((edits, data)) = data.split_at_checked(usize::from(edits % 16) * 2) else { return };
     let config = Config { capacity: 4096, max_message: 10_000, ..Config::default() };

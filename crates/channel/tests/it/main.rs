@@ -15,7 +15,17 @@ mod lane;
 mod memory;
 mod moves;
 #[cfg(feature = "net")]
-mod net;
+mod net_handshake;
+#[cfg(feature = "ipc-channel")]
+mod net_ipc;
+#[cfg(feature = "net")]
+mod net_listener;
+#[cfg(feature = "net")]
+mod net_paths;
+#[cfg(feature = "pickle")]
+mod net_pickle;
+#[cfg(feature = "net")]
+mod net_python;
 mod processes;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
 #[cfg(not(crash_points))]
