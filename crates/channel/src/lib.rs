@@ -4,6 +4,8 @@
 //!
 //! * [`lane`]: a ring in shared memory with one sender and one receiver, no lock, and deaths at any instruction;
 //! * [`connection`]: pipes and streams, whose messages carry descriptors;
+//! * `net` (feature of this name): listeners and clients over TCP and Unix sockets, CPython at the other end included;
+//! * `ipc` (feature `ipc-channel`): ends and memory of that crate inside messages of ours;
 //! * [`wait`]: for connections, listeners, the ends of processes and others, all at once;
 //! * [`Bell`]: a sleeping place in shared memory, which many lanes may share.
 //!

@@ -8,6 +8,7 @@ mod connection_hostile;
 mod connection_later;
 mod connection_limits;
 mod connection_processes;
+mod corpus;
 #[cfg(crash_points)]
 mod crash;
 mod hostile;
@@ -15,11 +16,24 @@ mod lane;
 mod memory;
 mod moves;
 #[cfg(feature = "net")]
-mod net;
+mod net_handshake;
+#[cfg(feature = "net")]
+mod net_hostile;
+#[cfg(feature = "ipc-channel")]
+mod net_ipc;
+#[cfg(feature = "net")]
+mod net_listener;
+#[cfg(feature = "net")]
+mod net_paths;
+#[cfg(feature = "pickle")]
+mod net_pickle;
+#[cfg(feature = "net")]
+mod net_python;
 mod processes;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
 #[cfg(not(crash_points))]
 mod steps;
+mod storm_connection;
 mod support;
 mod typed;
 mod wait;

@@ -9,20 +9,20 @@ use std::{
     time::Duration,
 };
 
-pub(super) const LIMIT: Duration = Duration::from_secs(240);
+pub(crate) const LIMIT: Duration = Duration::from_secs(240);
 const KEY: &str = "a key for both";
 /// Nothing, one byte, one that CPython sends in two writes, and one larger than any buffer.
 const SIZES: [usize; 4] = [0, 1, 64 << 10, 20 << 20];
 
 /// An interpreter that runs a script and speaks in lines.
-pub(super) struct Peer {
+pub(crate) struct Peer {
     child: Child,
     output: BufReader<ChildStdout>,
     version: String,
 }
 
 impl Peer {
-    pub(super) fn start(python: &python::Python, script: &str, arguments: &[&str]) -> Peer {
+    pub(crate) fn start(python: &python::Python, script: &str, arguments: &[&str]) -> Peer {
         let prelude = "
 import sys
 from multiprocessing.connection import Listener, Client
@@ -43,7 +43,7 @@ def address(text):
     }
 
     #[track_caller]
-    pub(super) fn hear(&mut self) -> String {
+    pub(crate) fn hear(&mut self) -> String {
         let mut line = String::new();
         let count = self.output.read_line(&mut line).unwrap();
         assert!(count > 0, "{} ended", self.version);
@@ -51,12 +51,12 @@ def address(text):
     }
 
     #[track_caller]
-    pub(super) fn expect(&mut self, line: &str) {
+    pub(crate) fn expect(&mut self, line: &str) {
         assert_eq!(self.hear(), line, "{}", self.version);
     }
 
     #[track_caller]
-    pub(super) fn end(mut self) {
+    pub(crate) fn end(mut self) {
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{}: {status}", self.version);
     }
@@ -70,7 +70,7 @@ impl Drop for Peer {
 }
 
 /// As the script's `address` reads it.
-pub(super) fn text(address: &Address) -> String {
+pub(crate) fn text(address: &Address) -> String {
     match address {
         Address::Tcp(address) => address.to_string(),
         Address::Unix(path) => path.display().to_string(),
@@ -80,7 +80,7 @@ pub(super) fn text(address: &Address) -> String {
 }
 
 /// What [`text`] wrote, or the script.
-pub(super) fn address(text: &str) -> Address {
+pub(crate) fn address(text: &str) -> Address {
     match text.strip_prefix('@') {
         Some(name) => Address::Abstract(name.as_bytes().to_vec()),
         None if text.starts_with('/') => Address::Unix(text.into()),

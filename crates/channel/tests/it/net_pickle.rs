@@ -1,6 +1,6 @@
 //! Pickles of plain values, and of everything else.
 
-use super::python::{LIMIT, Peer, address, text};
+use crate::net_python::{LIMIT, Peer, address, text};
 use procession_channel::net::{
     Client, Listener,
     pickle::{dumps, loads, loads_value},
