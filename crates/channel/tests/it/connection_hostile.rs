@@ -49,6 +49,9 @@ fn a_carrier_whose_other_end_writes_on_and_on_is_refused() {
     let (a, b) = Pipe::<(), ()>::duplex().unwrap();
     let (mut flood, carrier) = UnixStream::pair().unwrap();
     let carrier = OwnedFd::from(carrier);
+    flood.set_nonblocking(true).unwrap();
+    while flood.write(&[0; 4096]).is_ok() {}
+    flood.set_nonblocking(false).unwrap();
     thread::scope(|scope| {
         // Until the receiver has closed it.
         scope.spawn(move || while flood.write(&[0; 4096]).is_ok() {});
