@@ -16,7 +16,7 @@ use std::{
 pub enum Address {
     /// IPv4 or IPv6, and a port.
     Tcp(#[serde(with = "tcp")] SocketAddr),
-    /// A path in the file system, at most 107 bytes long.
+    /// A path in the file system, at most 108 bytes long.
     Unix(PathBuf),
     /// A name in the kernel's table of the network namespace, without a file: at most 107 bytes. Every user may connect.
     Abstract(Vec<u8>),
@@ -207,6 +207,6 @@ mod tests {
         for address in addresses {
             assert_eq!(Address::from_socket(address.to_socket().unwrap()), Some(address));
         }
-        assert!(Address::Unix("x".repeat(108).into()).to_socket().is_err());
+        assert!(Address::Unix("x".repeat(109).into()).to_socket().is_err());
     }
 }
