@@ -131,29 +131,16 @@ impl Link {
         }
     }
 
-    /// Takes what is there, up to one message of at most `max` bytes.
-    pub(super) fn advance(&self, max: u64) -> Result<Arrived, ConnectionError> {
+    /// A message that is there, of at most `max` bytes; nothing if there is none, or not all of it.
+    pub(super) fn try_recv(&self, max: u64) -> Result<Option<Parcel>, ConnectionError> {
         self.check_reads()?;
         match &self.transport {
-            Transport::Packets(socket, _) => {
-                let limits = Limits { max_bytes: max, ..Limits::default() };
-                match packet::try_recv(socket, &limits) {
-                    Ok(Received::Parcel(parcel)) => Ok(Arrived::Message(parcel)),
-                    Ok(Received::Empty) => Ok(Arrived::Nothing),
-                    Ok(Received::Closed) => Ok(Arrived::End),
-                    Err(error) => Err(ConnectionError::parcel(RECV, error)),
-                }
-            }
-            Transport::Stream(stream) => stream.advance(max),
-        }
-    }
-
-    /// A message that is there; nothing if there is none, or not all of it.
-    pub(super) fn try_recv(&self, max: u64) -> Result<Option<Parcel>, ConnectionError> {
-        match self.advance(max)? {
-            Arrived::Message(parcel) => Ok(Some(parcel)),
-            Arrived::Nothing => Ok(None),
-            Arrived::End => Err(ConnectionError::new(RECV, Kind::End)),
+            Transport::Packets(socket, _) => packet_of(packet::try_recv(socket, &limits(max))),
+            Transport::Stream(stream) => match stream.advance(max)? {
+                Arrived::Message(parcel) => Ok(Some(parcel)),
+                Arrived::Nothing => Ok(None),
+                Arrived::End => Err(ConnectionError::new(RECV, Kind::End)),
+            },
         }
     }
 
@@ -163,6 +150,10 @@ impl Link {
         max: u64,
         deadline: Option<Deadline>,
     ) -> Result<Option<Parcel>, ConnectionError> {
+        self.check_reads()?;
+        if let Transport::Packets(socket, _) = &self.transport {
+            return packet_of(packet::recv(socket, &limits(max), deadline));
+        }
         loop {
             if let Some(parcel) = self.try_recv(max)? {
                 return Ok(Some(parcel));
@@ -183,6 +174,21 @@ impl Link {
             Transport::Packets(fd, _) => fd,
             Transport::Stream(stream) => stream.into_fd(),
         }
+    }
+}
+
+fn limits(max_bytes: u64) -> Limits {
+    Limits { max_bytes, ..Limits::default() }
+}
+
+fn packet_of(
+    received: Result<Received, procession_parcel::Error>,
+) -> Result<Option<Parcel>, ConnectionError> {
+    match received {
+        Ok(Received::Parcel(parcel)) => Ok(Some(parcel)),
+        Ok(Received::Empty) => Ok(None),
+        Ok(Received::Closed) => Err(ConnectionError::new(RECV, Kind::End)),
+        Err(error) => Err(ConnectionError::parcel(RECV, error)),
     }
 }
 
