@@ -110,7 +110,9 @@ impl Stream {
                     Attempt::NotReady
                 }
                 Err(error) => {
-                    sending.keep_rest(&mut output);
+                    if !error.is_broken_pipe() {
+                        sending.keep_rest(&mut output);
+                    }
                     Attempt::Done(Err(error))
                 }
             }

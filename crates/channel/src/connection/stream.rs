@@ -291,7 +291,9 @@ impl Stream {
                 },
                 Err(error) => error,
             };
-            message.keep_rest(&mut output);
+            if !end.is_broken_pipe() {
+                message.keep_rest(&mut output);
+            }
             return Err(end);
         }
     }
