@@ -110,11 +110,11 @@ impl Stream {
                     Attempt::NotReady
                 }
                 Err(error) => {
-                    let partly = sending.has_begun();
+                    let partly = sending.has_begun() && !error.is_broken_pipe();
                     if partly {
                         accepted();
+                        sending.keep_rest(&mut output);
                     }
-                    sending.keep_rest(&mut output);
                     Attempt::Done(Err(error.in_part(partly)))
                 }
             }

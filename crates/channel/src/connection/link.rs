@@ -18,7 +18,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, se
 use std::{
     fmt,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 pub(super) const SEND: &str = "send a message";
@@ -42,7 +41,6 @@ pub(super) enum Transport {
 pub(crate) struct Link {
     pub(super) transport: Transport,
     pub(super) max_bytes: u64,
-    taking: Taking,
     /// Whether a challenge as the first message is the listener's, who asks for a key that we do not have.
     #[cfg(feature = "net")]
     pub(super) no_challenge: std::sync::atomic::AtomicBool,
@@ -53,7 +51,6 @@ impl Link {
         Link {
             transport,
             max_bytes: Limits::default().max_bytes,
-            taking: Taking::default(),
             #[cfg(feature = "net")]
             no_challenge: Default::default(),
         }
@@ -150,30 +147,16 @@ impl Link {
         }
     }
 
-    /// Takes what is there, up to one message of at most `max` bytes.
-    pub(super) fn advance(&self, max: u64) -> Result<Arrived, ConnectionError> {
+    /// A message that is there, of at most `max` bytes; nothing if there is none, or not all of it.
+    pub(super) fn try_recv(&self, max: u64) -> Result<Option<Parcel>, ConnectionError> {
         self.check_reads()?;
         match &self.transport {
-            Transport::Packets(socket, _) => {
-                let limits = Limits { max_bytes: max, ..Limits::default() };
-                let _taking = self.taking.begin();
-                match packet::try_recv(socket, &limits) {
-                    Ok(Received::Parcel(parcel)) => Ok(Arrived::Message(parcel)),
-                    Ok(Received::Empty) => Ok(Arrived::Nothing),
-                    Ok(Received::Closed) => Ok(Arrived::End),
-                    Err(error) => Err(ConnectionError::parcel(RECV, error)),
-                }
-            }
-            Transport::Stream(stream) => stream.advance(max),
-        }
-    }
-
-    /// A message that is there; nothing if there is none, or not all of it.
-    pub(super) fn try_recv(&self, max: u64) -> Result<Option<Parcel>, ConnectionError> {
-        match self.advance(max)? {
-            Arrived::Message(parcel) => self.check_first(parcel).map(Some),
-            Arrived::Nothing => Ok(None),
-            Arrived::End => Err(ConnectionError::new(RECV, Kind::End)),
+            Transport::Packets(socket, _) => packet_of(packet::try_recv(socket, &limits(max))),
+            Transport::Stream(stream) => match stream.advance(max)? {
+                Arrived::Message(parcel) => self.check_first(parcel).map(Some),
+                Arrived::Nothing => Ok(None),
+                Arrived::End => Err(ConnectionError::new(RECV, Kind::End)),
+            },
         }
     }
 
@@ -199,6 +182,10 @@ impl Link {
         max: u64,
         deadline: Option<Deadline>,
     ) -> Result<Option<Parcel>, ConnectionError> {
+        self.check_reads()?;
+        if let Transport::Packets(socket, _) = &self.transport {
+            return packet_of(packet::recv(socket, &limits(max), deadline));
+        }
         loop {
             if let Some(parcel) = self.try_recv(max)? {
                 return Ok(Some(parcel));
@@ -235,6 +222,21 @@ impl Link {
     }
 }
 
+fn limits(max_bytes: u64) -> Limits {
+    Limits { max_bytes, ..Limits::default() }
+}
+
+fn packet_of(
+    received: Result<Received, procession_parcel::Error>,
+) -> Result<Option<Parcel>, ConnectionError> {
+    match received {
+        Ok(Received::Parcel(parcel)) => Ok(Some(parcel)),
+        Ok(Received::Empty) => Ok(None),
+        Ok(Received::Closed) => Err(ConnectionError::new(RECV, Kind::End)),
+        Err(error) => Err(ConnectionError::parcel(RECV, error)),
+    }
+}
+
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.transport {
@@ -256,39 +258,6 @@ impl fmt::Debug for Link {
             .field("reads", &self.reads())
             .field("writes", &self.writes())
             .finish()
-    }
-}
-
-/// Whether a thread of this process looks at a packet and takes it. Other threads wait for that moment, so that they do not
-/// take what this one looked at.
-///
-/// Other processes do not: [`ConnectionError::is_lost`] tells what came of that.
-#[derive(Default)]
-struct Taking(AtomicU32);
-
-struct Begun<'a>(&'a Taking);
-
-impl Taking {
-    /// How often to let others run before going on regardless: the holder may be stopped.
-    const TRIES: u32 = 100_000;
-
-    fn begin(&self) -> Option<Begun<'_>> {
-        let me = std::process::id();
-        for _ in 0..Taking::TRIES {
-            match self.0.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Some(Begun(self)),
-                Err(holder) if holder == me => std::thread::yield_now(),
-                // A thread of the parent, at the fork: it is not here.
-                Err(holder) => drop(self.0.compare_exchange(holder, 0, Ordering::Relaxed, Ordering::Relaxed)),
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Begun<'_> {
-    fn drop(&mut self) {
-        self.0.0.store(0, Ordering::Release);
     }
 }
 

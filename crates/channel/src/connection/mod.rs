@@ -32,7 +32,7 @@
 //!
 //! # Deadlines
 //! Whatever blocks has a form with a timeout and one with a deadline. On a pipe a message that missed its deadline was not
-//! sent. On a stream part of it may be out; the connection keeps the rest ([`ConnectionError::is_partly_sent`]) and
+//! sent. On a stream part of it may be out; the connection keeps a copy of the rest ([`ConnectionError::is_partly_sent`]) and
 //! sends it before the next message. A receiver that misses its deadline loses nothing: what it has read of a message is
 //! kept for the next one. Signals interrupt nothing.
 //!

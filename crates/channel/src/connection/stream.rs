@@ -298,7 +298,9 @@ impl Stream {
                 },
                 Err(error) => error.in_part(message.has_begun()),
             };
-            message.keep_rest(&mut output);
+            if !end.is_broken_pipe() {
+                message.keep_rest(&mut output);
+            }
             return Err(end);
         }
     }

@@ -243,23 +243,6 @@ fn a_message_that_is_taken_in_place_of_another_is_told_to_be_lost() {
 }
 
 #[test]
-fn threads_that_share_an_end_take_what_they_have_looked_at() {
-    let _watchdog = watchdog!(Duration::from_secs(60));
-    let (sender, receiver) = Pipe::<(), ()>::duplex().unwrap();
-    thread::scope(|scope| {
-        let receiver = &receiver;
-        let counts = [10, 100].map(|max| scope.spawn(move || count(receiver, max)));
-        for _ in 0..20_000 {
-            sender.send_bytes(b"small").unwrap();
-            sender.send_bytes(&[0; 50]).unwrap();
-        }
-        drop(sender);
-        let counts = counts.map(|count| count.join().unwrap());
-        assert_eq!((counts[0].0 + counts[1].0, counts[0].1 + counts[1].1), (40_000, 0), "{counts:?}");
-    });
-}
-
-#[test]
 fn an_iteration_ends_where_nothing_else_can_come() {
     let _watchdog = watchdog!();
     let results = |bytes: &[u8]| -> Vec<Result<u8, ConnectionError>> {

@@ -349,7 +349,8 @@ pub fn send(socket: impl AsFd, parcel: &Parcel, deadline: Option<Deadline>) -> R
 pub fn recv(socket: impl AsFd, limits: &Limits, deadline: Option<Deadline>) -> Result<Received, Error> {
     let socket = socket.as_fd();
     loop {
-        match try_recv(socket, limits)? {
+        // Without a deadline the look itself waits, which saves two system calls.
+        match next(socket, limits, deadline.is_none())? {
             Received::Empty => {}
             received => return Ok(received),
         }
@@ -370,8 +371,11 @@ pub fn recv(socket: impl AsFd, limits: &Limits, deadline: Option<Deadline>) -> R
 /// * It was taken and cannot be delivered ([`Error::is_lost`]), where others receive on this socket too or use up the
 ///   room: it is gone.
 pub fn try_recv(socket: impl AsFd, limits: &Limits) -> Result<Received, Error> {
-    let socket = socket.as_fd();
-    let Some((header, len)) = look(socket)? else { return Ok(Received::Empty) };
+    next(socket.as_fd(), limits, false)
+}
+
+fn next(socket: BorrowedFd<'_>, limits: &Limits, wait: bool) -> Result<Received, Error> {
+    let Some((header, len)) = look(socket, wait)? else { return Ok(Received::Empty) };
     if len == 0 && is_closed(socket)? {
         return Ok(Received::Closed);
     }
@@ -400,10 +404,11 @@ fn is_closed(socket: BorrowedFd<'_>) -> Result<bool, Error> {
 }
 
 /// The beginning of the next packet and its length, or nothing if there is none; 0 at the end.
-fn look(socket: BorrowedFd<'_>) -> Result<Option<([u8; HEADER], usize)>, Error> {
+fn look(socket: BorrowedFd<'_>, wait: bool) -> Result<Option<([u8; HEADER], usize)>, Error> {
     let mut header = [0; HEADER];
+    let now = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+    let flags = RecvFlags::PEEK | RecvFlags::TRUNC | now;
     loop {
-        let flags = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
         match recv_bytes(socket, header.as_mut_slice(), flags) {
             Ok((_, len)) => return Ok(Some((header, len))),
             // The other end closed without reading all that we sent. It is said once, before what it sent.
@@ -417,6 +422,12 @@ fn look(socket: BorrowedFd<'_>) -> Result<Option<([u8; HEADER], usize)>, Error> 
 /// Sees to it that there is room for `count` descriptors.
 fn reserve(socket: BorrowedFd<'_>, count: u64) -> Result<(), Error> {
     let mut places = Vec::new();
+    // A hostile number costs nothing.
+    if count > FDS_PER_MESSAGE as u64
+        && getrlimit(Resource::Nofile).current.is_some_and(|limit| count >= limit)
+    {
+        return Err(out_of_descriptors());
+    }
     for _ in 0..count {
         places.push(fcntl_dupfd_cloexec(socket, 0).map_err(|errno| match errno {
             Errno::MFILE | Errno::INVAL => out_of_descriptors(),
