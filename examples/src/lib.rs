@@ -1,6 +1,7 @@
 //! Programs that show what `procession` is for; each is a file in this folder.
 //!
 //! * `cargo run --release --example wordcount -- [PATH…]`: counts words in many files with many processes.
+//! * `cargo run --example chat`: talks to a Python process.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession supports Linux only");

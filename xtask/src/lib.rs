@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod ci;
 pub mod crash;
+pub mod fuzz;
 mod leftovers;
 mod shell;
 pub mod soak;

@@ -12,6 +12,7 @@ Usage: cargo xtask COMMAND [OPTION…]
   tidy    the house rules that a program can check; also run by `cargo test`
   bench   everything side by side on this machine: ours, the rivals, CPython; writes target/bench/
   crash   death at every instruction and at every crash point, for every structure: longer than CI allows
+  fuzz    what comes from sockets and shared memory, with a nightly toolchain where one is installed
   soak    kill storms, each with thousands of kills and a new seed, over and over
   help    this text
 
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         "tidy" => xtask::tidy::run(&rest),
         "bench" => xtask::bench::run(&rest),
         "crash" => xtask::crash::run(&rest),
+        "fuzz" => xtask::fuzz::run(&rest),
         "soak" => xtask::soak::run(&rest),
         "help" | "--help" | "-h" => {
             println!("{HELP}");

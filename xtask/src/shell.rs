@@ -27,6 +27,18 @@ impl Step {
         }
     }
 
+    /// A program by its path.
+    pub(crate) fn program(name: impl Into<String>, program: &Path) -> Step {
+        let program = program.display().to_string();
+        Step { name: name.into(), program, args: Vec::new(), env: Vec::new(), expected: None }
+    }
+
+    /// One more argument, as it is.
+    pub(crate) fn arg(mut self, arg: impl Into<String>) -> Step {
+        self.args.push(arg.into());
+        self
+    }
+
     /// Sets a variable for this command.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Step {
         self.env.push((name.to_owned(), value.to_owned()));

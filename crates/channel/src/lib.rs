@@ -5,6 +5,10 @@
 //! * [`channel`](channel()): values from one sender to one receiver, which may be in different processes;
 //! * [`lane`]: what it stands on, a ring in shared memory without a lock, which survives deaths at any instruction;
 //! * [`queue`]: many producers and consumers, and items that a killed consumer cannot lose silently;
+//! * [`connection`]: pipes and streams, whose messages carry descriptors;
+//! * `net` (feature of this name): listeners and clients over TCP and Unix sockets, CPython at the other end included;
+//! * `ipc` (feature `ipc-channel`): ends and memory of that crate inside messages of ours;
+//! * [`wait`]: for connections, listeners, the ends of processes and others, all at once;
 //! * [`Bell`]: a sleeping place in shared memory, which many lanes may share.
 //!
 //! # Words used here
@@ -31,21 +35,32 @@ compile_error!("procession supports Linux only");
 mod bell;
 mod bug;
 #[cfg(not(loom))]
+pub mod connection;
+#[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
 mod handle;
 pub mod lane;
 #[cfg(loom)]
 pub mod model;
+#[cfg(all(feature = "net", not(loom)))]
+pub mod net;
 pub mod queue;
+#[cfg(not(loom))]
+mod wait;
 
 pub use bell::Waited;
+#[cfg(all(feature = "ipc-channel", not(loom)))]
+#[doc(inline)]
+pub use net::ipc;
 #[cfg(not(loom))]
 pub use {
+    connection::{Connection, ConnectionError, Pipe},
     error::Error,
     handle::Bell,
     lane::{ChannelBuilder, ReceiveError, Receiver, Sender, Unsent, channel, channel_on},
     queue::{JoinableQueue, Queue, SimpleQueue},
+    wait::{Waitable, wait, wait_deadline},
 };
 
 /// The README's examples, run as tests.

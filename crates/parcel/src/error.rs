@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Malformed { cause: String },
     TooLarge { what: &'static str, got: u64, limit: u64 },
     OutOfDescriptors { limit: Option<u64> },
+    Lost { cause: String },
     Function { name: String, cause: String },
 }
 
@@ -54,6 +55,7 @@ impl Error {
             | Kind::Malformed { .. }
             | Kind::TooLarge { .. }
             | Kind::OutOfDescriptors { .. } => true,
+            Kind::Lost { .. } => false,
             Kind::Encode { .. } | Kind::Decode { .. } | Kind::Function { .. } | Kind::Io { .. } => false,
         }
     }
@@ -99,6 +101,13 @@ impl Error {
             }
             _ => false,
         }
+    }
+
+    /// Whether a packet was taken and could not be delivered, since another receiver took the one that had been looked at, or
+    /// another thread the descriptors' room. It is gone; the next can be received.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(*self.kind, Kind::Lost { .. })
     }
 
     /// The operating system's error number behind this error, if there is one.
@@ -148,6 +157,7 @@ impl fmt::Display for Error {
             Kind::OutOfDescriptors { limit: None } => {
                 f.write_str("failed to receive parcel: no room for its descriptors (RLIMIT_NOFILE)")
             }
+            Kind::Lost { cause } => write!(f, "{cause}; it was taken, and is lost"),
             Kind::Function { name, cause } => write!(f, "failed to refer to function `{name}`: {cause}"),
         }
     }
@@ -180,6 +190,7 @@ impl From<Error> for io::Error {
                 io::ErrorKind::InvalidData
             }
             Kind::OutOfDescriptors { .. } => return io::Error::from_raw_os_error(libc::EMFILE),
+            Kind::Lost { .. } => io::ErrorKind::Other,
             Kind::Function { .. } => io::ErrorKind::Unsupported,
         };
         io::Error::new(kind, error)

@@ -1,4 +1,5 @@
-//! The helper that outlives this process and tidies up after it (`procession_sys::guardian`).
+//! The helpers that outlive this process and tidy up after it (`procession_sys::guardian`): one for each kind of work, which
+//! is one process for named segments, and one for sockets in the file system, where a program has such.
 //!
 //! # Protocol
 //!
@@ -30,23 +31,28 @@ use std::{
     ffi::{OsStr, OsString},
     io,
     os::fd::OwnedFd,
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// What `ps` shows of it.
 const TITLE: &str = "procession: guardian";
 
-/// This process's helper. The lock is held over every fork, and taken within no other.
-static GUARDIAN: OverFork<Option<PidFd>> = OverFork::new(None);
-/// The process whose thread is starting one, or 0.
-static STARTING: AtomicU32 = AtomicU32::new(0);
+/// This process's helpers, one for each work: two or three at most. The lock is held over every fork, and taken within no
+/// other.
+static GUARDIANS: OverFork<Vec<Guardian>> = OverFork::new(Vec::new());
+
+struct Guardian {
+    /// The work's address: a work of two names does the same.
+    work: usize,
+    /// Nothing while a thread of this process is starting it.
+    pidfd: Option<PidFd>,
+}
 
 /// Offers helpers to the crates that do not know this one.
 pub(crate) fn prepare() {
     hooks::around_fork(hooks::ForkHooks {
-        before: Some(|| GUARDIAN.hold()),
-        in_parent: Some(|| GUARDIAN.release()),
-        in_child: Some(|| GUARDIAN.reset(|guardian| *guardian = None)),
+        before: Some(|| GUARDIANS.hold()),
+        in_parent: Some(|| GUARDIANS.release()),
+        in_child: Some(|| GUARDIANS.reset(Vec::clear)),
     });
     guardian::provide(ensure);
 }
@@ -56,32 +62,37 @@ fn ensure(work: guardian::Work, argument: &str) -> io::Result<()> {
         Some(errno) => io::Error::from_raw_os_error(errno),
         None => io::Error::other(error.to_string()),
     };
-    {
-        let mut guardian = GUARDIAN.lock();
-        if let Some(pidfd) = guardian.as_ref() {
-            if !pidfd.has_ended()? {
-                return Ok(());
-            }
-            // Somebody has killed it.
-            let _ = pidfd.reap();
-            *guardian = None;
-        }
-    }
+    let address = work as usize;
+    // Not under the lock below, since it may fork.
     crate::boot::check_initialised(true).map_err(other)?;
-    let me = std::process::id();
-    let before = STARTING.load(Ordering::Relaxed);
-    // Another thread of this process is at it. (In a forked child the number is another process's.)
-    if before == me || STARTING.compare_exchange(before, me, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-        return Ok(());
+    {
+        let mut guardians = GUARDIANS.lock();
+        if let Some(at) = guardians.iter().position(|guardian| guardian.work == address) {
+            match &guardians[at].pidfd {
+                Some(pidfd) if pidfd.has_ended()? => {
+                    // Somebody has killed it.
+                    let _ = pidfd.reap();
+                    guardians.remove(at);
+                }
+                // It is there, or another thread is at it.
+                _ => return Ok(()),
+            }
+        }
+        guardians.push(Guardian { work: address, pidfd: None });
     }
     let started = start(work, argument);
-    if let Ok(pidfd) = started {
-        *GUARDIAN.lock() = Some(pidfd);
-        STARTING.store(0, Ordering::Release);
-        return Ok(());
+    let mut guardians = GUARDIANS.lock();
+    let mine = guardians.iter().position(|guardian| guardian.work == address && guardian.pidfd.is_none());
+    match (started, mine) {
+        (Ok(pidfd), Some(at)) => guardians[at].pidfd = Some(pidfd),
+        (Ok(pidfd), None) => guardians.push(Guardian { work: address, pidfd: Some(pidfd) }),
+        (Err(error), at) => {
+            at.map(|at| guardians.remove(at));
+            drop(guardians);
+            return Err(other(error));
+        }
     }
-    STARTING.store(0, Ordering::Release);
-    started.map(drop).map_err(other)
+    Ok(())
 }
 
 fn start(work: guardian::Work, argument: &str) -> Result<PidFd> {

@@ -20,7 +20,8 @@ pub use procession_shm as shm;
 pub use procession_sync as sync;
 
 pub use procession_channel::{
-    ChannelBuilder, JoinableQueue, Queue, ReceiveError, Receiver, Sender, SimpleQueue, Unsent, channel, channel_on,
+    ChannelBuilder, Connection, ConnectionError, JoinableQueue, Pipe, Queue, ReceiveError, Receiver, Sender,
+    SimpleQueue, Unsent, Waitable, channel, channel_on, wait, wait_deadline,
 };
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
 #[cfg(feature = "pool")]
@@ -56,9 +57,9 @@ pub mod prelude {
         RawValue, RwLock, Semaphore, Value,
     };
     pub use crate::{
-        Context, ExitStatus, Fd, JoinError, JoinableQueue, Process, Queue, RemoteError, Run, SimpleQueue,
-        StartMethod, active_children, at_exit, cpu_count, current_process, fork_server_preload,
-        on_child_start, parent_process, scope, spawn, task,
+        Connection, Context, ExitStatus, Fd, JoinError, JoinableQueue, Pipe, Process, Queue, RemoteError,
+        Run, SimpleQueue, StartMethod, active_children, at_exit, cpu_count, current_process,
+        fork_server_preload, on_child_start, parent_process, scope, spawn, task,
     };
     #[cfg(feature = "pool")]
     pub use crate::{Pool, TaskError};

@@ -6,6 +6,8 @@
 //! * [`futex`]: waits on a 32-bit word in memory that processes share, with absolute monotonic deadlines;
 //! * [`Deadline`] and [`Spin`]: how long to wait, and how long to wait without sleeping;
 //! * [`waker`]: futures that wait for such words, under any executor;
+//! * [`poller`]: the same for descriptors;
+//! * [`ancillary`]: descriptors that come with messages;
 //! * [`PidFd`] and [`ProcessId`]: a process by a handle that cannot be reused, and by a name that can be printed;
 //! * [`hooks`]: what runs at the end of a process and around `fork`;
 //! * [`guardian`]: a helper that outlives this process and tidies up after it;
@@ -21,6 +23,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession supports Linux only");
 
+pub mod ancillary;
 mod clock;
 pub mod crash;
 pub mod fd;
@@ -29,6 +32,8 @@ pub mod guardian;
 pub mod hooks;
 mod over_fork;
 mod pidfd;
+#[cfg(not(loom))]
+pub mod poller;
 mod spin;
 pub mod sync;
 #[cfg(not(loom))]

@@ -2,6 +2,13 @@
 #![cfg(not(loom))]
 
 mod bell;
+mod connection;
+mod connection_hostile;
+#[cfg(feature = "async")]
+mod connection_later;
+mod connection_limits;
+mod connection_processes;
+mod corpus;
 #[cfg(crash_points)]
 mod crash;
 mod heap;
@@ -11,6 +18,20 @@ mod lane;
 mod later;
 mod memory;
 mod moves;
+#[cfg(feature = "net")]
+mod net_handshake;
+#[cfg(feature = "net")]
+mod net_hostile;
+#[cfg(feature = "ipc-channel")]
+mod net_ipc;
+#[cfg(feature = "net")]
+mod net_listener;
+#[cfg(feature = "net")]
+mod net_paths;
+#[cfg(feature = "pickle")]
+mod net_pickle;
+#[cfg(feature = "net")]
+mod net_python;
 mod processes;
 mod queue;
 #[cfg(crash_points)]
@@ -29,6 +50,8 @@ mod queue_world;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
 #[cfg(not(crash_points))]
 mod steps;
+mod storm_connection;
 mod support;
 mod typed;
+mod wait;
 mod ways;

@@ -31,6 +31,7 @@
 //! ([`Error::is_cut_off`]). A send to a dead end is an error ([`Error::is_disconnected`]), never a signal.
 
 mod frame;
+pub mod packet;
 mod receive;
 mod send;
 mod spill;

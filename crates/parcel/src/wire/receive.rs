@@ -4,20 +4,16 @@ use super::frame::{HEADER, Header};
 use super::{FDS_PER_MESSAGE, Limits, Received, SPILL, spill};
 use crate::error::{Error, Kind};
 use crate::parcel::Parcel;
-use procession_sys::{Deadline, fd::readable};
+use procession_sys::{Deadline, ancillary, fd::readable};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{RecvFlags, ReturnFlags};
 use rustix::process::{Resource, getrlimit};
 use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// By how much a buffer grows ahead of what has arrived.
 const STEP: usize = 1 << 20;
-
-/// Room for descriptors, and for credentials and the like if the socket's owner asked for them.
-const CONTROL: usize = rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE), ScmCredentials(1)) + 256;
 
 /// How long to wait for the next piece.
 #[derive(Clone, Copy, Debug)]
@@ -170,13 +166,10 @@ impl<'a> Receiver<'a> {
 
     /// What the socket holds now: nothing yet (`None`), its end (0), or some bytes, whose descriptors are kept.
     fn message(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
-        let mut space = [MaybeUninit::uninit(); CONTROL];
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let (message, mut control) = loop {
-            // The buffer closes the descriptors that are not taken out of it.
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            match recvmsg(self.socket, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
-                Ok(message) => break (message, control),
+        let (came, flags) = loop {
+            let mut slices = [IoSliceMut::new(buffer)];
+            match ancillary::receive(self.socket, &mut slices, RecvFlags::DONTWAIT, &mut self.fds) {
+                Ok(message) => break message,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(None),
                 // It closed without reading all that we sent.
@@ -184,20 +177,15 @@ impl<'a> Receiver<'a> {
                 Err(errno) => return Err(Error::io("receive a parcel", "", errno)),
             }
         };
-        for part in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = part {
-                self.fds.extend(fds);
-            }
-        }
-        self.got += message.bytes as u64;
-        if message.flags.contains(ReturnFlags::CTRUNC) {
+        self.got += came as u64;
+        if flags.contains(ReturnFlags::CTRUNC) {
             return Err(Kind::OutOfDescriptors { limit: getrlimit(Resource::Nofile).current }.into());
         }
-        if message.flags.contains(ReturnFlags::TRUNC) {
+        if flags.contains(ReturnFlags::TRUNC) {
             return Err(Error::malformed("a packet is longer than the rest of its frame"));
         }
         self.check_fds()?;
-        Ok(Some(message.bytes))
+        Ok(Some(came))
     }
 
     fn check_fds(&self) -> Result<(), Error> {

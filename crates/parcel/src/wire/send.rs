@@ -20,7 +20,7 @@ pub(super) fn send(
     parcel: &Parcel,
     deadline: Option<Deadline>,
 ) -> Result<(), Error> {
-    let spilled = if parcel.bytes.len() > SPILL { spill::write_out(&parcel.bytes)? } else { None };
+    let spilled = if parcel.bytes.len() > SPILL { spill::write_out(&[&parcel.bytes])? } else { None };
     let fds: Vec<_> = parcel.fds.iter().chain(&spilled).map(AsFd::as_fd).collect();
     let count = u32::try_from(fds.len()).map_err(|_| {
         let limit = u64::from(u32::MAX);

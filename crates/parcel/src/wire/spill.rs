@@ -10,24 +10,26 @@ use std::os::fd::{AsFd, OwnedFd};
 /// What a receiver insists on: then nobody can change what it reads.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE);
 
-/// A sealed memfd with `bytes`, or nothing where there can be none.
-pub(super) fn write_out(bytes: &[u8]) -> Result<Option<OwnedFd>, Error> {
+/// A sealed memfd with all `parts`, or nothing where there can be none.
+pub(super) fn write_out(parts: &[&[u8]]) -> Result<Option<OwnedFd>, Error> {
+    let size: u64 = parts.iter().map(|part| part.len() as u64).sum();
     // Beyond this limit a write does not fail, it kills.
-    if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < bytes.len() as u64) {
+    if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < size) {
         return Ok(None);
     }
-    let facts = || format!("{} bytes", bytes.len());
+    let facts = || format!("{size} bytes");
     let fd = match create() {
         Ok(fd) => fd,
         Err(Errno::NOSYS | Errno::PERM | Errno::ACCESS) => return Ok(None),
         Err(errno) => return Err(Error::io("create a memfd for a parcel", facts(), errno)),
     };
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        match write(&fd, rest) {
-            Ok(written) => rest = &rest[written..],
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(Error::io("write a parcel into a memfd", facts(), errno)),
+    for mut rest in parts.iter().copied() {
+        while !rest.is_empty() {
+            match write(&fd, rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::io("write a parcel into a memfd", facts(), errno)),
+            }
         }
     }
     fcntl_add_seals(&fd, SEALS | SealFlags::SEAL)
@@ -56,6 +58,10 @@ pub(super) fn read_in(fd: impl AsFd, size: u64) -> Result<Vec<u8>, Error> {
             "the memfd with its body has {} bytes, it announces {size}",
             stat.st_size
         )));
+    }
+    // A hole costs its sender nothing and its receiver memory.
+    if u64::try_from(stat.st_blocks).is_ok_and(|blocks| blocks.saturating_mul(512) < size) {
+        return Err(Error::malformed("the memfd with its body has holes"));
     }
     let mut bytes = Vec::new();
     let fits = usize::try_from(size).ok().filter(|size| bytes.try_reserve_exact(*size).is_ok());

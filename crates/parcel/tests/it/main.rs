@@ -5,6 +5,7 @@ mod carriers;
 mod codec;
 mod functions;
 mod handles;
+mod packet;
 mod panics;
 mod refused;
 mod roles;

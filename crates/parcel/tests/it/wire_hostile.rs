@@ -160,6 +160,8 @@ fn packets_that_do_not_fit_their_frame_are_refused() {
 fn memfd(size: u64, seals: SealFlags) -> OwnedFd {
     let fd = memfd_create("hostile", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     ftruncate(&fd, size).unwrap();
+    // Not a hole.
+    rustix::io::pwrite(&fd, &vec![0; size as usize], 0).unwrap();
     fcntl_add_seals(&fd, seals).unwrap();
     fd
 }
@@ -186,6 +188,19 @@ fn a_body_in_a_memfd_is_read_only_if_it_is_sealed_and_of_the_announced_size() {
         assert!(answer(kind, &[(&header(1, 0, 10), &[])]).unwrap_err().is_malformed(), "no memfd at all");
     }
     assert_eq!(open_copies(&sealed), 1);
+}
+
+#[test]
+fn a_body_that_is_a_hole_takes_no_memory() {
+    let _watchdog = watchdog!();
+    let fd = memfd_create("hostile", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    ftruncate(&fd, 3 << 30).unwrap();
+    fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE).unwrap();
+    for kind in [STREAM, PACKETS] {
+        let error = answer(kind, &[(&header(1, 1, 3 << 30), &[&fd])]).unwrap_err();
+        assert!(error.is_malformed() && error.to_string().contains("holes"), "{error}");
+    }
+    assert_eq!(open_copies(&fd), 1);
 }
 
 #[test]

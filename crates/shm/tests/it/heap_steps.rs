@@ -134,7 +134,7 @@ fn each_of_two(thin: u64, operation: impl Fn(&World, &HeapRing, &[u8]), sent: bo
     let (mut there, mut gone) = (0, 0);
     let join = |(world, ..): &mut (World, HeapRing, Vec<u8>)| drop(world.heap.alloc(1_u64).unwrap());
     let report = each_instruction_after(
-        &options(thin),
+        &Options::one_of(thin),
         setup,
         join,
         |(world, ring, bytes), ()| operation(world, ring, bytes),

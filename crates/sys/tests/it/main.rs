@@ -3,4 +3,5 @@
 mod futex;
 mod hooks;
 mod pidfd;
+mod poller;
 mod waker;
