@@ -54,6 +54,7 @@ pub fn scaled(limit: Duration) -> Duration {
 pub fn watchdog(name: &str, limit: Duration) -> Watchdog {
     let limit = scaled(limit);
     let (disarm, disarmed) = mpsc::channel::<()>();
+    let (start, started) = mpsc::channel::<()>();
     let closures = Closures::default();
     let name = name.to_owned();
     let thread = thread::Builder::new()
@@ -61,12 +62,15 @@ pub fn watchdog(name: &str, limit: Duration) -> Watchdog {
         .spawn({
             let closures = Arc::clone(&closures);
             move || {
+                drop(start);
                 if disarmed.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
                     expire(&name, limit, &closures);
                 }
             }
         })
         .expect("a test can start its watchdog thread");
+    // It takes its name by itself, which a census that follows counts.
+    let _ = started.recv();
     Watchdog { closures, disarm: Some(disarm), thread: Some(thread) }
 }
 
