@@ -15,9 +15,43 @@ mod real {
     type Service = ipc::Service;
     type Ends = (Node<Service>, Publisher<Service, Message, ()>, Subscriber<Service, Message, ()>);
 
+    /// A place of its own for what it leaves in the file system, since a killed process leaves it for ever.
+    struct Place {
+        prefix: String,
+        folder: std::path::PathBuf,
+    }
+
+    impl Place {
+        fn new() -> Place {
+            let prefix = format!("procession-bench-{}-", std::process::id());
+            Place { folder: std::env::temp_dir().join(format!("{prefix}iceoryx2")), prefix }
+        }
+
+        fn config(&self) -> Result<Config, Failure> {
+            let mut config = Config::default();
+            config.global.prefix = self.prefix.as_str().try_into().map_err(|_| "no prefix for files")?;
+            let folder = self.folder.to_str().and_then(|folder| folder.try_into().ok());
+            config.global.set_root_path(&folder.ok_or("no path for a folder")?);
+            Ok(config)
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            // What is not there need not be removed.
+            let _ = std::fs::remove_dir_all(&self.folder);
+            for entry in std::fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(&self.prefix) {
+                    let _ = std::fs::remove_file(entry.path());
+                }
+            }
+        }
+    }
+
     /// A process's ends of two services, of which it publishes in one.
-    fn ends(out: &str, back: &str) -> Result<Ends, Failure> {
-        let node = NodeBuilder::new().create::<Service>().map_err(|error| error.to_string())?;
+    fn ends(config: &Config, out: &str, back: &str) -> Result<Ends, Failure> {
+        let node =
+            NodeBuilder::new().config(config).create::<Service>().map_err(|error| error.to_string())?;
         let open = |name: &str| -> Result<_, Failure> {
             let name: ServiceName = name.try_into().map_err(|_| "no name for a service")?;
             let service = node.service_builder(&name).publish_subscribe::<Message>();
@@ -47,17 +81,19 @@ mod real {
         let core = pin::near_side(regime)?;
         let (there, back) =
             ["there", "back"].map(|way| format!("procession-bench-{}-{way}", std::process::id())).into();
-        let names = (there.clone(), back.clone());
+        let place = Place::new();
+        let config = place.config()?;
+        let (names, far_config) = ((there.clone(), back.clone()), config.clone());
         let far = FarSide::fork(&[], core, move || {
             let (there, back) = names;
-            let answered = ends(&back, &there).and_then(|(_node, publisher, subscriber)| {
+            let answered = ends(&far_config, &back, &there).and_then(|(_node, publisher, subscriber)| {
                 loop {
                     send(&publisher, recv(&subscriber)?)?;
                 }
             });
             let _: Result<(), Failure> = answered;
         })?;
-        let (node, publisher, subscriber) = ends(&there, &back)?;
+        let (node, publisher, subscriber) = ends(&config, &there, &back)?;
         // Until the far side has subscribed nothing arrives there.
         let start = std::time::Instant::now();
         loop {
@@ -72,7 +108,7 @@ mod real {
         }
         while subscriber.receive().map_err(|error| error.to_string())?.is_some() {}
         Ok(Box::new(move |n| {
-            let (_far, _node) = (&far, &node);
+            let _kept = (&far, &node, &place);
             regime.timed(n, || {
                 send(&publisher, [7; 16])?;
                 recv(&subscriber)?;

@@ -100,7 +100,7 @@ impl Gate {
     }
 
     /// The word that is slept on.
-    #[cfg(all(feature = "async", not(loom)))]
+    #[cfg(not(loom))]
     pub(crate) fn word(&self) -> &AtomicU32 {
         &self.bell
     }

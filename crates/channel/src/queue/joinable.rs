@@ -188,6 +188,10 @@ impl<T> SimpleQueue<T> {
         Ok(SimpleQueue { queue: Queue::unbounded()? })
     }
 
+    pub(super) fn as_queue(&self) -> &Queue<T> {
+        &self.queue
+    }
+
     /// Whether no item waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

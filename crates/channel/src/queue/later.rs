@@ -21,12 +21,10 @@ use super::{
     queue::{Inner, Queue},
     ring::{Lack, Refused},
     take::NotTaken,
-    words::{Memory, Patience, Words},
+    waiting::{GateWord, items},
+    words::{Patience, Words},
 };
-use procession_sys::{
-    sync::AtomicU32,
-    waker::{Watch, Word, watch},
-};
+use procession_sys::waker::{Watch, watch};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt,
@@ -34,28 +32,6 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
-
-/// A gate's count.
-struct GateWord {
-    inner: Arc<Inner>,
-    gate: fn(&Words) -> &Gate,
-}
-
-impl GateWord {
-    fn gate(&self) -> &Gate {
-        (self.gate)(self.inner.ring.memory().words())
-    }
-}
-
-impl Word for GateWord {
-    fn word(&self) -> &AtomicU32 {
-        self.gate().word()
-    }
-
-    fn passes_on(&self) -> bool {
-        true
-    }
-}
 
 /// A wait of which nothing is left when it is dropped.
 #[derive(Default)]
@@ -90,10 +66,6 @@ impl Sleep {
         self.watch = Some(watch(Arc::new(word), seen, context.waker()));
         Poll::Pending
     }
-}
-
-fn items(words: &Words) -> &Gate {
-    &words.tail.items
 }
 
 fn slots(words: &Words) -> &Gate {
@@ -147,8 +119,8 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
     ///
     /// See [`GetError`].
     pub async fn get_async(&self) -> Result<T, GetError> {
-        let mut items = self.stream();
-        poll_fn(|context| items.poll_get(context)).await
+        let mut stream = self.stream();
+        poll_fn(|context| stream.poll_get(context)).await
     }
 
     /// The items as a stream that needs no thread (feature `async`). See [`Items::poll_next`].

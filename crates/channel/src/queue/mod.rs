@@ -94,6 +94,8 @@ mod mapped;
 #[cfg(not(loom))]
 #[expect(clippy::module_inception, reason = "the type's file has the type's name")]
 mod queue;
+#[cfg(not(loom))]
+mod waiting;
 
 #[cfg(all(feature = "async", not(loom)))]
 pub use later::Items;

@@ -76,6 +76,7 @@ pub(super) struct Inner {
     pub(super) takes: AtomicU32,
     /// What this process took and is to call `task_done` for, in this order.
     pub(super) undone: Mutex<VecDeque<(u32, State)>>,
+    pub(super) waits: super::waiting::Waits,
 }
 
 /// What a queue is like. Made by [`Queue::builder`].
@@ -148,7 +149,7 @@ impl Queue<()> {
 impl<T> Queue<T> {
     pub(super) fn of(mapped: Mapped) -> Queue<T> {
         let (takes, undone) = (AtomicU32::new(0), Mutex::default());
-        let inner = Inner { ring: Ring::new(mapped), takes, undone };
+        let inner = Inner { ring: Ring::new(mapped), takes, undone, waits: Default::default() };
         Queue { inner: Arc::new(inner), items: PhantomData }
     }
 

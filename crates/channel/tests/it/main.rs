@@ -45,6 +45,7 @@ mod queue_methods;
 #[cfg(not(crash_points))]
 mod queue_steps;
 mod queue_storm;
+mod queue_wait;
 #[allow(dead_code, reason = "not every build has all of the tests that look at it")]
 mod queue_world;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
