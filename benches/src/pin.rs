@@ -28,6 +28,19 @@ pub fn pin(core: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the calling thread run on all cores again. What looks at the cores when it is made, to see whether a spin is of any
+/// use, is made after this where each side has a core to itself.
+///
+/// # Errors
+///
+/// If the kernel refuses.
+pub fn widen() -> io::Result<()> {
+    let mut set = CpuSet::new();
+    ALL.with(|all| all.iter().for_each(|core| set.set(*core)));
+    sched_setaffinity(None, &set)?;
+    Ok(())
+}
+
 /// Pins the near side (this thread) as the regime says, and returns the core for the far side.
 ///
 /// # Errors

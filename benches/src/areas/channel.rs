@@ -6,8 +6,10 @@
 mod blocked;
 mod handover;
 mod link;
+mod many;
+mod silent;
 
-use link::{Far, LaneLink, TypedLink};
+use link::{Far, LaneLink, PipeLink, QueueLink, TypedLink};
 
 use crate::peers::{crossbeam, iceoryx, ipc_channel, ping_pong, unix_socket};
 use crate::scenario::{
@@ -19,7 +21,10 @@ const LARGE: usize = 64 * 1024;
 
 /// One's own, entered beside the channel in every scenario of bytes: add a line for each.
 fn links(field: Field, enter: &dyn Fn(&Far) -> Entry) -> Field {
-    field.peer("lane", enter(&link::of::<LaneLink>))
+    field
+        .peer("lane", enter(&link::of::<LaneLink>))
+        .peer("queue", enter(&link::of::<QueueLink<[u8; SIZE]>>))
+        .peer("pipe", enter(&link::of::<PipeLink>))
 }
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -103,6 +108,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ];
     all.push(handover::scenario());
     all.push(blocked::scenario());
+    all.push(many::scenario());
+    all.push(silent::scenario());
     all
 }
 
@@ -149,6 +156,8 @@ fn large(surroundings: &Surroundings, regime: Regime) -> Field {
     Field::default()
         .ours(enter(&link::of::<LaneLink>))
         .peer("channel", enter(&link::of::<TypedLink<Vec<u8>>>))
+        .peer("queue", enter(&link::of::<QueueLink<Vec<u8>>>))
+        .peer("pipe", enter(&link::of::<PipeLink>))
         .peer("memcpy", copies())
         .peer("unix_socket", unix_socket::throughput(regime, LARGE))
         .peer("ipc-channel", ipc_channel::throughput(regime, LARGE))

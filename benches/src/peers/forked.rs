@@ -107,6 +107,22 @@ impl FarSide {
 }
 
 impl FarSide {
+    /// Stops it until [`go`](FarSide::go): one that spins would take its core from the far sides of others, whose rounds
+    /// come in between.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn go(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: libc::c_int) {
+        // SAFETY: the child is not reaped yet, so the pid is its own.
+        unsafe { libc::kill(self.0, signal) };
+    }
+
     /// How long it has been on a processor so far.
     ///
     /// # Errors

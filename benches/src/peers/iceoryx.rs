@@ -7,11 +7,17 @@ mod real {
     use iceoryx2::port::{publisher::Publisher, subscriber::Subscriber};
     use iceoryx2::prelude::*;
 
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
     use crate::peers::forked::FarSide;
     use crate::pin;
     use crate::scenario::{Entry, Failure, Regime};
 
     type Message = [u8; 16];
+    /// Asks the far side to wait for the next round.
+    const PAUSE: Message = [9; 16];
     type Service = ipc::Service;
     type Ends = (Node<Service>, Publisher<Service, Message, ()>, Subscriber<Service, Message, ()>);
 
@@ -84,11 +90,18 @@ mod real {
         let place = Place::new();
         let config = place.config()?;
         let (names, far_config) = ((there.clone(), back.clone()), config.clone());
-        let far = FarSide::fork(&[], core, move || {
+        // It polls all the time, and would take the core from the others' far sides: between rounds it is told to wait.
+        let (mut rounds, far_rounds) = UnixStream::pair()?;
+        let keep = [far_rounds.as_raw_fd()];
+        let far = FarSide::fork(&keep, core, move || {
             let (there, back) = names;
+            let mut rounds = far_rounds;
             let answered = ends(&far_config, &back, &there).and_then(|(_node, publisher, subscriber)| {
                 loop {
-                    send(&publisher, recv(&subscriber)?)?;
+                    match recv(&subscriber)? {
+                        PAUSE => rounds.read_exact(&mut [0])?,
+                        message => send(&publisher, message)?,
+                    }
                 }
             });
             let _: Result<(), Failure> = answered;
@@ -107,13 +120,17 @@ mod real {
             }
         }
         while subscriber.receive().map_err(|error| error.to_string())?.is_some() {}
+        send(&publisher, PAUSE)?;
         Ok(Box::new(move |n| {
             let _kept = (&far, &node, &place);
-            regime.timed(n, || {
+            rounds.write_all(&[1])?;
+            let took = regime.timed(n, || {
                 send(&publisher, [7; 16])?;
                 recv(&subscriber)?;
                 Ok(())
-            })
+            });
+            send(&publisher, PAUSE)?;
+            took
         }))
     }
 }

@@ -51,6 +51,8 @@ fn answer(inbox: &mut Receiver<Message>, outbox: &mut Sender<Message>) -> Result
 }
 
 fn blocks(regime: Regime, full: bool) -> Entry {
+    // With one core left by the entrant before, the ends would not spin.
+    pin::widen()?;
     let heap = Heap::new()?;
     let (mut there, mut inbox) = channel_on::<Message>(&heap)?;
     let (mut outbox, mut back) = channel_on::<Message>(&heap)?;

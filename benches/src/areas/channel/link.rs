@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use procession_channel::lane::{Config, RawReceiver, RawSender, pair};
-use procession_channel::{Receiver, Sender, channel};
+use procession_channel::{Pipe, Queue, Receiver, Sender, channel, connection::Connection};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::peers::forked::FarSide;
@@ -47,7 +47,13 @@ impl Near {
 pub(super) fn of<L: Link + 'static>(regime: Regime, echoes: bool) -> Result<Near, Failure> {
     // An end that is made on a thread with one core takes it that spinning is useless. Right where both sides are on
     // that core; where each has its own, the ends are made before the pinning.
-    let early = if regime.cores == Cores::One { pin::near_side(regime)? } else { None };
+    // The entrant before this one has left the thread on its core.
+    let early = if regime.cores == Cores::One {
+        pin::near_side(regime)?
+    } else {
+        pin::widen()?;
+        None
+    };
     let (mut near, mut far) = L::pair()?;
     let core = if regime.cores == Cores::One { early } else { pin::near_side(regime)? };
     let keep: Vec<i32> = if L::DESCRIPTORS { (3..256).collect() } else { Vec::new() };
@@ -179,6 +185,55 @@ impl<T: Message> Link for TypedLink<T> {
     #[inline]
     fn recv(&mut self, into: &mut Vec<u8>) -> Result<(), Failure> {
         self.1.recv()?.put(into);
+        Ok(())
+    }
+}
+
+/// A queue for each direction.
+pub(super) struct QueueLink<T>(Queue<T>, Queue<T>);
+
+impl<T: Message> Link for QueueLink<T> {
+    const DESCRIPTORS: bool = true;
+
+    fn pair() -> Result<(Self, Self), Failure> {
+        let (there, back) = (Queue::bounded(4096)?, Queue::bounded(4096)?);
+        // A thread's spin is made with its first call, and asks then whether there is a second core. A fork copies it.
+        there.put(T::of(&[0; super::SIZE])).map_err(|error| error.to_string())?;
+        there.get()?;
+        Ok((QueueLink(there.clone(), back.clone()), QueueLink(back, there)))
+    }
+
+    #[inline]
+    fn send(&mut self, message: &[u8]) -> Result<(), Failure> {
+        self.0.put(T::of(message)).map_err(|error| error.to_string().into())
+    }
+
+    #[inline]
+    fn recv(&mut self, into: &mut Vec<u8>) -> Result<(), Failure> {
+        self.1.get()?.put(into);
+        Ok(())
+    }
+}
+
+/// Both ends of a pipe: bytes in, bytes out.
+pub(super) struct PipeLink(Connection<(), ()>);
+
+impl Link for PipeLink {
+    const DESCRIPTORS: bool = true;
+
+    fn pair() -> Result<(Self, Self), Failure> {
+        let (near, far) = Pipe::<(), ()>::duplex()?;
+        Ok((PipeLink(near), PipeLink(far)))
+    }
+
+    #[inline]
+    fn send(&mut self, message: &[u8]) -> Result<(), Failure> {
+        Ok(self.0.send_bytes(message)?)
+    }
+
+    #[inline]
+    fn recv(&mut self, into: &mut Vec<u8>) -> Result<(), Failure> {
+        *into = self.0.recv_bytes()?;
         Ok(())
     }
 }
