@@ -81,7 +81,8 @@ fn standard_streams_that_are_closed_switch_no_program_off() {
 
 /// A script that executes this program with the arguments that `change` makes of those for a child.
 fn script(name: &str, change: &str) -> PathBuf {
-    let directory = std::env::temp_dir().join(format!("procession-script-{}", std::process::id()));
+    // One for each: whoever is done removes it.
+    let directory = std::env::temp_dir().join(format!("procession-script-{}-{name}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let path = directory.join(name);
     let exe = fs::read_link("/proc/self/exe").unwrap();
