@@ -90,7 +90,8 @@ fn shared_vec() -> Entry {
     }))
 }
 
-fn copies() -> Entry {
+/// Two copies of so many bytes, memory warm.
+pub(super) fn copies() -> Entry {
     let data = vec![7_u8; SIZE];
     let mut there = vec![1_u8; SIZE];
     let mut back = vec![2_u8; SIZE];

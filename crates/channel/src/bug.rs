@@ -45,24 +45,4 @@ pub enum Bug {
     NoLookAfterQueueClose,
 }
 
-#[cfg(loom)]
-static PLANTED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
-
-/// Plants a mistake, or takes it out again.
-#[cfg(loom)]
-pub fn plant(bug: Option<Bug>) {
-    PLANTED.store(bug.map_or(0, |bug| bug as u32), core::sync::atomic::Ordering::SeqCst);
-}
-
-/// Whether this mistake is planted.
-#[cfg(loom)]
-pub(crate) fn planted(bug: Bug) -> bool {
-    PLANTED.load(core::sync::atomic::Ordering::SeqCst) == bug as u32
-}
-
-/// Whether this mistake is planted: never outside the model.
-#[cfg(not(loom))]
-#[inline(always)]
-pub(crate) const fn planted(_: Bug) -> bool {
-    false
-}
+procession_sys::plantable!(Bug);

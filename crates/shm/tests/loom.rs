@@ -22,7 +22,6 @@ use bug::{Bug, plant};
 use holders::{Records, add, clear, end};
 use loom::{cell::UnsafeCell, sync::Arc, thread};
 use rings::{Rings, enter, look, next};
-use std::process::Command;
 use sync::{AtomicU64, Ordering};
 use word::{Life, Token, Word};
 
@@ -95,22 +94,12 @@ fn holds(model: fn()) {
     builder.check(model);
 }
 
-/// Runs this very test once more, in a process of its own, with the mistake planted. It must fail.
+/// The model must find this mistake.
 fn finds(bug: Bug, model: fn()) {
-    const VARIABLE: &str = "PROCESSION_PLANTED_BUG";
-    if std::env::var(VARIABLE).is_ok() {
-        plant(bug);
-        return holds(model);
-    }
-    let test = std::thread::current().name().expect("the harness names threads after tests").to_owned();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([&test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, "1")
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("panicked"), "the model did not find {bug:?}: {text}");
+    procession_sys::planted::finds(&bug, || {
+        plant(Some(bug));
+        holds(model);
+    });
 }
 
 /// Two holders let go at once: one of them frees the block.

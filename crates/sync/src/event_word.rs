@@ -191,22 +191,4 @@ pub enum Bug {
     FlagIsForced,
 }
 
-#[cfg(loom)]
-static PLANTED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
-
-/// Plants a mistake, or takes it out again.
-#[cfg(loom)]
-pub fn plant(bug: Option<Bug>) {
-    PLANTED.store(bug.map_or(0, |bug| bug as u32), core::sync::atomic::Ordering::SeqCst);
-}
-
-#[cfg(loom)]
-fn planted(bug: Bug) -> bool {
-    PLANTED.load(core::sync::atomic::Ordering::SeqCst) == bug as u32
-}
-
-#[cfg(not(loom))]
-#[inline(always)]
-const fn planted(_: Bug) -> bool {
-    false
-}
+procession_sys::plantable!(Bug);

@@ -9,7 +9,6 @@ use procession_sync::{
     decision_model::{ARGUMENT, BREAK, Bug, Decision, RELEASE, plant},
     event_model::Entry,
 };
-use std::process::Command;
 
 const WAITING: u32 = 1;
 const RELEASED: u32 = 2;
@@ -21,22 +20,12 @@ fn holds(model: fn()) {
     builder.check(model);
 }
 
-/// Runs this very test once more, in a process of its own, with the mistake planted. It must fail.
+/// The model must find this mistake.
 fn finds(bug: Bug, model: fn()) {
-    const VARIABLE: &str = "PROCESSION_PLANTED_BUG";
-    if std::env::var(VARIABLE).is_ok() {
+    procession_sys::planted::finds(&bug, || {
         plant(Some(bug));
-        return holds(model);
-    }
-    let test = std::thread::current().name().expect("the harness names threads after tests").to_owned();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([&test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, "1")
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("panicked"), "the model did not find {bug:?}: {text}");
+        holds(model);
+    });
 }
 
 struct Round {

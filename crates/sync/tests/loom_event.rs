@@ -8,7 +8,6 @@
 use loom::{cell::UnsafeCell, sync::Arc, thread};
 use procession_sync::event_model::{Bug, Entry, EventWord, plant};
 use procession_sys::Spin;
-use std::process::Command;
 
 fn holds(model: fn()) {
     let mut builder = loom::model::Builder::new();
@@ -16,23 +15,12 @@ fn holds(model: fn()) {
     builder.check(model);
 }
 
-/// Runs this very test once more, in a process of its own, with the mistake planted. It must fail: by an assertion, a
-/// deadlock, or an access that the model calls a race. (A deadlock ends in an abort, hence the process.)
+/// The model must find this mistake.
 fn finds(bug: Bug, model: fn()) {
-    const VARIABLE: &str = "PROCESSION_PLANTED_BUG";
-    if std::env::var(VARIABLE).is_ok() {
+    procession_sys::planted::finds(&bug, || {
         plant(Some(bug));
-        return holds(model);
-    }
-    let test = std::thread::current().name().expect("the harness names threads after tests").to_owned();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([&test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, "1")
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("panicked"), "the model did not find {bug:?}: {text}");
+        holds(model);
+    });
 }
 
 /// An event, and data that it publishes.

@@ -10,7 +10,6 @@ use procession_sys::{
     Spin,
     sync::{AtomicU32, Ordering},
 };
-use std::process::Command;
 
 fn holds(model: impl Fn() + Sync + Send + 'static) {
     holds_within(3, model);
@@ -22,23 +21,12 @@ fn holds_within(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
-/// Runs this very test once more, in a process of its own, with the mistake planted. It must fail. (A deadlock ends in an
-/// abort, hence the process.)
+/// The model must find this mistake.
 fn finds(bug: Bug, model: fn()) {
-    const VARIABLE: &str = "PROCESSION_PLANTED_BUG";
-    if std::env::var(VARIABLE).is_ok() {
+    procession_sys::planted::finds(&bug, || {
         plant(Some(bug));
-        return model();
-    }
-    let test = std::thread::current().name().expect("the harness names threads after tests").to_owned();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([&test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(VARIABLE, "1")
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && text.contains("panicked"), "the model did not find {bug:?}: {text}");
+        model();
+    });
 }
 
 const BEFORE: [&str; 3] = ["semaphore.booked", "semaphore.begun", "semaphore.helped"];

@@ -32,6 +32,7 @@ pub mod guardian;
 pub mod hooks;
 mod over_fork;
 mod pidfd;
+pub mod planted;
 #[cfg(not(loom))]
 pub mod poller;
 mod spin;

@@ -29,7 +29,10 @@ pub(super) fn scenario() -> Scenario {
 
 fn field(_: &Surroundings, regime: Regime) -> Field {
     keep_what_is_freed();
-    Field::default().ours(blocks(regime, true)).peer("empty", blocks(regime, false)).peer("memcpy", copies())
+    Field::default()
+        .ours(blocks(regime, true))
+        .peer("empty", blocks(regime, false))
+        .peer("memcpy", crate::areas::shared::copies())
 }
 
 type Message = Option<SharedVec<u8>>;
@@ -73,20 +76,6 @@ fn blocks(regime: Regime, full: bool) -> Entry {
                     return Err("the far side did not write to it".into());
                 }
             }
-            Ok(())
-        })
-    }))
-}
-
-fn copies() -> Entry {
-    let data = vec![7_u8; SIZE];
-    let mut there = vec![1_u8; SIZE];
-    let mut back = vec![2_u8; SIZE];
-    Ok(Box::new(move |n| {
-        timed(n, || {
-            there.copy_from_slice(std::hint::black_box(&data));
-            back.copy_from_slice(std::hint::black_box(&there));
-            std::hint::black_box(&back);
             Ok(())
         })
     }))

@@ -179,6 +179,11 @@ fn base() -> PathBuf {
 
 impl Folder {
     fn make(path: &Path) -> io::Result<Folder> {
+        Folder::make_with(path, || std::thread::sleep(std::time::Duration::from_millis(1)))
+    }
+
+    /// With a pause after each try that found somebody in the way.
+    fn make_with(path: &Path, mut pause: impl FnMut()) -> io::Result<Folder> {
         // Somebody who tidies up can be in the way of a few tries: holding the folder, or between its lock and its end.
         for _ in 0..TRIES {
             match rustix::fs::mkdir(path, Mode::RWXU) {
@@ -188,7 +193,7 @@ impl Folder {
             if let Some(lock) = lock(path)? {
                 return Ok(Folder { path: path.to_owned(), _lock: lock });
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            pause();
         }
         Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
@@ -268,14 +273,17 @@ mod tests {
     #[test]
     fn a_folder_is_made_where_somebody_tidies_up_at_the_same_time() {
         let path = std::env::temp_dir().join(format!("net-paths-busy-{}", std::process::id()));
-        let tidying = Folder::make(&path).unwrap();
-        std::thread::scope(|scope| {
-            let makes = scope.spawn(|| Folder::make(&path).map(|folder| folder.path.exists()));
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            std::fs::remove_dir(&path).unwrap();
-            drop(tidying);
-            assert!(makes.join().unwrap().unwrap());
+        let mut tidying = Some(Folder::make(&path).unwrap());
+        let mut tries = 0;
+        let made = Folder::make_with(&path, || {
+            tries += 1;
+            match tries {
+                1 => {}
+                2 => std::fs::remove_dir(&path).unwrap(),
+                _ => tidying = None,
+            }
         });
+        assert!(made.unwrap().path.exists() && tries >= 2);
         std::fs::remove_dir(path).unwrap();
     }
 

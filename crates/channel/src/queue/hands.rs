@@ -98,6 +98,7 @@ impl State {
         State::new(Kind::Held, self.attempts() + 1, member, self.used())
     }
 
+    #[cfg(not(loom))]
     fn left(self) -> State {
         State(self.0 | LEFT)
     }
@@ -242,6 +243,7 @@ impl<M: Memory> Ring<M> {
     }
 
     /// Leaves records to `task_done`: gives those that are.
+    #[cfg(not(loom))]
     pub(super) fn leave(&self, hand: &Hand) -> Vec<(u32, State)> {
         let change = |&(index, state): &(u32, State)| {
             let record = self.memory.record(index);

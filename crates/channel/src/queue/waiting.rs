@@ -9,8 +9,8 @@
 //! # Invariants
 //!
 //! 1. While anybody waits, what comes after the last look changes the count that is watched, or has been seen.
-//! 2. The waits of a process share the event fd: who silences it has watched anew before it looks, so the next change signals
-//!    for all.
+//! 2. The waits of a process share the event fd: who silences it watches anew before it looks, so the next change signals for
+//!    all; and what it sees then it signals itself.
 //! 3. The watch holds no wake back from other consumers: ended, it passes on what it was given.
 //!
 //! # When a process dies
@@ -153,7 +153,12 @@ impl<T> Waitable for Queue<T> {
         }
         // What the dead had in hand may be what is waited for. What goes wrong, the take finds too.
         let _ = ring.look_after();
-        ring.is_worth_a_try()
+        let ready = ring.is_worth_a_try();
+        if let (true, true, Some(signal)) = (ready, readable, self.inner.waits.signal.get()) {
+            // It came after the silence and perhaps before the watch: the other waits of this process are to see it too.
+            signal.wake_by_ref();
+        }
+        ready
     }
 
     fn needs_slices(&self) -> bool {

@@ -1,17 +1,15 @@
 //! What a hostile peer does beside sending wrong bytes, and what several receivers do to each other.
 
-use crate::support::soon;
+use crate::support::{header, raw, soon};
 use procession_channel::connection::{Connection, ConnectionError, Pipe};
 use procession_parcel::{
     Fd, Parcel,
     wire::{self, Limits},
 };
 use procession_testkit::{Census, isolated, limits::Surroundings, watchdog};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::{
     fs::File,
-    io::{IoSlice, Write},
-    mem::MaybeUninit,
+    io::Write,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -21,27 +19,6 @@ use std::{
 };
 
 type Bytes = Connection<(), ()>;
-
-fn raw(socket: impl AsFd, bytes: &[u8], fds: &[&OwnedFd]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    if !fds.is_empty() {
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    }
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
-}
-
-/// A packet's header.
-fn header(flags: u8, here: u16, body: u64, fds: u32) -> Vec<u8> {
-    let mut bytes = b"pmsg\x01".to_vec();
-    bytes.push(flags);
-    bytes.extend(here.to_le_bytes());
-    bytes.extend(body.to_le_bytes());
-    bytes.extend(fds.to_le_bytes());
-    bytes.extend([0; 4]);
-    bytes
-}
 
 #[test]
 fn a_carrier_whose_other_end_writes_on_and_on_is_refused() {
@@ -68,7 +45,7 @@ fn a_byte_out_of_band_holds_nobody_up() {
     let _watchdog = watchdog!();
     let (mut hostile, end) = UnixStream::pair().unwrap();
     let end = Bytes::from_stream(end).unwrap();
-    match rustix::net::send(&hostile, &[0], SendFlags::OOB) {
+    match rustix::net::send(&hostile, &[0], rustix::net::SendFlags::OOB) {
         Ok(_) => {}
         Err(rustix::io::Errno::OPNOTSUPP) => {
             return println!("skipped: no bytes out of band on Unix sockets");

@@ -1,20 +1,15 @@
 //! Connections where descriptors or memory are short, and what a hostile peer can send.
 
-use crate::support::{pattern, soon};
+use crate::support::{header, pattern, raw, soon};
 use procession_channel::connection::{Connection, Pipe};
 use procession_parcel::{Fd, Parcel};
 use procession_testkit::{
     Census, isolated, isolated_within, limits::Surroundings, storm::Rng, test_name, watchdog,
 };
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::{
     fs::File,
     io::{IoSlice, Read, Write},
-    mem::MaybeUninit,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::{fd::OwnedFd, unix::net::UnixStream},
     time::Duration,
 };
 
@@ -139,27 +134,6 @@ fn no_descriptor_stays_behind() {
         drop((a, b));
         before.assert_settles(Duration::from_secs(5));
     });
-}
-
-/// Sends a packet, or bytes of a stream, with descriptors.
-fn raw(socket: impl AsFd, bytes: &[u8], fds: &[&OwnedFd]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    if !fds.is_empty() {
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    }
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
-}
-
-fn header(flags: u8, here: u16, body: u64, fds: u32) -> Vec<u8> {
-    let mut bytes = b"pmsg\x01".to_vec();
-    bytes.push(flags);
-    bytes.extend(here.to_le_bytes());
-    bytes.extend(body.to_le_bytes());
-    bytes.extend(fds.to_le_bytes());
-    bytes.extend([0; 4]);
-    bytes
 }
 
 #[test]

@@ -55,4 +55,6 @@ mod storm_connection;
 mod support;
 mod typed;
 mod wait;
+// One file for both: a crate for it would have to stand above `process`, and below its own users.
+#[path = "../../../sync/tests/it/ways.rs"]
 mod ways;

@@ -7,8 +7,14 @@ use procession_channel::{
 use procession_parcel::{Parcel, wire};
 use procession_shm::{Heap, Segment};
 use procession_sys::Deadline;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{os::fd::AsFd, time::Duration};
+use std::{
+    io::IoSlice,
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 
 /// A lane with the smallest ring, 4096 bytes.
 pub(crate) fn small() -> (RawSender, RawReceiver) {
@@ -81,4 +87,26 @@ pub(crate) fn assert_soon_empty(heap: &Heap) {
         heap.stats().blocks == 0
     };
     procession_testkit::wait::eventually("the heap is empty", Duration::from_secs(10), empty);
+}
+
+/// Sends a packet, or bytes of a stream, with descriptors.
+pub(crate) fn raw(socket: impl AsFd, bytes: &[u8], fds: &[&OwnedFd]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    if !fds.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
+}
+
+/// A packet's header.
+pub(crate) fn header(flags: u8, here: u16, body: u64, fds: u32) -> Vec<u8> {
+    let mut bytes = b"pmsg\x01".to_vec();
+    bytes.push(flags);
+    bytes.extend(here.to_le_bytes());
+    bytes.extend(body.to_le_bytes());
+    bytes.extend(fds.to_le_bytes());
+    bytes.extend([0; 4]);
+    bytes
 }

@@ -16,25 +16,4 @@ pub(crate) enum Bug {
     TokensReadLate,
 }
 
-#[cfg(loom)]
-static PLANTED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
-
-/// Plants a mistake.
-#[cfg(loom)]
-#[allow(dead_code, reason = "called by the model only")]
-pub(crate) fn plant(bug: Bug) {
-    PLANTED.store(bug as u32, core::sync::atomic::Ordering::SeqCst);
-}
-
-/// Whether this mistake is planted.
-#[cfg(loom)]
-pub(crate) fn planted(bug: Bug) -> bool {
-    PLANTED.load(core::sync::atomic::Ordering::SeqCst) == bug as u32
-}
-
-/// Whether this mistake is planted: never outside the model.
-#[cfg(not(loom))]
-#[inline(always)]
-pub(crate) const fn planted(_: Bug) -> bool {
-    false
-}
+procession_sys::plantable!(Bug);

@@ -1,8 +1,8 @@
 //! A barrier, and what breaks it.
 
 use crate::{
-    support::{BOUND, given, take, through_a_parcel},
-    ways::{Party, Way, each_way, soon},
+    support::{BOUND, given, soon, take, through_a_parcel},
+    ways::{Party, Way, each_way},
 };
 use procession_sync::{Barrier, Broken, Event};
 use procession_testkit::{role, watchdog};

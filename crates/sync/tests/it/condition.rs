@@ -1,8 +1,8 @@
 //! A condition: exact notifications, and what is left of them when processes die.
 
 use crate::{
-    support::{BOUND, given, take, through_a_parcel},
-    ways::{Way, each_way, soon},
+    support::{BOUND, given, soon, take, through_a_parcel},
+    ways::{Way, each_way},
 };
 use procession_sync::{Condition, Event, Held, Lock, LockError, Poison, WaitError};
 use procession_testkit::{role, watchdog};

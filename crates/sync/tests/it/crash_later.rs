@@ -3,8 +3,7 @@
 use crate::{
     crash_state::{World, arm, armed, died, notified_here, world},
     later::{begin, block_on},
-    support::{BOUND, given, take},
-    ways::soon,
+    support::{BOUND, given, soon, take},
 };
 use procession_testkit::{role, watchdog};
 use std::time::Duration;

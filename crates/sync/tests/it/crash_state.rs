@@ -1,10 +1,7 @@
 //! Deaths at each step of events, conditions, barriers, read-write locks and what is done once: built with
 //! `--cfg crash_points`.
 
-use crate::{
-    support::{BOUND, given, take},
-    ways::soon,
-};
+use crate::support::{BOUND, given, soon, take};
 use procession_sync::{Barrier, Condition, Event, Once, OnceValue, RwLock};
 use procession_testkit::{role, wait::eventually, watchdog};
 use serde::{Deserialize, Serialize};

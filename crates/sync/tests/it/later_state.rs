@@ -3,8 +3,7 @@
 
 use crate::{
     later::{begin, block_on, waker},
-    support::{BOUND, given, take},
-    ways::soon,
+    support::{BOUND, given, soon, take},
 };
 use procession_sync::{
     Barrier, Broken, Condition, Event, Held, Lock, LockError, Once, OnceError, OnceValue, Poison, RLock,

@@ -1,8 +1,8 @@
 //! A lock for readers and writers.
 
 use crate::{
-    support::{BOUND, given, take, through_a_parcel},
-    ways::{Way, each_way, soon},
+    support::{BOUND, given, soon, take, through_a_parcel},
+    ways::{Way, each_way},
 };
 use procession_sync::{Event, LockError, Poison, RwLock};
 use procession_testkit::{isolated, role, syscalls, test_name, watchdog};

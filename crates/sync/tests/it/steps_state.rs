@@ -2,7 +2,7 @@
 
 use crate::{
     steps_support::{BOUND, Partner, isolated},
-    ways::soon,
+    support::soon,
 };
 use procession_sync::{Barrier, Condition, Deadline, Event, LockError};
 use procession_testkit::{

@@ -3,8 +3,7 @@
 
 use crate::{
     crash_state::{World, armed, died, start, world},
-    support::BOUND,
-    ways::soon,
+    support::{BOUND, soon},
 };
 use procession_sync::{Barrier, Broken, LockError, OnceError};
 use procession_testkit::{role::RoleProcess, watchdog};

@@ -3,7 +3,7 @@
 use crate::{
     storm_support::{Pair, storm},
     support::BOUND,
-    ways::soon,
+    support::soon,
 };
 use procession_sync::{Barrier, BarrierError, Condition, Event, LockError, RwLock, WaitError};
 use procession_testkit::{storm::Rng, test_name};

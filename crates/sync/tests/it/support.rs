@@ -1,6 +1,7 @@
 //! Small tools for these tests.
 
 use procession_parcel::{Parcel, wire};
+use procession_testkit::wait::eventually;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{os::fd::OwnedFd, os::unix::net::UnixStream, time::Duration};
 
@@ -22,4 +23,10 @@ pub(crate) fn take<T: DeserializeOwned + 'static>(socket: OwnedFd) -> T {
 /// The same value by way of a parcel.
 pub(crate) fn through_a_parcel<T: Serialize + DeserializeOwned + 'static>(value: &T) -> T {
     Parcel::pack(value).unwrap().unpack().unwrap()
+}
+
+/// Waits for a state of the shared memory.
+#[track_caller]
+pub(crate) fn soon(what: &str, seen: impl FnMut() -> bool) {
+    eventually(what, BOUND, seen);
 }

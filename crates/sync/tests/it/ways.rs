@@ -1,11 +1,8 @@
-//! The same test with threads, and with processes under each start method.
+//! The same test with threads, and with processes under each start method. The tests of `channel` use this file too.
 
 use procession_process::{Process, StartMethod};
-use procession_testkit::wait::eventually;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{thread::JoinHandle, time::Duration};
-
-use crate::support::BOUND;
 
 /// Who the parties of a test are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -75,10 +72,4 @@ impl<R: Serialize + DeserializeOwned + Send + 'static> Party<R> {
             Party::Process(process) => process.join().unwrap_or_else(|error| panic!("{error}")),
         }
     }
-}
-
-/// Waits for a state of the shared memory.
-#[track_caller]
-pub(crate) fn soon(what: &str, seen: impl FnMut() -> bool) {
-    eventually(what, BOUND, seen);
 }

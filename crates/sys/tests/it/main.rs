@@ -1,5 +1,6 @@
 //! The door's promises, across threads and processes.
 
+mod counter;
 mod futex;
 mod hooks;
 mod pidfd;

@@ -1,5 +1,6 @@
 //! Futures are woken by what happens to their descriptors, and by nothing else.
 
+use crate::counter::counter;
 use procession_sys::poller::{Interest, watch};
 use procession_testkit::{Census, isolated, limits::Surroundings, storm::Rng, watchdog};
 use std::{
@@ -7,39 +8,10 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::{fd::AsFd, unix::net::UnixStream},
-    sync::{Arc, Condvar, Mutex},
+    sync::Arc,
     task::{Wake, Waker},
     time::Duration,
 };
-
-/// Counts its wakes.
-#[derive(Default)]
-struct Counter(Mutex<u32>, Condvar);
-
-impl Wake for Counter {
-    fn wake(self: Arc<Self>) {
-        *self.0.lock().unwrap() += 1;
-        self.1.notify_all();
-    }
-}
-
-impl Counter {
-    fn wait(&self, count: u32) {
-        let limit = Duration::from_secs(30);
-        let (_guard, late) =
-            self.1.wait_timeout_while(self.0.lock().unwrap(), limit, |now| *now < count).unwrap();
-        assert!(!late.timed_out());
-    }
-
-    fn count(&self) -> u32 {
-        *self.0.lock().unwrap()
-    }
-}
-
-fn counter() -> (Arc<Counter>, Waker) {
-    let counter = Arc::new(Counter::default());
-    (counter.clone(), counter.into())
-}
 
 #[test]
 fn what_comes_wakes_who_reads_and_room_wakes_who_writes() {

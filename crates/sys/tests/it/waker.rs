@@ -1,5 +1,6 @@
 //! Futures are woken by what happens to their words, and by nothing else before a slice is over.
 
+use crate::counter::counter;
 use procession_sys::{
     futex,
     sync::{AtomicU32, Ordering},
@@ -7,9 +8,9 @@ use procession_sys::{
 };
 use procession_testkit::{Census, isolated, watchdog};
 use std::{
-    sync::{Arc, Condvar, Mutex},
+    sync::Arc,
     task::{Wake, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 struct Plain(AtomicU32);
@@ -20,35 +21,8 @@ impl Word for Plain {
     }
 }
 
-/// Counts its wakes.
-#[derive(Default)]
-struct Counter(Mutex<u32>, Condvar);
-
-impl Wake for Counter {
-    fn wake(self: Arc<Self>) {
-        *self.0.lock().unwrap() += 1;
-        self.1.notify_all();
-    }
-}
-
-impl Counter {
-    fn wait(&self, count: u32) -> Duration {
-        let start = Instant::now();
-        let limit = Duration::from_secs(30);
-        let (_guard, late) =
-            self.1.wait_timeout_while(self.0.lock().unwrap(), limit, |now| *now < count).unwrap();
-        assert!(!late.timed_out());
-        start.elapsed()
-    }
-}
-
 fn word() -> Arc<Plain> {
     Arc::new(Plain(AtomicU32::new(7)))
-}
-
-fn counter() -> (Arc<Counter>, Waker) {
-    let counter = Arc::new(Counter::default());
-    (counter.clone(), counter.into())
 }
 
 #[test]
@@ -99,7 +73,7 @@ fn what_is_dropped_is_not_watched_and_the_thread_goes_in_the_end() {
         let word = word();
         let (counter, waker) = counter();
         drop(watch(word.clone(), 7, &waker));
-        assert_eq!(*counter.0.lock().unwrap(), 0);
+        assert_eq!(counter.count(), 0);
         drop(waker);
         assert_eq!(Arc::strong_count(&counter), 1, "its waker is gone");
         before.assert_settles(Duration::from_secs(30));
