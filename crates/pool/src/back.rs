@@ -41,8 +41,10 @@ pub struct Envelope<'a> {
     pub flags: u32,
     /// Higher runs first, where a back keeps a queue of its own.
     pub priority: i32,
-    /// When its result is of no use any more.
-    pub deadline: Option<Deadline>,
+    /// How long each of its items may run, from its start. The back ends the worker of an item that overruns.
+    pub limit: Option<Duration>,
+    /// Whether [`Back::cancel`] may be called for it.
+    pub cancellable: bool,
     /// The number of items.
     pub items: u32,
     /// The items.
@@ -83,6 +85,8 @@ pub struct Capabilities {
     pub descriptors: bool,
     /// Whether a running task can be killed.
     pub kills: bool,
+    /// Whether [`Back::resize`] does anything.
+    pub resizes: bool,
     /// Whether it reports [`Event::Started`].
     pub started: bool,
     /// `None` if no task and no event is ever lost. Otherwise how long to wait for a sign of life of a task before
@@ -99,6 +103,85 @@ pub enum Submit {
     Full,
     /// This back can never run it: that task's error.
     Refused(TaskError),
+}
+
+/// How to cancel a task; see [`Back::cancel`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Cancel {
+    /// It is not started any more, if it was not yet; if it runs, nothing happens to it.
+    Queued,
+    /// Besides, if it runs, it is asked to end: [`cancelled`](crate::cancelled) says true in it from now on.
+    Ask,
+    /// Besides, if it still runs after the time that is given, its worker is killed and replaced.
+    Kill {
+        /// How long it has to end by itself.
+        grace: Duration,
+    },
+}
+
+/// A worker as its back knows it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WorkerInfo {
+    /// Its index: which of the pool's workers it is, the same for its replacements.
+    pub index: usize,
+    /// Its name, `PoolWorker-3` for example. A replacement has another one.
+    pub name: String,
+    /// Its pid, where workers are processes.
+    pub pid: Option<u32>,
+    /// What it does now.
+    pub state: WorkerState,
+    /// How many processes came before it at this index.
+    pub restarts: u64,
+    /// How many items it has finished, and how many tasks it has been given and not finished.
+    pub items: u64,
+    /// See `items`.
+    pub queued: usize,
+    /// How long it has lived, and how much of that it has worked, as far as it has told.
+    pub age: Duration,
+    /// See `age`.
+    pub busy: Duration,
+    /// The bytes that were sent to it and came from it.
+    pub bytes_in: u64,
+    /// See `bytes_in`.
+    pub bytes_out: u64,
+}
+
+impl WorkerInfo {
+    /// A worker of which nothing else is known yet.
+    #[must_use]
+    pub fn new(index: usize, name: impl Into<String>) -> WorkerInfo {
+        WorkerInfo {
+            index,
+            name: name.into(),
+            pid: None,
+            state: WorkerState::Starting,
+            restarts: 0,
+            items: 0,
+            queued: 0,
+            age: Duration::ZERO,
+            busy: Duration::ZERO,
+            bytes_in: 0,
+            bytes_out: 0,
+        }
+    }
+}
+
+/// What a worker does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// It starts, or its initialiser runs.
+    Starting,
+    /// It has nothing to do.
+    Idle,
+    /// It has work.
+    Busy,
+    /// It finishes what it has and then ends.
+    Ending,
+    /// It has died and is not replaced yet, or was retired for want of work.
+    Absent,
 }
 
 /// What happened.
@@ -123,7 +206,8 @@ pub enum Event {
         /// One record per item, as in [`Arguments::Inline`].
         records: Vec<u8>,
     },
-    /// An item has failed without harm to its worker: it panicked, or its argument or result could not cross.
+    /// An item has failed without harm to its worker: it panicked, its argument or result could not cross, or it was
+    /// cancelled before it started ([`TaskError::Cancelled`]).
     Failed {
         /// The task.
         key: Key,
@@ -265,6 +349,26 @@ pub trait Back: Send + fmt::Debug {
     fn kill_worker(&mut self, _index: usize) -> bool {
         false
     }
+
+    /// Has a worker end once it has finished the task that it is running, and replaced; tells whether there was one.
+    /// What was queued behind that task runs elsewhere.
+    fn restart_worker(&mut self, _index: usize) -> bool {
+        false
+    }
+
+    /// Means to keep this many workers from now on, if it [can](Capabilities::resizes). Those that are too many finish the
+    /// task that they are running; what was queued behind it runs elsewhere.
+    fn resize(&mut self, _workers: usize) {}
+
+    /// The workers, by index.
+    fn worker_infos(&self) -> Vec<WorkerInfo> {
+        Vec::new()
+    }
+
+    /// Cancels a task that was submitted as cancellable. What has become of it comes as events, as always: items that
+    /// were kept from starting as [`Event::Failed`] with [`TaskError::Cancelled`], those that were killed as
+    /// [`Event::Ended`] with [`Cause::Cancelled`](crate::Cause::Cancelled), all others as what they came to.
+    fn cancel(&mut self, _key: Key, _how: Cancel) {}
 
     /// Tells the workers to end once they have run what they were given.
     fn close(&mut self);

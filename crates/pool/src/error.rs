@@ -2,7 +2,7 @@
 
 use procession_parcel::{Panic, RemoteError};
 use procession_process::ExitStatus;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// Why one item of a pool's work gave no value. The other items are not concerned.
 #[derive(Clone)]
@@ -14,6 +14,12 @@ pub enum TaskError {
     Failed(RemoteError),
     /// The worker died with this item in hand: begun, or on its way into the worker's memory.
     Died(Box<Died>),
+    /// It ran longer than it may. Its worker was killed and replaced.
+    TimedOut(Box<Died>),
+    /// It was cancelled, before it started or by killing its worker.
+    Cancelled,
+    /// It has killed so many workers in a row that it is not tried again, though it has retries left.
+    Quarantined(Box<Died>),
     /// The argument could not be encoded here, or not be decoded in the worker.
     BadArguments(String),
     /// The result could not be encoded in the worker, or not be decoded here.
@@ -48,14 +54,45 @@ pub struct Death {
     pub pid: u32,
     /// Its exit status, or the signal that ended it.
     pub exit: ExitStatus,
-    /// Whether the pool ended it because what it told, or the memory that it shares with the pool, was nonsense: code
-    /// that it ran has written where it should not.
-    pub damaged: bool,
+    /// Why it ended, as far as the pool knows.
+    pub cause: Cause,
+    /// The most memory that it had resident at once, in bytes, where that is known.
+    pub peak_memory: Option<u64>,
+}
+
+/// Why a worker ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Cause {
+    /// What it ran ended it, or something outside of this pool did.
+    Itself,
+    /// The pool ended it because what it told, or the memory that it shares with the pool, was nonsense: code that it
+    /// ran has written where it should not.
+    Damaged,
+    /// The pool killed it because an item ran longer than this.
+    TimeLimit(Duration),
+    /// The pool killed it because an item was cancelled.
+    Cancelled,
+    /// Somebody asked the pool to kill it.
+    Requested,
+    /// The kernel's OOM killer ended it.
+    OutOfMemory,
+    /// It came up against its limit of memory, in bytes.
+    MemoryLimit(u64),
 }
 
 impl TaskError {
     pub(crate) fn died(death: Arc<Death>, item: u64, attempt: u32) -> TaskError {
         TaskError::Died(Box::new(Died { death, item, attempt }))
+    }
+
+    /// What the death of a worker is to the item that it had in hand.
+    pub(crate) fn of_death(death: Arc<Death>, item: u64, attempt: u32) -> TaskError {
+        match death.cause {
+            Cause::Cancelled => TaskError::Cancelled,
+            Cause::TimeLimit(_) => TaskError::TimedOut(Box::new(Died { death, item, attempt })),
+            _ => TaskError::died(death, item, attempt),
+        }
     }
 
     /// Whether another try may help: the worker died, or the function panicked.
@@ -79,7 +116,22 @@ impl TaskError {
     /// The worker's death, if it died.
     #[must_use]
     pub fn death(&self) -> Option<&Died> {
-        if let TaskError::Died(died) = self { Some(died) } else { None }
+        match self {
+            TaskError::Died(died) | TaskError::TimedOut(died) | TaskError::Quarantined(died) => Some(died),
+            _ => None,
+        }
+    }
+
+    /// Whether it was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, TaskError::Cancelled)
+    }
+
+    /// Whether it ran longer than it may.
+    #[must_use]
+    pub fn is_timed_out(&self) -> bool {
+        matches!(self, TaskError::TimedOut(_))
     }
 
     /// Whether the pool ended first.
@@ -114,8 +166,18 @@ impl fmt::Display for Death {
 impl fmt::Display for Died {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} while running item {} (attempt {})", self.death, self.item, self.attempt)?;
-        if self.death.damaged {
-            return f.write_str("; the memory that it shares with the pool was damaged");
+        match self.death.cause {
+            Cause::Itself => {}
+            Cause::Damaged => return f.write_str("; the memory that it shares with the pool was damaged"),
+            Cause::TimeLimit(limit) => return write!(f, "; the task ran longer than {limit:?}"),
+            Cause::Cancelled => return f.write_str("; the task was cancelled"),
+            Cause::Requested => return f.write_str("; the pool was asked to kill it"),
+            Cause::OutOfMemory => {
+                return f.write_str("; the system was out of memory, and the kernel chose it");
+            }
+            Cause::MemoryLimit(limit) => {
+                return write!(f, "; it came up against its limit of {limit} bytes of memory");
+            }
         }
         f.write_str(match self.death.exit {
             ExitStatus::Code(_) => "; the task called `exit`",
@@ -137,6 +199,15 @@ impl fmt::Display for TaskError {
             TaskError::Panicked(panic) => write!(f, "task {panic}"),
             TaskError::Failed(error) => write!(f, "task failed: {error}"),
             TaskError::Died(died) => died.fmt(f),
+            TaskError::TimedOut(died) => write!(f, "task timed out: {died}"),
+            TaskError::Cancelled => f.write_str("the task was cancelled"),
+            TaskError::Quarantined(died) => {
+                write!(
+                    f,
+                    "the task ended a worker {} times in a row and is not tried again: {died}",
+                    died.attempt
+                )
+            }
             TaskError::BadArguments(why) => write!(f, "failed to pass a task's argument: {why}"),
             TaskError::BadResult(why) => write!(f, "failed to pass a task's result: {why}"),
             TaskError::BadFunction(why) => write!(f, "failed to send a task's function: {why}"),

@@ -17,7 +17,7 @@
 //! 4. A task that has ended (its worker is dead) keeps the items whose results are known to exist until they arrive.
 
 use crate::{
-    Death, TaskError,
+    Cause, Death, TaskError,
     back::{Arguments, Envelope, Event, FunctionId, Key},
     records,
     slab::Slab,
@@ -28,6 +28,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     ops::Range,
     sync::Arc,
+    time::Duration,
 };
 
 /// A job's key.
@@ -41,6 +42,10 @@ pub(crate) struct JobOptions {
     /// Further tries of an item that was in hand when its worker died, or that panicked.
     pub(crate) retries: u32,
     pub(crate) priority: i32,
+    /// How long an item may run, from its start.
+    pub(crate) limit: Option<Duration>,
+    /// Whether its tasks may be cancelled once they are with the back.
+    pub(crate) cancellable: bool,
     /// Whether segments are handed out in the order of their items.
     pub(crate) ordered: bool,
     /// Whether somebody is busy adding all of its items, so that a join waits for the last of them.
@@ -333,7 +338,8 @@ impl Front {
             function: options.function,
             flags: 0,
             priority: options.priority,
-            deadline: None,
+            limit: options.limit,
+            cancellable: options.cancellable,
             items: task.items,
             arguments: Arguments::Inline(&task.arguments),
         })
@@ -502,9 +508,12 @@ impl Front {
         self.requeue(key.task, hand.end..items);
         let gaps = self.task(key).map_or(Vec::new(), |task| task.settled.gaps(hand));
         for gap in gaps.into_iter().rev() {
-            self.fail_or_retry(key.task, gap, |item| {
-                TaskError::died(death.clone(), first + u64::from(item), attempt)
-            });
+            let error = |item| TaskError::of_death(death.clone(), first + u64::from(item), attempt);
+            if matches!(death.cause, Cause::Cancelled | Cause::TimeLimit(_)) {
+                self.fail(key.task, gap, error);
+            } else {
+                self.fail_or_retry(key.task, gap, error);
+            }
         }
         self.retire_if_complete(key);
     }
@@ -514,16 +523,23 @@ impl Front {
         let Some(task) = self.tasks.get_mut(key) else { return };
         let (job, start) = (task.job, task.first);
         let retries = self.jobs.get(job.0).map_or(0, |job| job.options.retries);
-        task.settled.add(range.clone());
-        if task.attempt <= retries {
-            let arguments = cut(&task.arguments, range.clone());
-            let (count, attempt) = (range.end - range.start, task.attempt.saturating_add(1));
-            return self.enqueue(job, start + u64::from(range.start), count, arguments, attempt, true);
+        if task.attempt > retries {
+            return self.fail(key, range, error);
         }
+        task.settled.add(range.clone());
+        let arguments = cut(&task.arguments, range.clone());
+        let (count, attempt) = (range.end - range.start, task.attempt.saturating_add(1));
+        self.enqueue(job, start + u64::from(range.start), count, arguments, attempt, true);
+    }
+
+    /// Settles unsettled items of a dispatched task, each by its `error`.
+    fn fail(&mut self, key: u64, range: Range<u32>, error: impl Fn(u32) -> TaskError) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let (job, start) = (task.job, task.first);
+        task.settled.add(range.clone());
         for item in range {
-            let segment =
-                Segment { first: start + u64::from(item), count: 1, body: Body::Failed(error(item)) };
-            self.settle(job, segment);
+            let body = Body::Failed(error(item));
+            self.settle(job, Segment { first: start + u64::from(item), count: 1, body });
         }
     }
 

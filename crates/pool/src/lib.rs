@@ -71,13 +71,15 @@ mod records;
 pub mod simulated;
 mod slab;
 mod tasks;
+mod token;
 mod work;
 
-pub use error::{Death, Died, Error, Result, TaskError};
+pub use error::{Cause, Death, Died, Error, Result, TaskError};
 pub use local::Builder;
 pub use pool::{Pool, Submitted};
 pub use procession_parcel::task;
 pub use tasks::{Results, Tasks, TimedOut};
+pub use token::cancelled;
 pub use work::Work;
 
 #[cfg(doctest)]

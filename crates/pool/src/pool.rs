@@ -241,6 +241,8 @@ impl Pool {
             function,
             retries,
             priority: 0,
+            limit: None,
+            cancellable: false,
             ordered: true,
             eager: true,
         })?;

@@ -16,7 +16,7 @@
 //! ```
 
 use crate::{
-    Death, TaskError,
+    Cause, Death, TaskError,
     back::{Back, Capabilities, Envelope, Event, Events, FunctionId, Key, NoSleep, Submit, Waiter},
     records,
     work::judge,
@@ -287,7 +287,8 @@ impl Simulated {
             worker: format!("Simulated-{}", worker + 1),
             pid: self.workers[worker].life,
             exit: ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false },
-            damaged: false,
+            cause: Cause::Itself,
+            peak_memory: None,
         })
     }
 

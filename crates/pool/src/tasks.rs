@@ -117,7 +117,15 @@ where
         let workers = self.shared.workers;
         let (retries, priority) = (self.retries, self.priority);
         let opened = self.work.callable().and_then(|function| {
-            self.shared.open(function, |function| JobOptions { function, retries, priority, ordered, eager })
+            self.shared.open(function, |function| JobOptions {
+                function,
+                retries,
+                priority,
+                limit: None,
+                cancellable: false,
+                ordered,
+                eager,
+            })
         });
         let (job, refused) = match opened {
             Ok(job) => (Some(job), None),

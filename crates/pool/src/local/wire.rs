@@ -53,8 +53,8 @@ pub(super) struct TaskHeader {
     pub(super) first: u32,
     pub(super) items: u32,
     pub(super) priority: i32,
-    /// On the monotonic clock, 0 for none.
-    pub(super) deadline: u64,
+    /// How long an item may run, in nanoseconds, 0 for any time.
+    pub(super) limit: u64,
 }
 
 impl TaskHeader {
@@ -69,7 +69,7 @@ impl TaskHeader {
             first: 0,
             items: task.items,
             priority: task.priority,
-            deadline: task.deadline.map_or(0, |deadline| deadline.as_nanos()),
+            limit: task.limit.map_or(0, |limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1)),
         }
     }
 
@@ -84,7 +84,7 @@ impl TaskHeader {
         bytes[20..24].copy_from_slice(&self.first.to_le_bytes());
         bytes[24..28].copy_from_slice(&self.items.to_le_bytes());
         bytes[28..32].copy_from_slice(&self.priority.to_le_bytes());
-        bytes[32..40].copy_from_slice(&self.deadline.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.limit.to_le_bytes());
         bytes
     }
 
@@ -101,7 +101,7 @@ impl TaskHeader {
             first: u32_at(head, 20)?,
             items: u32_at(head, 24)?,
             priority: i32::from_le_bytes(u32_at(head, 28)?.to_le_bytes()),
-            deadline: u64_at(head, 32)?,
+            limit: u64_at(head, 32)?,
         };
         Some((header, records))
     }
@@ -156,7 +156,7 @@ mod tests {
             first: 5,
             items: 9,
             priority: -2,
-            deadline: 11,
+            limit: 11,
         };
         let mut message = header.encode().to_vec();
         message.extend_from_slice(b"rest");

@@ -2,7 +2,7 @@
 
 use procession_parcel::Erased;
 use procession_pool::{
-    Death, Pool, TaskError,
+    Cause, Death, Pool, TaskError,
     back::{Back, Capabilities, Envelope, Event, Events, FunctionId, Key, NoSleep, Submit, Waiter},
 };
 use procession_process::ExitStatus;
@@ -91,7 +91,13 @@ fn doubled(task: &Seen, first: usize, count: usize) -> Event {
 
 fn ended(task: &Seen, completed: u32, in_hand: u32) -> Event {
     let exit = ExitStatus::Signal { signal: 9, core_dumped: false };
-    let death = Arc::new(Death { worker: "Scripted-1".to_owned(), pid: 1, exit, damaged: false });
+    let death = Arc::new(Death {
+        worker: "Scripted-1".to_owned(),
+        pid: 1,
+        exit,
+        cause: Cause::Itself,
+        peak_memory: None,
+    });
     Event::Ended { key: task.key, completed, in_hand, death }
 }
 

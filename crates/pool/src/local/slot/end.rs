@@ -2,7 +2,7 @@
 
 use super::{Given, Slot};
 use crate::{
-    Death,
+    Cause, Death,
     back::{Event, Events, FunctionId},
 };
 use procession_process::ExitStatus;
@@ -82,7 +82,18 @@ impl Slot {
     }
 
     fn death(&self, exit: ExitStatus) -> Death {
-        Death { worker: self.process.name().to_owned(), pid: self.process.pid(), exit, damaged: self.damaged }
+        let cause = match () {
+            () if self.damaged => Cause::Damaged,
+            () if self.killed => Cause::Requested,
+            () => Cause::Itself,
+        };
+        Death {
+            worker: self.process.name().to_owned(),
+            pid: self.process.pid(),
+            exit,
+            cause,
+            peak_memory: None,
+        }
     }
 
     /// The ticket of the last message that may have been begun.
