@@ -10,7 +10,7 @@
 //!   have a result (those results are, or will be, reported as well) and how many of the next ones were in hand.
 
 use crate::{Death, TaskError};
-use procession_parcel::Erased;
+use procession_parcel::{Erased, Parcel};
 use procession_sys::Deadline;
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -303,9 +303,9 @@ pub trait Back: Send + fmt::Debug {
     /// The number of workers it means to keep.
     fn workers(&self) -> usize;
 
-    /// Makes `function` known under `id`, before the first task that names it. `encoding` is what it is as bytes, for
-    /// workers that run the same program.
-    fn define(&mut self, id: FunctionId, function: &Arc<Erased>, encoding: &Arc<[u8]>);
+    /// Makes `function` known under `id`, before the first task that names it. `parcel` is what is
+    /// sent of it to workers that run the same program; what it has captured may need descriptors.
+    fn define(&mut self, id: FunctionId, function: &Arc<Erased>, parcel: &Arc<Parcel>);
 
     /// Forgets `id`: no unfinished task names it, and no later one will until it is defined anew.
     fn undefine(&mut self, id: FunctionId);

@@ -82,6 +82,8 @@ struct Functions {
     /// Those that no job uses, the longest unused first, and their bytes.
     unused: Vec<FunctionId>,
     unused_bytes: usize,
+    /// How many of them hold descriptors.
+    unused_with_fds: usize,
     next: u32,
 }
 
@@ -93,10 +95,33 @@ struct Entry {
     holder: Weak<Callable>,
 }
 
+impl Entry {
+    fn has_fds(&self) -> bool {
+        !self.encoding.parcel.fds().is_empty()
+    }
+}
+
 impl Functions {
-    /// Takes out those that are unused and too many, or too large together; the ones used last stay.
+    /// Counts an entry among the unused ones, or not any more.
+    fn count_unused(&mut self, id: FunctionId, unused: bool) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let (bytes, fds) = (entry.encoding.len(), usize::from(entry.has_fds()));
+        if unused {
+            self.unused.push(id);
+            self.unused_bytes += bytes;
+            self.unused_with_fds += fds;
+        } else {
+            self.unused.retain(|unused| *unused != id);
+            self.unused_bytes -= bytes;
+            self.unused_with_fds -= fds;
+        }
+    }
+
+    /// Takes out those that are unused and too many, or too large together; the ones used last stay. One with
+    /// descriptors is not found again once nobody holds it, and goes.
     fn surplus(&mut self) -> Vec<FunctionId> {
-        if self.unused.len() <= UNUSED_FUNCTIONS && self.unused_bytes <= UNUSED_BYTES {
+        let few = self.unused.len() <= UNUSED_FUNCTIONS && self.unused_bytes <= UNUSED_BYTES;
+        if few && self.unused_with_fds == 0 {
             return Vec::new();
         }
         let (mut count, mut bytes) = (0, 0);
@@ -107,18 +132,17 @@ impl Functions {
                 continue;
             }
             count += 1;
-            bytes += entry.encoding.bytes.len();
-            if count > UNUSED_FUNCTIONS || bytes > UNUSED_BYTES {
+            bytes += entry.encoding.len();
+            if count > UNUSED_FUNCTIONS || bytes > UNUSED_BYTES || entry.has_fds() {
                 surplus.push(*id);
             }
         }
         for id in &surplus {
+            self.count_unused(*id, false);
             if let Some(entry) = self.entries.remove(id) {
                 self.by_encoding.remove(&entry.encoding);
-                self.unused_bytes -= entry.encoding.bytes.len();
             }
         }
-        self.unused.retain(|id| !surplus.contains(id));
         surplus
     }
 }
@@ -132,8 +156,7 @@ impl State {
             entry.users += 1;
             entry.holder = Arc::downgrade(function);
             if entry.users == 1 {
-                functions.unused_bytes -= entry.encoding.bytes.len();
-                functions.unused.retain(|unused| *unused != id);
+                functions.count_unused(id, false);
             }
             return id;
         }
@@ -149,7 +172,7 @@ impl State {
         let encoding = function.encoding.clone();
         functions.by_encoding.insert(encoding.clone(), id);
         functions.entries.insert(id, Entry { encoding, users: 1, holder: Arc::downgrade(function) });
-        self.back.define(id, &function.erased, &function.encoding.bytes);
+        self.back.define(id, &function.erased, &function.encoding.parcel);
         id
     }
 
@@ -158,8 +181,7 @@ impl State {
         let Some(entry) = functions.entries.get_mut(&id) else { return };
         entry.users -= 1;
         if entry.users == 0 {
-            functions.unused_bytes += entry.encoding.bytes.len();
-            functions.unused.push(id);
+            functions.count_unused(id, true);
             self.undefine_surplus();
         }
     }

@@ -51,6 +51,9 @@
 //! A worker whose lanes are damaged, by a stray write of code that it ran, is killed, and all items of the messages that
 //! it had begun count as in hand: none of them is run twice unless it may be retried.
 //!
+//! What a function has captured goes to a worker with its first task; if that holds descriptors, through a socket beside
+//! the lanes.
+//!
 //! # When a process dies
 //!
 //! A worker: as above, and a replacement is started; no call hangs. Workers that die over and over before they do
@@ -70,6 +73,7 @@ mod pool;
 mod records;
 pub mod simulated;
 mod slab;
+mod slices;
 mod tasks;
 mod token;
 mod work;
@@ -78,6 +82,7 @@ pub use error::{Cause, Death, Died, Error, Result, TaskError};
 pub use local::Builder;
 pub use pool::{Pool, Submitted};
 pub use procession_parcel::task;
+pub use slices::{Chunks, Ranges};
 pub use tasks::{Results, Tasks, TimedOut};
 pub use token::cancelled;
 pub use work::Work;

@@ -21,7 +21,7 @@ use crate::{
     records,
     work::judge,
 };
-use procession_parcel::Erased;
+use procession_parcel::{Erased, Parcel};
 use procession_process::ExitStatus;
 use procession_sys::Deadline;
 use std::{
@@ -351,7 +351,7 @@ impl Back for Simulated {
         self.workers.len()
     }
 
-    fn define(&mut self, id: FunctionId, function: &Arc<Erased>, _encoding: &Arc<[u8]>) {
+    fn define(&mut self, id: FunctionId, function: &Arc<Erased>, _parcel: &Arc<Parcel>) {
         self.functions.insert(id, function.clone());
     }
 

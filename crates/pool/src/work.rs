@@ -1,7 +1,7 @@
 //! What a pool can be asked to run.
 
 use crate::TaskError;
-use procession_parcel::{Erased, Outcome, Task, codec};
+use procession_parcel::{Erased, Outcome, Parcel, Task};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt,
@@ -26,18 +26,23 @@ pub(crate) struct Callable {
     pub(crate) encoding: Encoding,
 }
 
-/// A function's bytes, which may be many, as a key.
+/// A function's parcel, whose bytes may be many, as a key.
 #[derive(Clone)]
 pub(crate) struct Encoding {
     hash: u64,
-    pub(crate) bytes: Arc<[u8]>,
+    pub(crate) parcel: Arc<Parcel>,
 }
 
 impl Encoding {
-    fn new(bytes: Vec<u8>) -> Encoding {
+    fn new(parcel: Parcel) -> Encoding {
         let mut hasher = DefaultHasher::new();
-        bytes.hash(&mut hasher);
-        Encoding { hash: hasher.finish(), bytes: bytes.into() }
+        parcel.bytes().hash(&mut hasher);
+        Encoding { hash: hasher.finish(), parcel: Arc::new(parcel) }
+    }
+
+    /// How many bytes it has.
+    pub(crate) fn len(&self) -> usize {
+        self.parcel.bytes().len()
     }
 }
 
@@ -49,7 +54,11 @@ impl Hash for Encoding {
 
 impl PartialEq for Encoding {
     fn eq(&self, other: &Encoding) -> bool {
-        Arc::ptr_eq(&self.bytes, &other.bytes) || (self.hash == other.hash && self.bytes == other.bytes)
+        // The bytes say that there are descriptors, not what they stand for.
+        let alike =
+            |a: &Parcel, b: &Parcel| a.fds().is_empty() && b.fds().is_empty() && a.bytes() == b.bytes();
+        Arc::ptr_eq(&self.parcel, &other.parcel)
+            || (self.hash == other.hash && alike(&self.parcel, &other.parcel))
     }
 }
 
@@ -57,7 +66,7 @@ impl Eq for Encoding {}
 
 impl fmt::Debug for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Encoding({} bytes)", self.bytes.len())
+        write!(f, "Encoding({} bytes, {} descriptors)", self.len(), self.parcel.fds().len())
     }
 }
 
@@ -68,9 +77,8 @@ where
 {
     fn new(erased: Result<Erased, procession_parcel::Error>) -> Work<A, R> {
         let encoded = erased.and_then(|erased| {
-            let mut bytes = Vec::new();
-            codec::encode(&erased, &mut bytes)?;
-            Ok(Arc::new(Callable { erased: Arc::new(erased), encoding: Encoding::new(bytes) }))
+            let encoding = Encoding::new(Parcel::pack(&erased)?);
+            Ok(Arc::new(Callable { erased: Arc::new(erased), encoding }))
         });
         let callable = encoded.map_err(|error| TaskError::BadFunction(error.to_string()));
         Work { callable, types: PhantomData }
@@ -95,12 +103,26 @@ where
     /// A function with captured data. The data goes to each worker once for all calls that are under way at the same
     /// time, and all that come as long as this `Work` or a clone of it lives. Beyond that the pool keeps it, in case
     /// it is used again, as long as there is not more than 4 MiB of such data.
+    ///
+    /// It may hold handles: locks, values, arrays, queues, segments, sockets and files. Each worker gets its own
+    /// descriptors for them, which it keeps as long as it keeps the data. Of something that can be sent only once (a pipe's
+    /// end, an array's part) the first worker to look has it; in the others the calls fail.
     #[must_use]
     pub fn task<C>(task: &Task<C, A, R>) -> Work<A, R>
     where
         C: Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         Work::new(Erased::of_task(task))
+    }
+
+    /// As [`task`](Work::task), with a function that may fail, as in [`fallible`](Work::fallible).
+    #[must_use]
+    pub fn fallible_task<C, E>(task: &Task<C, A, Result<R, E>>) -> Work<A, R>
+    where
+        C: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        Work::new(Erased::of_fallible_task(task))
     }
 }
 

@@ -39,8 +39,8 @@ pub use procession_shm::{
 pub use procession_sync::bytemuck;
 #[cfg(feature = "sync")]
 pub use procession_sync::{
-    Array, ArrayPart, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, Once, OnceValue, RLock,
-    RawArray, RawValue, RwLock, Semaphore, Value,
+    Array, ArrayChunk, ArrayPart, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, Once,
+    OnceValue, RLock, RawArray, RawValue, RwLock, Semaphore, Value,
 };
 
 /// The examples of the repository's own page are tests too.

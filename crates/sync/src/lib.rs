@@ -134,7 +134,7 @@ pub use {
     event::Event,
     lock::{Lock, LockGuard},
     once::{Once, OnceError, OnceValue},
-    part::{ArrayPart, PartError},
+    part::{ArrayChunk, ArrayPart, PartError},
     raw::{Atom, Atomic, AtomicBits, AtomicNumber, RawArray, RawValue},
     rlock::{RLock, RLockGuard},
     rwlock::{ReadGuard, RwLock, WriteGuard},

@@ -58,7 +58,8 @@ use crate::{
 use bytemuck::Pod;
 use core::{
     fmt,
-    ops::Range,
+    ops::{Deref, DerefMut, Range},
+    ptr::NonNull,
     slice,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -334,6 +335,89 @@ impl<T> ArrayPart<T> {
         // SAFETY: the range is this process's (invariant 1), this is the only part that has it, and it is borrowed
         // exclusively; any bytes are elements; they stay mapped as long as the array that `self` holds.
         Ok(unsafe { slice::from_raw_parts_mut(start.as_ptr(), self.range.len()) })
+    }
+}
+
+impl<T: Pod> ArrayPart<T> {
+    /// Keeps the part in this process for good, so that its elements can be reached like any slice's.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_mut`](ArrayPart::get_mut).
+    pub fn stay(mut self) -> Result<ArrayChunk<T>, PartError> {
+        self.get_mut()?;
+        Ok(ArrayChunk { part: self, forks: FORKS.load(Ordering::Relaxed) })
+    }
+}
+
+/// Elements of an [`Array`] that this process has for itself: a part that cannot be sent any more, and so a `&mut [T]`
+/// into the shared memory. Made by [`ArrayPart::stay`].
+///
+/// When it is dropped, its elements are free; when its process dies, as with any [`ArrayPart`].
+///
+/// # Panics
+///
+/// Its elements cannot be reached in a forked copy of its process: they are the original's.
+pub struct ArrayChunk<T> {
+    /// Here, in the process that made this: nothing packs it.
+    part: ArrayPart<T>,
+    /// How many forks lie before that process.
+    forks: u32,
+}
+
+impl<T> ArrayChunk<T> {
+    /// The array that it is a part of.
+    #[must_use]
+    pub fn array(&self) -> &Array<T> {
+        self.part.array()
+    }
+
+    /// Which elements these are, by their numbers in the array.
+    #[must_use]
+    pub fn range(&self) -> Range<usize> {
+        self.part.range()
+    }
+
+    /// The number of the first of them in the array.
+    #[must_use]
+    pub fn start(&self) -> usize {
+        self.part.range.start
+    }
+
+    /// Where its elements lie. Panics in a forked copy.
+    #[inline]
+    fn at(&self) -> NonNull<T> {
+        assert!(
+            self.forks == FORKS.load(Ordering::Relaxed),
+            "elements {:?} of an Array belong to the process of which this one is a forked copy",
+            self.part.range
+        );
+        // SAFETY: the range lies within the array: checked when the part was made.
+        unsafe { self.part.array.body.start().add(self.part.range.start) }
+    }
+}
+
+impl<T> Deref for ArrayChunk<T> {
+    type Target = [T];
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: the range is this process's (invariant 1) until `self` is dropped, which it outlives; nothing writes to
+        // it but through `self`, which is borrowed; any bytes are elements.
+        unsafe { slice::from_raw_parts(self.at().as_ptr(), self.part.range.len()) }
+    }
+}
+
+impl<T> DerefMut for ArrayChunk<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
+        unsafe { slice::from_raw_parts_mut(self.at().as_ptr(), self.part.range.len()) }
+    }
+}
+
+impl<T> fmt::Debug for ArrayChunk<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArrayChunk").field("range", &self.part.range).finish_non_exhaustive()
     }
 }
 

@@ -103,6 +103,7 @@ trait Call {
 struct Plain<A, R>(fn(A) -> R);
 struct Fallible<A, T, E>(fn(A) -> Result<T, E>);
 struct OfTask<'s, C, A, R>(&'s State, fn(&C, A) -> R);
+struct OfFallibleTask<'s, C, A, T, E>(&'s State, fn(&C, A) -> Result<T, E>);
 
 impl<A: DeserializeOwned + 'static, R: Serialize> Call for Plain<A, R> {
     type Argument = A;
@@ -123,9 +124,12 @@ where
     type Value = T;
     #[inline(always)]
     fn call(&self, argument: A) -> Result<T, Failure> {
-        (self.0)(argument)
-            .map_err(|error| Failure::Failed(RemoteError::named(type_name::<E>(), &*error.into())))
+        (self.0)(argument).map_err(failed)
     }
+}
+
+fn failed<E: Into<Box<dyn StdError + Send + Sync>>>(error: E) -> Failure {
+    Failure::Failed(RemoteError::named(type_name::<E>(), &*error.into()))
 }
 
 impl<C, A, R> Call for OfTask<'_, C, A, R>
@@ -142,6 +146,21 @@ where
     }
 }
 
+impl<C, A, T, E> Call for OfFallibleTask<'_, C, A, T, E>
+where
+    C: DeserializeOwned + Send + Sync + 'static,
+    A: DeserializeOwned + 'static,
+    T: Serialize,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    type Argument = A;
+    type Value = T;
+    #[inline(always)]
+    fn call(&self, argument: A) -> Result<T, Failure> {
+        (self.1)(self.0.get::<C>()?, argument).map_err(failed)
+    }
+}
+
 /// The signature of each kind: its types, and which entry takes them.
 pub(super) fn plain_signature<A: 'static, R: 'static>() -> u64 {
     signature::<PhantomData<fn(A) -> R>, A, R>()
@@ -151,6 +170,9 @@ pub(super) fn fallible_signature<A: 'static, T: 'static, E: 'static>() -> u64 {
 }
 pub(super) fn task_signature<C: 'static, A: 'static, R: 'static>() -> u64 {
     signature::<PhantomData<(C, fn(A) -> R)>, A, R>()
+}
+pub(super) fn fallible_task_signature<C: 'static, A: 'static, T: 'static, E: 'static>() -> u64 {
+    signature::<PhantomData<(C, fn(A, E) -> T)>, A, Result<T, E>>()
 }
 
 pub(super) fn plain<A, R>(target: &Target, body: Body<'_, '_>)
@@ -192,6 +214,22 @@ where
     // SAFETY: as in `plain`, for an `fn(&C, A) -> R`.
     let function = unsafe { transmute::<usize, fn(&C, A) -> R>(target.function) };
     run(&OfTask(state, function), body);
+}
+
+pub(super) fn fallible_task<C, A, T, E>(target: &Target, body: Body<'_, '_>)
+where
+    C: DeserializeOwned + Send + Sync + 'static,
+    A: DeserializeOwned + 'static,
+    T: Serialize + 'static,
+    E: Into<Box<dyn StdError + Send + Sync>> + 'static,
+{
+    let (true, Some(state)) = (target.signature == fallible_task_signature::<C, A, T, E>(), &target.state)
+    else {
+        return refuse::<fn(&C, A) -> Result<T, E>>(body);
+    };
+    // SAFETY: as in `plain`, for an `fn(&C, A) -> Result<T, E>`.
+    let function = unsafe { transmute::<usize, fn(&C, A) -> Result<T, E>>(target.function) };
+    run(&OfFallibleTask(state, function), body);
 }
 
 /// Says no in the form that the caller waits for.

@@ -103,6 +103,24 @@ impl Erased {
         Erased::here(call::task::<C, A, R>, task.function as usize, signature, Some(state), name)
     }
 
+    /// As [`of_task`](Erased::of_task), with a function that may fail, as in [`fallible`](Erased::fallible).
+    ///
+    /// # Errors
+    /// As [`Erased::of_task`].
+    pub fn of_fallible_task<C, A, T, E>(task: &Task<C, A, Result<T, E>>) -> Result<Erased, Error>
+    where
+        C: Serialize + DeserializeOwned + Send + Sync + 'static,
+        A: DeserializeOwned + 'static,
+        T: Serialize + 'static,
+        E: Into<Box<dyn StdError + Send + Sync>> + 'static,
+    {
+        let signature = call::fallible_task_signature::<C, A, T, E>();
+        let state = State::new(Parcel::pack(&task.captures)?);
+        let name = type_name::<fn(A) -> Result<T, E>>();
+        let function = task.function as usize;
+        Erased::here(call::fallible_task::<C, A, T, E>, function, signature, Some(state), name)
+    }
+
     /// Refers to the function registered here under `name`.
     ///
     /// # Errors

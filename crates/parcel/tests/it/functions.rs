@@ -1,6 +1,6 @@
 //! References to functions, within one process.
 
-use procession_parcel::function::{Batch, BuildId, Function, Registration, image, registered};
+use procession_parcel::function::{Batch, BuildId, Function, Registration, Task, image, registered};
 use procession_parcel::{Erased, Fd, Outcome, Panic, Parcel, RemoteError, codec, register, task};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -220,6 +220,46 @@ fn errors_arrive_whatever_their_type() {
     assert!(failed.type_name().ends_with("NotSerialisable") && failed.message() == "it does not serialise");
     assert_eq!(error(Erased::fallible(text).unwrap()).message(), "just text");
     assert_eq!(error(Erased::fallible(boxed).unwrap()).message(), "it does not serialise");
+}
+
+#[test]
+fn a_task_may_fail_too() {
+    let least = 4_u8;
+    let erased = Erased::of_fallible_task(&task!(
+        move |n: u8| if n < least { Err(format!("{n} < {least}")) } else { Ok(n) };
+        least
+    ))
+    .unwrap();
+    assert_eq!(call::<u8>(&through(&erased), 4u8), 4);
+    let Outcome::Failed(error) = through(&erased).call(Parcel::pack(&3u8).unwrap()) else { panic!() };
+    assert_eq!((error.message(), error.type_name()), ("3 < 4", "alloc::string::String"));
+}
+
+#[test]
+fn a_task_is_sent_with_its_types_and_only_as_such() {
+    let (factor, shift) = (3_u64, vec![1_u64, 10]);
+    let task = task!(move |n: usize| shift[n] * factor; factor, shift);
+    let pack = || Parcel::pack(&task).unwrap();
+    fn unpack<C, A, R>(
+        like: &Task<C, A, R>,
+        parcel: Parcel,
+    ) -> Result<Task<C, A, R>, procession_parcel::Error>
+    where
+        C: serde::de::DeserializeOwned + 'static,
+        A: 'static,
+        R: 'static,
+    {
+        let _ = like;
+        parcel.unpack()
+    }
+    assert_eq!(unpack(&task, pack()).unwrap().call(1), 30);
+    // Of the same captures, argument and size of result.
+    let other = Task::new((factor, vec![0_u64]), |_: &(u64, Vec<u64>), _: usize| 0_i64);
+    let error = unpack(&other, pack()).unwrap_err().to_string();
+    assert!(error.contains("not to a"), "{error}");
+    // From nobody knows where.
+    let error = unpack(&task, Parcel::new(pack().into_parts().0, Vec::new())).unwrap_err().to_string();
+    assert!(error.contains("function references are only honoured"), "{error}");
 }
 
 #[test]

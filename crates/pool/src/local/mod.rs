@@ -54,7 +54,7 @@ use crate::{
     back::{Attendant, Back, Capabilities, Envelope, Event, Events, FunctionId, Submit, Waiter},
 };
 use procession_channel::Bell;
-use procession_parcel::Erased;
+use procession_parcel::{Erased, Parcel};
 use procession_process::{
     StartMethod,
     watch::{self, WatchId},
@@ -118,7 +118,7 @@ pub(crate) struct Local {
 
 #[derive(Debug)]
 struct Function {
-    encoding: Arc<[u8]>,
+    parcel: Arc<Parcel>,
     /// How long an item takes, in nanoseconds, once that is known.
     item: Option<u64>,
     /// How many workers in a row have died of taking it in, and why it is refused.
@@ -250,7 +250,7 @@ impl Local {
         let Some(function) = function.and_then(|id| self.functions.get_mut(&id)) else { return };
         function.deaths += 1;
         if function.deaths >= MAX_FUNCTION_DEATHS {
-            let bytes = function.encoding.len();
+            let bytes = function.parcel.bytes().len();
             function.refused = Some(TaskError::BadFunction(format!(
                 "{MAX_FUNCTION_DEATHS} workers ended while its {bytes} bytes were on their way into them, the last: {death}"
             )));
@@ -285,8 +285,8 @@ impl Back for Local {
         self.slots.len()
     }
 
-    fn define(&mut self, id: FunctionId, _function: &Arc<Erased>, encoding: &Arc<[u8]>) {
-        let function = Function { encoding: encoding.clone(), item: None, deaths: 0, refused: None };
+    fn define(&mut self, id: FunctionId, _function: &Arc<Erased>, parcel: &Arc<Parcel>) {
+        let function = Function { parcel: parcel.clone(), item: None, deaths: 0, refused: None };
         self.functions.insert(id, function);
     }
 
@@ -311,7 +311,7 @@ impl Back for Local {
         let Some(index) = self.choose(time) else { return Submit::Full };
         if let Some(slot) = &mut self.slots[index] {
             // What is not known may be long.
-            slot.give(task, records, &function.encoding, time.unwrap_or(LONG));
+            slot.give(task, records, &function.parcel, time.unwrap_or(LONG));
         }
         Submit::Accepted
     }

@@ -19,11 +19,15 @@ use procession_channel::{
     Bell,
     lane::{self, Config, RawReceiver, RawSender, TrySendError},
 };
-use procession_parcel::{Erased, Outcome, Parcel, codec};
+use procession_parcel::{
+    Erased, Fd, Outcome, Parcel, codec,
+    wire::packet::{self, Packet},
+};
 use procession_process::{Process, Resource, StartMethod, watch};
 use procession_shm::{Kind, Segment};
 use std::{
     collections::{HashSet, VecDeque},
+    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -77,6 +81,8 @@ pub(super) struct Slot {
     /// `None` once it was told to end.
     tasks: Option<RawSender>,
     results: RawReceiver,
+    /// By which it gets functions with descriptors.
+    socket: OwnedFd,
     /// Whether its initialiser was called, and whether that is done.
     begun: bool,
     pub(super) ready: bool,
@@ -96,7 +102,8 @@ pub(super) struct Slot {
     /// The functions it was told of, and the one that its last task calls.
     functions: HashSet<FunctionId>,
     last: Option<FunctionId>,
-    /// The large function that it was told of last, for the sake of this task, and the ticket of the first fragment.
+    /// The function that it was told of last, if that is large or has descriptors, for the sake of this task, and the
+    /// ticket of the first message.
     large: Option<(FunctionId, Key, u64)>,
     /// The nanoseconds that everything in `given` should take.
     pub(super) load: u64,
@@ -128,6 +135,8 @@ enum Outgoing {
     /// The rest of a task: its next items and their records, from `at`; how many of them make the next piece, and
     /// where that ends, if it was tried before.
     Items { header: TaskHeader, records: Vec<u8>, at: usize, piece: Option<(u32, usize)> },
+    /// A function with descriptors, for this task.
+    Parcel { id: FunctionId, key: Key, parcel: Arc<Parcel> },
     /// The rest of one message, in fragments.
     Fragments { message: Vec<u8>, at: usize, carries: Carries },
 }
@@ -140,6 +149,15 @@ enum Carries {
     /// A function, for the task behind it.
     Function(FunctionId, Key),
     Other,
+}
+
+/// The message `kind` about a function.
+fn about(kind: u8, id: FunctionId, more: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(5 + more.len());
+    message.push(kind);
+    message.extend_from_slice(&id.0.to_le_bytes());
+    message.extend_from_slice(more);
+    message
 }
 
 impl Slot {
@@ -164,7 +182,8 @@ impl Slot {
                 Some((function.clone(), argument.try_clone().map_err(|error| failed(error.into()))?))
             }
         };
-        let boot = Boot { tasks: theirs, results: ours, initializer };
+        let (socket, end) = packet::pair().map_err(|error| failed(error.into()))?;
+        let boot = Boot { tasks: theirs, results: ours, parcels: Fd::from(end), initializer };
         let mut builder = Process::builder().name(name.clone()).daemon(true).limit(Resource::Core, 0);
         if let Some(method) = recipe.start_method {
             builder = builder.start_method(method);
@@ -176,6 +195,7 @@ impl Slot {
             replacement: false,
             tasks: Some(tasks),
             results,
+            socket,
             begun: false,
             ready: false,
             init_failure: None,
@@ -218,13 +238,9 @@ impl Slot {
     // --- to the worker ---
 
     /// Gives it a task, which should take `time` nanoseconds. What there is no room for is kept and sent on later.
-    pub(super) fn give(&mut self, task: &Envelope<'_>, records: &[u8], encoded: &[u8], time: u64) {
+    pub(super) fn give(&mut self, task: &Envelope<'_>, records: &[u8], function: &Arc<Parcel>, time: u64) {
         if self.last != Some(task.function) && self.functions.insert(task.function) {
-            let mut message = Vec::with_capacity(5 + encoded.len());
-            message.push(wire::DEFINE);
-            message.extend_from_slice(&task.function.0.to_le_bytes());
-            message.extend_from_slice(encoded);
-            self.send_message(message, Carries::Function(task.function, task.key));
+            self.define(task.function, task.key, function);
         }
         self.last = Some(task.function);
         self.load = self.load.saturating_add(time);
@@ -248,12 +264,36 @@ impl Slot {
         self.flush();
     }
 
+    /// Tells it of a function, for the sake of a task.
+    fn define(&mut self, id: FunctionId, key: Key, parcel: &Arc<Parcel>) {
+        if parcel.fds().is_empty() {
+            let message = about(wire::DEFINE, id, parcel.bytes());
+            return self.send_message(message, Carries::Function(id, key));
+        }
+        self.outbox.push_back(Outgoing::Parcel { id, key, parcel: parcel.clone() });
+        self.flush();
+    }
+
+    /// Sends a function with descriptors, and then the message that tells of it, if there is room.
+    fn send_parcel(&mut self, id: FunctionId, key: Key, parcel: Arc<Parcel>) -> Option<Outgoing> {
+        let tail = id.0.to_le_bytes();
+        let packet = Packet::new(&[parcel.bytes(), &tail], parcel.fds());
+        let message = match packet.and_then(|mut packet| packet.try_send(self.socket.as_fd())) {
+            Ok(false) => return Some(Outgoing::Parcel { id, key, parcel }),
+            Ok(true) => {
+                parcel.mark_delivered();
+                about(wire::DEFINE_PARCEL, id, &[])
+            }
+            // Where the worker has ended, this goes nowhere.
+            Err(error) => about(wire::REFUSE, id, error.to_string().as_bytes()),
+        };
+        self.flush_one(Outgoing::Fragments { message, at: 0, carries: Carries::Function(id, key) })
+    }
+
     pub(super) fn undefine(&mut self, id: FunctionId) {
         self.last = None;
         if self.functions.remove(&id) {
-            let mut message = vec![wire::UNDEFINE];
-            message.extend_from_slice(&id.0.to_le_bytes());
-            self.send_message(message, Carries::Other);
+            self.send_message(about(wire::UNDEFINE, id, &[]), Carries::Other);
             self.ring();
         }
     }
@@ -316,6 +356,7 @@ impl Slot {
     /// Sends what it can of `next`, and gives back the rest.
     fn flush_one(&mut self, next: Outgoing) -> Option<Outgoing> {
         match next {
+            Outgoing::Parcel { id, key, parcel } => self.send_parcel(id, key, parcel),
             Outgoing::Fragments { message, mut at, carries } => {
                 while at < message.len() {
                     let end = message.len().min(at + PIECE - 1);

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `DEFINE` | kind, function id (`u32`), the encoded function |
 //! | `UNDEFINE` | kind, function id (`u32`) |
+//! | `DEFINE_PARCEL` | kind, function id (`u32`): the encoded function and its descriptors are in the socket |
+//! | `REFUSE` | kind, function id (`u32`), why the function could not be sent, as text |
 //! | `TASK` | [`TaskHeader`], then one record per item |
 //! | `FRAGMENT`, `LAST_FRAGMENT` | kind, bytes of one message that is larger than a piece |
 //!
@@ -17,6 +19,10 @@
 //! | `INIT_FAILED` | kind, the encoded outcome of the initialiser |
 //! | `DAMAGED` | kind: what came to the worker was nonsense, and it ends |
 //!
+//! Beside the lanes there is a socket to the worker ([packets](procession_parcel::wire::packet)), for functions that have
+//! captured descriptors: the encoded function, then its id (`u32`), in one packet. It is sent before the `DEFINE_PARCEL`
+//! that tells of it.
+//!
 //! The worker runs items in the order in which they were sent, so results need no key.
 
 use crate::back::{ENVELOPE_VERSION, Envelope, FunctionId, Key};
@@ -26,6 +32,8 @@ pub(super) const UNDEFINE: u8 = 2;
 pub(super) const TASK: u8 = 3;
 pub(super) const FRAGMENT: u8 = 4;
 pub(super) const LAST_FRAGMENT: u8 = 5;
+pub(super) const DEFINE_PARCEL: u8 = 6;
+pub(super) const REFUSE: u8 = 7;
 
 pub(super) const READY: u8 = 16;
 pub(super) const VALUE: u8 = 17;

@@ -13,7 +13,10 @@
 use super::wire::{self, TaskHeader, Times};
 use crate::{back::FunctionId, records};
 use procession_channel::lane::{RawReceiver, RawSender, RecvError, TrySendError};
-use procession_parcel::{Erased, Outcome, Parcel, codec};
+use procession_parcel::{
+    Erased, Fd, Outcome, Parcel, codec,
+    wire::{Limits, Received, packet},
+};
 use procession_sys::Deadline;
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, convert::Infallible, rc::Rc};
@@ -23,6 +26,8 @@ use std::{collections::HashMap, convert::Infallible, rc::Rc};
 pub(super) struct Boot {
     pub(super) tasks: RawReceiver,
     pub(super) results: RawSender,
+    /// Where functions with descriptors come.
+    pub(super) parcels: Fd,
     pub(super) initializer: Option<(Erased, Parcel)>,
 }
 
@@ -37,7 +42,7 @@ const KEEP: usize = 1 << 20;
 pub(super) fn run(boot: Boot) {
     // SAFETY: ignoring a signal has no handler that could do harm.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
-    let Boot { tasks, mut results, initializer } = boot;
+    let Boot { tasks, mut results, parcels, initializer } = boot;
     if let Some((function, argument)) = initializer {
         // So that an initialiser that ends this process is known for it.
         let _ = results.send(&[&[wire::BEGUN]], None);
@@ -53,6 +58,7 @@ pub(super) fn run(boot: Boot) {
     let mut worker = Worker {
         tasks,
         results,
+        parcels,
         functions: HashMap::new(),
         current: None,
         fragments: Vec::new(),
@@ -71,6 +77,7 @@ pub(super) fn run(boot: Boot) {
 struct Worker {
     tasks: RawReceiver,
     results: RawSender,
+    parcels: Fd,
     functions: HashMap<FunctionId, Rc<Result<Erased, String>>>,
     /// The one that was called last.
     current: Option<(FunctionId, Rc<Result<Erased, String>>)>,
@@ -145,7 +152,18 @@ impl Worker {
             }
             Some(wire::DEFINE) => {
                 let id = FunctionId(wire::u32_at(message, 1).ok_or(Nonsense)?);
-                self.functions.insert(id, Rc::new(decode_function(&message[5..])));
+                let parcel = Parcel::new(message[5..].to_vec(), Vec::new());
+                self.functions.insert(id, Rc::new(decode_function(parcel)));
+                Ok(())
+            }
+            Some(wire::DEFINE_PARCEL) => {
+                let id = FunctionId(wire::u32_at(message, 1).ok_or(Nonsense)?);
+                self.take_parcel(id)
+            }
+            Some(wire::REFUSE) => {
+                let id = FunctionId(wire::u32_at(message, 1).ok_or(Nonsense)?);
+                let why = String::from_utf8_lossy(&message[5..]).into_owned();
+                self.functions.insert(id, Rc::new(Err(why)));
                 Ok(())
             }
             Some(wire::UNDEFINE) => {
@@ -154,6 +172,32 @@ impl Worker {
                 Ok(())
             }
             _ => Err(Nonsense),
+        }
+    }
+
+    /// Takes a function with descriptors out of the socket.
+    fn take_parcel(&mut self, wanted: FunctionId) -> Result<(), End> {
+        // As with a fragment: taking it in may be the end of this process.
+        self.tasks.mark_started(self.tasks.taken());
+        loop {
+            let function = match packet::recv(&self.parcels, &Limits::default(), None) {
+                Ok(Received::Parcel(parcel)) => {
+                    let (mut bytes, fds) = parcel.into_parts();
+                    let (rest, id) = bytes.split_last_chunk().ok_or(Nonsense)?;
+                    let (len, id) = (rest.len(), FunctionId(u32::from_le_bytes(*id)));
+                    bytes.truncate(len);
+                    self.functions.insert(id, Rc::new(decode_function(Parcel::new(bytes, fds))));
+                    if id == wanted {
+                        return Ok(());
+                    }
+                    // It is one for which there was no room when it was told of.
+                    continue;
+                }
+                Ok(_) => return Err(Gone),
+                Err(error) => Err(error.to_string()),
+            };
+            self.functions.insert(wanted, Rc::new(function));
+            return Ok(());
         }
     }
 
@@ -291,10 +335,9 @@ fn encode_failure(outcome: &Outcome<()>, output: &mut Vec<u8>) {
     }
 }
 
-fn decode_function(encoded: &[u8]) -> Result<Erased, String> {
-    let parcel = Parcel::new(encoded.to_vec(), Vec::new());
-    // SAFETY: the bytes came through the lane of this worker, whose only other end is the process that started it
-    // and packed them; it runs the same program, as the start of this process checked.
+fn decode_function(parcel: Parcel) -> Result<Erased, String> {
+    // SAFETY: the bytes came through the lane or the socket of this worker, whose only other end is the process that
+    // started it and packed them; it runs the same program, as the start of this process checked.
     let parcel = unsafe { parcel.assume_same_program() };
     let erased: Erased = parcel.unpack().map_err(|error| error.to_string())?;
     // SAFETY: arguments come through the same lane, encoded by the same process.

@@ -1,6 +1,6 @@
 //! How long functions, and what they have captured, are kept.
 
-use procession_parcel::{Bytes, Erased};
+use procession_parcel::{Bytes, Erased, Parcel};
 use procession_pool::{
     Pool, Work,
     back::{Back, Capabilities, Envelope, Event, Events, FunctionId, Key, NoSleep, Submit, Waiter},
@@ -16,13 +16,13 @@ const MEGABYTE: usize = 1 << 20;
 /// What a back was told of functions.
 #[derive(Debug, Default)]
 struct Known {
-    encodings: HashMap<FunctionId, Arc<[u8]>>,
+    parcels: HashMap<FunctionId, Arc<Parcel>>,
     defined: usize,
 }
 
 impl Known {
     fn bytes(&self) -> usize {
-        self.encodings.values().map(|encoding| encoding.len()).sum()
+        self.parcels.values().map(|parcel| parcel.bytes().len()).sum()
     }
 }
 
@@ -40,16 +40,16 @@ impl Back for Ones {
     fn workers(&self) -> usize {
         1
     }
-    fn define(&mut self, id: FunctionId, _: &Arc<Erased>, encoding: &Arc<[u8]>) {
+    fn define(&mut self, id: FunctionId, _: &Arc<Erased>, parcel: &Arc<Parcel>) {
         let mut known = self.known.lock().unwrap();
         known.defined += 1;
-        assert!(known.encodings.insert(id, encoding.clone()).is_none(), "{id:?} was defined already");
+        assert!(known.parcels.insert(id, parcel.clone()).is_none(), "{id:?} was defined already");
     }
     fn undefine(&mut self, id: FunctionId) {
-        assert!(self.known.lock().unwrap().encodings.remove(&id).is_some());
+        assert!(self.known.lock().unwrap().parcels.remove(&id).is_some());
     }
     fn submit(&mut self, task: &Envelope<'_>) -> Submit {
-        assert!(self.known.lock().unwrap().encodings.contains_key(&task.function));
+        assert!(self.known.lock().unwrap().parcels.contains_key(&task.function));
         self.tasks.push((task.key, task.items));
         Submit::Accepted
     }
@@ -88,14 +88,14 @@ fn captured_data_that_nobody_uses_is_not_kept_beyond_a_few_megabytes() {
         let bytes = known.lock().unwrap().bytes();
         assert!(bytes <= 4 * MEGABYTE, "{bytes} bytes are kept after {number} calls");
     }
-    assert!(known.lock().unwrap().encodings.len() >= 3, "small ones are kept for a while");
+    assert!(known.lock().unwrap().parcels.len() >= 3, "small ones are kept for a while");
     pool.tasks_of(heavy(8 * MEGABYTE, 0), 0..2).collect().unwrap();
     assert!(known.lock().unwrap().bytes() < 4 * MEGABYTE);
     // Nor are many small ones.
     for number in 0..200 {
         pool.tasks_of(heavy(10, number), 0..2).collect().unwrap();
     }
-    assert!(known.lock().unwrap().encodings.len() <= 64);
+    assert!(known.lock().unwrap().parcels.len() <= 64);
 }
 
 #[test]

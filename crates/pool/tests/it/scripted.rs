@@ -1,6 +1,6 @@
 //! The front over a back that is told what to do: what it relies on, and what it must put up with.
 
-use procession_parcel::Erased;
+use procession_parcel::{Erased, Parcel};
 use procession_pool::{
     Cause, Death, Pool, TaskError,
     back::{Back, Capabilities, Envelope, Event, Events, FunctionId, Key, NoSleep, Submit, Waiter},
@@ -41,7 +41,7 @@ impl Back for Scripted {
     fn workers(&self) -> usize {
         1
     }
-    fn define(&mut self, _: FunctionId, _: &Arc<Erased>, _: &Arc<[u8]>) {}
+    fn define(&mut self, _: FunctionId, _: &Arc<Erased>, _: &Arc<Parcel>) {}
     fn undefine(&mut self, _: FunctionId) {}
     fn submit(&mut self, task: &Envelope<'_>) -> Submit {
         if self.tasks.len() >= self.room {

@@ -6,6 +6,37 @@ use procession_sync::{Array, ArrayPart, LockError, PartError, Poison};
 use procession_testkit::{Census, forked, isolated, limits::Surroundings, role, watchdog};
 
 #[test]
+fn a_part_that_stays_is_a_slice_and_free_after_its_drop() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let array = Array::from_slice(&[1_u32, 2, 3, 4, 5]).unwrap();
+    let mut chunk = array.part(1..4).unwrap().stay().unwrap();
+    assert_eq!(
+        (&chunk[..], chunk.range(), chunk.start(), chunk.array().same(&array)),
+        (&[2, 3, 4][..], 1..4, 1, true)
+    );
+    chunk.reverse();
+    assert!(matches!(array.part(3..5), Err(PartError::Taken)));
+    drop(chunk);
+    assert_eq!(array.to_vec().unwrap(), [1, 4, 3, 2, 5]);
+}
+
+#[test]
+fn a_part_that_stays_is_out_of_reach_in_a_forked_copy() {
+    isolated!({
+        let array = Array::from_slice(&[1_u32, 2, 3]).unwrap();
+        let mut chunk = array.part(0..2).unwrap().stay().unwrap();
+        forked(|| {
+            let mut chunk = std::panic::AssertUnwindSafe(&mut chunk);
+            assert!(std::panic::catch_unwind(|| chunk[0]).is_err(), "read");
+            assert!(std::panic::catch_unwind(move || chunk[0] = 9).is_err(), "written");
+        });
+        chunk[1] = 5;
+        drop(chunk);
+        assert_eq!(array.to_vec().unwrap(), [1, 5, 3]);
+    });
+}
+
+#[test]
 fn role_owner() {
     let Some(mut role) = role::enter(role_owner) else { return };
     let mut part: ArrayPart<u64> = take(role.fd());
