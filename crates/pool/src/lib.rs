@@ -82,7 +82,7 @@ pub use error::{Cause, Death, Died, Error, Result, TaskError};
 pub use local::Builder;
 pub use pool::{Pool, Submitted};
 pub use procession_parcel::task;
-pub use slices::{Chunks, Ranges};
+pub use slices::{Chunks, Ranges, SharedChunk, Slices};
 pub use tasks::{Results, Tasks, TimedOut};
 pub use token::cancelled;
 pub use work::Work;

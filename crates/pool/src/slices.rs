@@ -1,64 +1,143 @@
 //! Work on shared arrays, in place: what crosses for a chunk is its range and the result.
 //!
 //! A worker takes the chunk that it is given as a part of the array ([`Array::part`]), for as long as the function
-//! runs, so nobody else has any element of it, whoever asks. The array goes to each worker once, with the function.
+//! runs, so nobody else has any element of it, whoever asks; of a [`SharedSlice`], which cannot be changed, it looks at
+//! its chunk. The array goes to each worker once, with the function.
 
 use crate::{Pool, TaskError, Tasks, Work};
 use procession_parcel::{Task, function::Function};
+use procession_shm::{Plain, SharedSlice};
 use procession_sync::{Array, ArrayChunk, PartError, bytemuck::Pod};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{iter::FusedIterator, ops::Range};
+use std::{
+    iter::FusedIterator,
+    ops::{Deref, Range},
+};
 
-/// The chunks of a shared array, on which functions can be run; made by [`Pool::par_chunks_mut`].
+/// Shared elements of which workers can be given chunks: an [`Array`], or a [`SharedSlice`].
 ///
-/// A function gets an [`ArrayChunk`], which is a `&mut [T]` into the shared memory and knows its place in the array.
-/// No element is copied, so the cost of a chunk does not grow with its size.
+/// It is sealed: what a chunk may be is a matter of trust.
+pub trait Slices: sealed::Sealed + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What a function gets: the elements of one chunk, in place.
+    type Chunk: 'static;
+
+    /// How many elements there are.
+    fn elements(&self) -> usize;
+
+    /// The elements of `range`, for as long as the chunk lives.
+    #[doc(hidden)]
+    fn take(&self, range: Range<usize>) -> Result<Self::Chunk, PartError>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl<T> Sealed for procession_sync::Array<T> {}
+    impl<T: procession_shm::Plain> Sealed for procession_shm::SharedSlice<T> {}
+}
+
+/// A chunk is an [`ArrayChunk`]: nobody else has any of its elements meanwhile.
+impl<T: Pod + Send + Sync> Slices for Array<T> {
+    type Chunk = ArrayChunk<T>;
+
+    fn elements(&self) -> usize {
+        self.len()
+    }
+
+    fn take(&self, range: Range<usize>) -> Result<ArrayChunk<T>, PartError> {
+        self.part(range)?.stay()
+    }
+}
+
+/// A chunk is a [`SharedChunk`]: it can be read only, by everybody.
+impl<T: Plain> Slices for SharedSlice<T> {
+    type Chunk = SharedChunk<T>;
+
+    fn elements(&self) -> usize {
+        self.len()
+    }
+
+    fn take(&self, range: Range<usize>) -> Result<SharedChunk<T>, PartError> {
+        Ok(SharedChunk { slice: self.clone(), range })
+    }
+}
+
+/// Elements of a [`SharedSlice`]: a `&[T]` into the shared memory.
+#[derive(Clone, Debug)]
+pub struct SharedChunk<T: Plain> {
+    slice: SharedSlice<T>,
+    range: Range<usize>,
+}
+
+impl<T: Plain> SharedChunk<T> {
+    /// Which elements these are, by their numbers in the whole.
+    #[must_use]
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// The number of the first of them.
+    #[must_use]
+    pub fn start(&self) -> usize {
+        self.range.start
+    }
+}
+
+impl<T: Plain> Deref for SharedChunk<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.slice[self.range.clone()]
+    }
+}
+
+/// The chunks of shared elements, on which functions can be run; made by [`Pool::par_chunks_mut`].
+///
+/// A function gets an [`ArrayChunk`], which is a `&mut [T]` into the shared memory and knows its place in the array; or,
+/// of a [`SharedSlice`], a [`SharedChunk`], which is a `&[T]`. No element is copied, so the cost of a chunk does not
+/// grow with its size.
 ///
 /// # When a worker dies
 ///
 /// Its chunk's item fails, or is tried again (`retry`), on elements that it may have changed in part. In both cases the
 /// array is poisoned, as [`ArrayPart`](procession_sync::ArrayPart) says; an array is also poisoned by a function that
-/// panics. [`Array::clear_poison`] says that the elements are right.
+/// panics. [`Array::clear_poison`] says that the elements are right. A [`SharedSlice`] cannot be harmed.
 ///
 /// # Errors
 ///
-/// An item fails with [`TaskError::Failed`] where somebody else has the array's lock's data or a part that overlaps its
-/// chunk: chunks are disjoint from all parts there are, not only from each other.
+/// An item fails with [`TaskError::Failed`] where somebody else has the data under the array's lock, or a part that
+/// overlaps its chunk: chunks are disjoint from all parts there are, not only from each other.
 #[derive(Debug)]
 #[must_use = "chunks do nothing until a function is run on them"]
-pub struct Chunks<'a, T> {
+pub struct Chunks<'a, S> {
     pool: &'a Pool,
-    array: &'a Array<T>,
+    source: &'a S,
     len: usize,
 }
 
-impl<T: Pod + Send + Sync> Chunks<'_, T> {
-    /// The calls `f(chunk)` for each chunk: a builder, with deadlines, retries and all of the pool's ways to take
-    /// results.
-    pub fn tasks<R>(&self, f: fn(ArrayChunk<T>) -> R) -> Tasks<Range<usize>, R, Ranges>
+impl<S: Slices> Chunks<'_, S> {
+    /// The calls `f(chunk)` for each chunk: a builder, with retries and all of the pool's ways to take results.
+    pub fn tasks<R>(&self, f: fn(S::Chunk) -> R) -> Tasks<Range<usize>, R, Ranges>
     where
         R: Serialize + DeserializeOwned + 'static,
     {
-        let captures = (self.array.clone(), Function::new(f));
-        let run = |(array, f): &(Array<T>, Function<ArrayChunk<T>, R>), range: Range<usize>| {
-            let chunk = array.part(range)?.stay()?;
-            Ok::<R, PartError>(f.call(chunk))
+        let run = |(source, f): &(S, Function<S::Chunk, R>), range: Range<usize>| {
+            source.take(range).map(|chunk| f.call(chunk))
         };
-        self.pool.tasks_of(Work::fallible_task(&Task::new(captures, run)), self.ranges())
+        let task = Task::new((self.source.clone(), Function::new(f)), run);
+        self.pool.tasks_of(Work::fallible_task(&task), self.ranges())
     }
 
     /// As [`tasks`](Chunks::tasks), with a [`task!`](crate::task) and its captured data, which goes to each worker once.
-    pub fn tasks_with<C, R>(&self, task: &Task<C, ArrayChunk<T>, R>) -> Tasks<Range<usize>, R, Ranges>
+    pub fn tasks_with<C, R>(&self, task: &Task<C, S::Chunk, R>) -> Tasks<Range<usize>, R, Ranges>
     where
         C: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        let captures = (self.array.clone(), task.clone());
-        let run = |(array, task): &(Array<T>, Task<C, ArrayChunk<T>, R>), range: Range<usize>| {
-            let chunk = array.part(range)?.stay()?;
-            Ok::<R, PartError>(task.call(chunk))
+        let run = |(source, task): &(S, Task<C, S::Chunk, R>), range: Range<usize>| {
+            source.take(range).map(|chunk| task.call(chunk))
         };
-        self.pool.tasks_of(Work::fallible_task(&Task::new(captures, run)), self.ranges())
+        let task = Task::new((self.source.clone(), task.clone()), run);
+        self.pool.tasks_of(Work::fallible_task(&task), self.ranges())
     }
 
     /// Runs `f` on each chunk, and waits for all of them.
@@ -66,8 +145,8 @@ impl<T: Pod + Send + Sync> Chunks<'_, T> {
     /// # Errors
     ///
     /// The error of the first chunk that has one.
-    pub fn for_each(&self, f: fn(ArrayChunk<T>)) -> Result<(), TaskError> {
-        self.tasks(f).chunk_size(1).collect().map(drop)
+    pub fn for_each(&self, f: fn(S::Chunk)) -> Result<(), TaskError> {
+        self.map(f).map(drop)
     }
 
     /// As [`for_each`](Chunks::for_each), with captured data.
@@ -75,11 +154,11 @@ impl<T: Pod + Send + Sync> Chunks<'_, T> {
     /// # Errors
     ///
     /// The error of the first chunk that has one.
-    pub fn for_each_with<C>(&self, task: &Task<C, ArrayChunk<T>, ()>) -> Result<(), TaskError>
+    pub fn for_each_with<C>(&self, task: &Task<C, S::Chunk, ()>) -> Result<(), TaskError>
     where
         C: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
     {
-        self.tasks_with(task).chunk_size(1).collect().map(drop)
+        self.map_with(task).map(drop)
     }
 
     /// Runs `f` on each chunk, and gives the values in the order of the chunks.
@@ -87,7 +166,7 @@ impl<T: Pod + Send + Sync> Chunks<'_, T> {
     /// # Errors
     ///
     /// The error of the first chunk that has one.
-    pub fn map<R>(&self, f: fn(ArrayChunk<T>) -> R) -> Result<Vec<R>, TaskError>
+    pub fn map<R>(&self, f: fn(S::Chunk) -> R) -> Result<Vec<R>, TaskError>
     where
         R: Serialize + DeserializeOwned + 'static,
     {
@@ -99,7 +178,7 @@ impl<T: Pod + Send + Sync> Chunks<'_, T> {
     /// # Errors
     ///
     /// The error of the first chunk that has one.
-    pub fn map_with<C, R>(&self, task: &Task<C, ArrayChunk<T>, R>) -> Result<Vec<R>, TaskError>
+    pub fn map_with<C, R>(&self, task: &Task<C, S::Chunk, R>) -> Result<Vec<R>, TaskError>
     where
         C: Serialize + DeserializeOwned + Clone + Send + Sync + 'static,
         R: Serialize + DeserializeOwned + 'static,
@@ -108,7 +187,7 @@ impl<T: Pod + Send + Sync> Chunks<'_, T> {
     }
 
     fn ranges(&self) -> Ranges {
-        Ranges { next: 0, end: self.array.len(), len: self.len }
+        Ranges { next: 0, end: self.source.elements(), len: self.len }
     }
 }
 
@@ -168,13 +247,9 @@ impl Pool {
     /// # Panics
     ///
     /// `len` is 0.
-    pub fn par_chunks_mut<'a, T: Pod + Send + Sync>(
-        &'a self,
-        array: &'a Array<T>,
-        len: usize,
-    ) -> Chunks<'a, T> {
+    pub fn par_chunks_mut<'a, S: Slices>(&'a self, source: &'a S, len: usize) -> Chunks<'a, S> {
         assert!(len > 0, "chunks have elements");
-        Chunks { pool: self, array, len }
+        Chunks { pool: self, source, len }
     }
 
     /// Runs `f` on each chunk of `len` elements of a shared array, in place. See [`Chunks`].
@@ -186,17 +261,17 @@ impl Pool {
     /// # Panics
     ///
     /// `len` is 0.
-    pub fn for_each_chunk<T: Pod + Send + Sync>(
+    pub fn for_each_chunk<S: Slices>(
         &self,
-        array: &Array<T>,
+        source: &S,
         len: usize,
-        f: fn(ArrayChunk<T>),
+        f: fn(S::Chunk),
     ) -> Result<(), TaskError> {
-        self.par_chunks_mut(array, len).for_each(f)
+        self.par_chunks_mut(source, len).for_each(f)
     }
 
-    /// Runs `f` on each chunk of `len` elements of a shared array, without copying them, and gives its values in the
-    /// order of the chunks. See [`Chunks`].
+    /// Runs `f` on each chunk of `len` elements of a shared array or slice, without copying them, and gives its values
+    /// in the order of the chunks. See [`Chunks`].
     ///
     /// # Errors
     ///
@@ -205,15 +280,15 @@ impl Pool {
     /// # Panics
     ///
     /// `len` is 0.
-    pub fn map_slices<T: Pod + Send + Sync, R>(
+    pub fn map_slices<S: Slices, R>(
         &self,
-        array: &Array<T>,
+        source: &S,
         len: usize,
-        f: fn(ArrayChunk<T>) -> R,
+        f: fn(S::Chunk) -> R,
     ) -> Result<Vec<R>, TaskError>
     where
         R: Serialize + DeserializeOwned + 'static,
     {
-        self.par_chunks_mut(array, len).map(f)
+        self.par_chunks_mut(source, len).map(f)
     }
 }

@@ -1,6 +1,7 @@
 //! Work on shared arrays, in place.
 
 use procession_pool::{Pool, TaskError, task};
+use procession_shm::Heap;
 use procession_sync::{Array, ArrayChunk, LockError, Poison};
 
 #[test]
@@ -90,4 +91,29 @@ fn a_worker_that_dies_on_a_chunk_costs_that_one_and_the_array_says_so() {
     // The elements are free again.
     pool.for_each_chunk(&array, 10, |mut chunk| chunk.fill(2)).unwrap();
     assert_eq!(array.to_vec().unwrap(), [2; 100]);
+}
+
+#[test]
+fn frozen_elements_are_read_in_place_by_all_workers() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let pool = Pool::new(2).unwrap();
+    let heap = Heap::new().unwrap();
+    let numbers: Vec<u64> = (0..100_000).collect();
+    let slice = heap.vec_from(&numbers).unwrap().freeze().unwrap();
+    for _ in 0..2 {
+        let sums =
+            pool.map_slices(&slice, 30_000, |chunk| (chunk.range(), chunk.iter().sum::<u64>())).unwrap();
+        assert_eq!(sums.len(), 4);
+        for (range, sum) in sums {
+            assert_eq!(sum, numbers[range].iter().sum::<u64>());
+        }
+    }
+    // As captured data of any task as well.
+    let table = slice.clone();
+    let at = task!(move |n: usize| table[n]; table);
+    assert_eq!(pool.map_with(&at, [5, 99_999]).unwrap(), [5, 99_999]);
+    pool.join();
+    drop((slice, at));
+    heap.sweep().unwrap();
+    assert_eq!(heap.stats().blocks, 0, "{:?}", heap.stats());
 }
