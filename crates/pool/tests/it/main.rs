@@ -7,6 +7,7 @@ mod deaths;
 mod failures;
 mod functions;
 mod lazy;
+mod policies;
 mod scripted;
 mod simulated;
 mod storm;
