@@ -405,7 +405,15 @@ impl fmt::Debug for Attendant {
 pub trait Waiter: Send + Sync + fmt::Debug {
     /// Returns when `pending` says false, or at the deadline. `pending` is called before each sleep, after it, and
     /// while spinning; it polls the back.
+    ///
+    /// Two threads may be in it at once: one of them is about to leave.
     fn wait_while(&self, deadline: Option<Deadline>, pending: &mut dyn FnMut() -> bool);
+
+    /// Whether it sleeps. One that does not belongs to a back whose time passes by being polled: the pool polls it only for
+    /// threads that wait, for callbacks and for futures, so that what happens depends on nothing else.
+    fn sleeps(&self) -> bool {
+        true
+    }
 }
 
 /// For backs that need no sleep: their time passes by being polled.
@@ -417,5 +425,9 @@ impl Waiter for NoSleep {
         while pending() && !deadline.is_some_and(Deadline::passed) {
             std::thread::yield_now();
         }
+    }
+
+    fn sleeps(&self) -> bool {
+        false
     }
 }

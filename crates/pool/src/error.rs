@@ -20,6 +20,10 @@ pub enum TaskError {
     Cancelled,
     /// It has killed so many workers in a row that it is not tried again, though it has retries left.
     Quarantined(Box<Died>),
+    /// The call's total time, this long, was over before the item had a result. What was left of the call is cancelled.
+    OutOfTime(Duration),
+    /// The input gave this error in the place of an item.
+    Input(Arc<dyn std::error::Error + Send + Sync>),
     /// The argument could not be encoded here, or not be decoded in the worker.
     BadArguments(String),
     /// The result could not be encoded in the worker, or not be decoded here.
@@ -208,6 +212,8 @@ impl fmt::Display for TaskError {
                     died.attempt
                 )
             }
+            TaskError::OutOfTime(total) => write!(f, "the call had no result within {total:?}"),
+            TaskError::Input(error) => write!(f, "the input failed: {error}"),
             TaskError::BadArguments(why) => write!(f, "failed to pass a task's argument: {why}"),
             TaskError::BadResult(why) => write!(f, "failed to pass a task's result: {why}"),
             TaskError::BadFunction(why) => write!(f, "failed to send a task's function: {why}"),
@@ -230,6 +236,7 @@ impl std::error::Error for TaskError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             TaskError::Failed(error) => Some(error),
+            TaskError::Input(error) => Some(&**error),
             _ => None,
         }
     }

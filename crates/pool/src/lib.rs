@@ -65,9 +65,11 @@
 compile_error!("procession supports Linux only");
 
 pub mod back;
+mod calls;
 mod driver;
 mod error;
 mod front;
+mod handle;
 mod local;
 mod pool;
 mod records;
@@ -79,11 +81,12 @@ mod token;
 mod work;
 
 pub use error::{Cause, Death, Died, Error, Result, TaskError};
+pub use handle::{AsCompleted, InTime, Task, Unfinished, WaitFor, Waited, as_completed, wait};
 pub use local::Builder;
-pub use pool::{Pool, Submitted};
+pub use pool::Pool;
 pub use procession_parcel::task;
 pub use slices::{Chunks, Ranges, SharedChunk, Slices};
-pub use tasks::{Results, Tasks, TimedOut};
+pub use tasks::{ChunkSize, Collecting, Fallible, Input, Inputs, Results, Tasks, TimedOut, Zipped};
 pub use token::cancelled;
 pub use work::Work;
 

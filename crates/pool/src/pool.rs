@@ -1,23 +1,40 @@
 //! [`Pool`]: Python's names, as thin methods on the lazy builder.
 
 use crate::{
-    Builder, Result, Results, TaskError, Tasks, Work,
-    back::Back,
-    driver::Shared,
-    front::{Body, JobOptions},
-    records,
-    tasks::Job,
+    Builder, Input, Result, Results, Task, TaskError, Tasks, Work, back::Back, driver::Shared, handle,
+    tasks::How,
 };
-use procession_parcel::{Task, codec};
 use procession_sys::Deadline;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
+
+/// How many workers in a row an item may end before it is not tried again.
+const QUARANTINE: u32 = 3;
+
+/// What holds for calls of a pool that do not say otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Defaults {
+    /// Further tries of an item.
+    pub(crate) retries: u32,
+    /// How long an item may run.
+    pub(crate) limit: Option<Duration>,
+    /// How many workers in a row an item may end.
+    pub(crate) quarantine: Option<u32>,
+}
+
+impl Default for Defaults {
+    fn default() -> Defaults {
+        Defaults { retries: 0, limit: None, quarantine: Some(QUARANTINE) }
+    }
+}
 
 /// A pool of workers that run functions on items.
 ///
-/// It can be used from many threads at once. It starts no thread for its work: whoever waits for results moves
-/// everything on, for all callers. While nobody waits, only the deaths of workers are seen to, on the thread by which
-/// this crate's processes are watched ([`procession_process::watch`]).
+/// It can be used from many threads at once. Whoever waits for results moves everything on, for all callers, so plain calls
+/// need no thread of the pool. While nobody waits, the deaths of workers are seen to, on the thread by which
+/// this crate's processes are watched ([`procession_process::watch`]), and what cannot wait is by a thread of the pool,
+/// its keeper: callbacks, futures, submitted calls that no worker had room for, time limits and retries. It is started when
+/// it is first needed.
 ///
 /// ```no_run
 /// use procession_pool::Pool;
@@ -56,8 +73,8 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 /// Where some code calls `fork`, the copy cannot use the pool: every call fails with [`TaskError::ForkedCopy`] or, if it
 /// cannot fail, does nothing, and so does dropping it.
 pub struct Pool {
-    shared: Arc<Shared>,
-    retries: u32,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) defaults: Defaults,
 }
 
 impl Pool {
@@ -81,17 +98,17 @@ impl Pool {
 
     /// A pool whose tasks are run by `back`: see [`back`](crate::back) and [`simulated`](crate::simulated).
     pub fn with_back(back: impl Back + 'static) -> Pool {
-        Pool::new_with(Box::new(back), 0)
+        Pool::new_with(Box::new(back), Defaults::default())
     }
 
-    pub(crate) fn new_with(back: Box<dyn Back>, retries: u32) -> Pool {
-        Pool { shared: Shared::new(back), retries }
+    pub(crate) fn new_with(back: Box<dyn Back>, defaults: Defaults) -> Pool {
+        Pool { shared: Shared::new(back), defaults }
     }
 
     /// How many workers it keeps.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.shared.workers
+        self.shared.workers()
     }
 
     /// The pids of the workers that it has now.
@@ -123,7 +140,16 @@ impl Pool {
         A: Serialize,
         R: DeserializeOwned + 'static,
     {
-        Tasks::new(self.shared.clone(), work, input.into_iter(), self.retries)
+        self.tasks_of_input(work, input.into_iter())
+    }
+
+    pub(crate) fn tasks_of_input<A, R, I>(&self, work: Work<A, R>, input: I) -> Tasks<A, R, I>
+    where
+        I: Input<A>,
+        A: Serialize,
+        R: DeserializeOwned + 'static,
+    {
+        Tasks::new(self.shared.clone(), work, input, How::new(self.defaults))
     }
 
     /// Calls `f` for each item and gives the values in the order of the items. Waits for all of them, also if one
@@ -156,12 +182,16 @@ impl Pool {
         self.tasks_of(Work::fallible(f), items).collect()
     }
 
-    /// As [`map`](Pool::map), with a [`task!`](crate::task) and its captured data, which goes to each worker once.
+    /// As [`map`](Pool::map), with a [`task!`](procession_parcel::task!) and its captured data, which goes to each worker once.
     ///
     /// # Errors
     ///
     /// The error of the first item that has one.
-    pub fn map_with<C, A, R, I>(&self, task: &Task<C, A, R>, items: I) -> Result<Vec<R>, TaskError>
+    pub fn map_with<C, A, R, I>(
+        &self,
+        task: &procession_parcel::Task<C, A, R>,
+        items: I,
+    ) -> Result<Vec<R>, TaskError>
     where
         C: Serialize + DeserializeOwned + Send + Sync + 'static,
         I: IntoIterator<Item = A>,
@@ -202,16 +232,16 @@ impl Pool {
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
     {
-        self.submit(f, arg)?.get()
+        handle::apply(&self.shared, &Work::function(f), &arg, How::new(self.defaults))
     }
 
-    /// Calls `f(arg)` in a worker, without waiting. It begins at once if a worker is free; if none is, once somebody
-    /// waits for any result of this pool.
+    /// Calls `f(arg)` in a worker, without waiting. It begins as soon as a worker has room, whether somebody waits or not. For
+    /// a limit, retries or a priority of its own see [`Tasks::spawn_each`].
     ///
     /// # Errors
     ///
     /// If the argument cannot be encoded, or the pool has ended.
-    pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> Result<Submitted<R>, TaskError>
+    pub fn submit<A, R>(&self, f: fn(A) -> R, arg: A) -> Result<Task<R>, TaskError>
     where
         A: Serialize + DeserializeOwned + 'static,
         R: Serialize + DeserializeOwned + 'static,
@@ -224,35 +254,12 @@ impl Pool {
     /// # Errors
     ///
     /// As [`submit`](Pool::submit).
-    pub fn submit_work<A, R>(&self, work: &Work<A, R>, arg: &A) -> Result<Submitted<R>, TaskError>
+    pub fn submit_work<A, R>(&self, work: &Work<A, R>, arg: &A) -> Result<Task<R>, TaskError>
     where
         A: Serialize,
         R: DeserializeOwned + 'static,
     {
-        let mut arguments = Vec::new();
-        if let Err(error) = records::push(&mut arguments, |bytes| codec::encode(arg, bytes)) {
-            return Err(TaskError::BadArguments(match error {
-                records::PushError::Write(error) => error.to_string(),
-                records::PushError::TooLarge(bytes) => format!("it has {bytes} bytes, encoded"),
-            }));
-        }
-        let retries = self.retries;
-        let id = self.shared.open(work.callable()?, |function| JobOptions {
-            function,
-            retries,
-            priority: 0,
-            limit: None,
-            cancellable: false,
-            ordered: true,
-            eager: true,
-        })?;
-        let job = Job { shared: self.shared.clone(), id: Some(id) };
-        let mut state = self.shared.lock();
-        state.front.add(id, 1, arguments);
-        state.front.close_input(id);
-        self.shared.pump(&mut state);
-        drop(state);
-        Ok(Submitted { job, value: PhantomData })
+        handle::submit(&self.shared, work, arg, How::new(self.defaults))
     }
 
     /// Takes no more calls. Those that were made go on.
@@ -262,7 +269,7 @@ impl Pool {
 
     /// Takes no more calls, waits until what was taken in is done, and lets the workers end by themselves.
     ///
-    /// Iterators whose input is not exhausted by then end with [`TaskError::Terminated`].
+    /// Iterators whose input is not exhausted by then end with [`TaskError::Terminated`]. Callbacks have returned by then.
     pub fn join(self) {
         self.shared.join(None);
     }
@@ -288,6 +295,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         if !self.shared.leak_in_copy() {
             self.shared.terminate();
+            self.shared.part_from_keeper();
         }
     }
 }
@@ -295,76 +303,8 @@ impl Drop for Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("workers", &self.shared.workers)
-            .field("retries", &self.retries)
+            .field("workers", &self.shared.workers())
+            .field("defaults", &self.defaults)
             .finish_non_exhaustive()
-    }
-}
-
-/// One call that was handed to a pool; made by [`Pool::submit`]. Dropping it cancels the call if it was not yet given to
-/// a worker; otherwise it is run, and its result is thrown away.
-#[must_use = "a call that is dropped is cancelled"]
-pub struct Submitted<R> {
-    job: Job,
-    value: PhantomData<fn() -> R>,
-}
-
-impl<R: DeserializeOwned + 'static> Submitted<R> {
-    /// Waits for the value.
-    ///
-    /// # Errors
-    ///
-    /// What became of the call instead.
-    pub fn get(self) -> Result<R, TaskError> {
-        self.wait(None);
-        self.take()
-    }
-
-    /// As [`get`](Submitted::get), waiting at most for `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// The handle itself, if there is no result yet.
-    pub fn get_timeout(self, timeout: Duration) -> Result<Result<R, TaskError>, Submitted<R>> {
-        if self.wait_timeout(timeout) { Ok(self.take()) } else { Err(self) }
-    }
-
-    /// Whether the result is there.
-    #[must_use]
-    pub fn ready(&self) -> bool {
-        self.wait(Some(Deadline::from_nanos(0)))
-    }
-
-    /// Waits for the result, at most for `timeout`, without taking it; tells whether it is there.
-    pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.wait(Some(Deadline::after(timeout)))
-    }
-
-    fn wait(&self, deadline: Option<Deadline>) -> bool {
-        let Some(id) = self.job.id else { return true };
-        self.job.shared.wait_until(deadline, |state| state.front.has_output(id))
-    }
-
-    fn take(self) -> Result<R, TaskError> {
-        if !self.job.shared.is_ours() {
-            return Err(TaskError::ForkedCopy);
-        }
-        let segment = self.job.id.and_then(|id| self.job.shared.lock().front.take(id));
-        match segment.map(|segment| segment.body) {
-            Some(Body::Values(values)) => match records::split(&values) {
-                Some((value, _)) => {
-                    codec::decode(value).map_err(|error| TaskError::BadResult(error.to_string()))
-                }
-                None => Err(TaskError::BadResult("the worker sent no value".to_owned())),
-            },
-            Some(Body::Failed(error)) => Err(error),
-            None => Err(TaskError::Terminated),
-        }
-    }
-}
-
-impl<R> fmt::Debug for Submitted<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Submitted").field("job", &self.job.id).finish()
     }
 }

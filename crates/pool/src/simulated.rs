@@ -10,7 +10,7 @@
 //!
 //! let faults = Faults { death: 0.05, loss: 0.1, ..Faults::NONE };
 //! let pool = Pool::with_back(Simulated::new(42, 3, faults));
-//! let tasks = pool.tasks(|n: u32| n + 1, 0..100).retry(100);
+//! let tasks = pool.tasks(|n: u32| n + 1, 0..100).retry(100).quarantine(0);
 //! assert_eq!(tasks.collect()?, (1..=100).collect::<Vec<_>>());
 //! # Ok::<(), procession_pool::TaskError>(())
 //! ```

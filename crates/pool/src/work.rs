@@ -1,7 +1,7 @@
 //! What a pool can be asked to run.
 
 use crate::TaskError;
-use procession_parcel::{Erased, Outcome, Parcel, Task};
+use procession_parcel::{Erased, Outcome, Parcel, Task, function::Arguments};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt,
@@ -98,6 +98,15 @@ where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
         Work::new(Erased::fallible(f))
+    }
+
+    /// A function of several arguments, which come as a tuple.
+    #[must_use]
+    pub fn spread(f: A::Function<R>) -> Work<A, R>
+    where
+        A: Arguments,
+    {
+        Work::new(Erased::spread::<A, R>(f))
     }
 
     /// A function with captured data. The data goes to each worker once for all calls that are under way at the same

@@ -93,7 +93,7 @@ impl Failure {
 }
 
 /// A kind of function: how its address becomes a call.
-trait Call {
+pub(super) trait Call {
     type Argument: DeserializeOwned + 'static;
     type Value: Serialize;
 
@@ -234,7 +234,7 @@ where
 
 /// Says no in the form that the caller waits for.
 #[cold]
-fn refuse<F>(body: Body<'_, '_>) {
+pub(super) fn refuse<F>(body: Body<'_, '_>) {
     refuse_with(body, &format!("the reference is not to a function of type `{}`", type_name::<F>()));
 }
 
@@ -257,7 +257,7 @@ pub(super) fn refuse_with(body: Body<'_, '_>, cause: &str) {
 }
 
 #[inline]
-fn run<C: Call>(call: &C, body: Body<'_, '_>) {
+pub(super) fn run<C: Call>(call: &C, body: Body<'_, '_>) {
     match body {
         Body::Bytes { mut input, trusted, output, outcome } => {
             *outcome = once(call, &mut input, trusted, true, output).0;

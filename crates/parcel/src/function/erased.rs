@@ -4,6 +4,7 @@
 use super::call::{self, Batch, Body, Entry, State, Target};
 use super::named;
 use super::seal::{Form, seal};
+use super::spread::Arguments;
 use super::task::Task;
 use super::{BuildId, image};
 use crate::error::Error;
@@ -86,6 +87,27 @@ impl Erased {
         Erased::here(call::fallible::<A, T, E>, function as usize, signature, None, name)
     }
 
+    /// Refers to a function of several arguments, which are packed as a tuple.
+    ///
+    /// ```
+    /// use procession_parcel::{Outcome, Parcel, function::Erased};
+    ///
+    /// let erased = Erased::spread::<(u64, u64), _>(|a, b| a - b)?;
+    /// let Outcome::Value(result) = erased.call(Parcel::pack(&(50_u64, 8_u64))?) else { panic!() };
+    /// assert_eq!(result.unpack::<u64>()?, 42);
+    /// # Ok::<(), procession_parcel::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Erased::new`].
+    pub fn spread<A, R>(function: A::Function<R>) -> Result<Erased, Error>
+    where
+        A: Arguments,
+        R: Serialize + 'static,
+    {
+        A::erase(function)
+    }
+
     /// Refers to a function with captured values. These are packed now, once, and decoded once by each receiver
     /// of the reference (and by this process, if it calls).
     ///
@@ -138,7 +160,7 @@ impl Erased {
         Erased::named(name).unwrap_or_else(|_| Erased::elsewhere(name.to_owned()))
     }
 
-    fn here(
+    pub(super) fn here(
         entry: Entry,
         function: usize,
         signature: u64,

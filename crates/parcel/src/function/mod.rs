@@ -35,6 +35,7 @@ mod image;
 mod named;
 mod seal;
 mod signature;
+mod spread;
 mod task;
 mod typed;
 
@@ -43,6 +44,7 @@ pub use erased::Erased;
 pub use image::{BuildId, Image, image};
 pub use named::{Registration, registered};
 pub use seal::{adopt_seal_key, seal_key};
+pub use spread::Arguments;
 pub use task::Task;
 pub use typed::Function;
 

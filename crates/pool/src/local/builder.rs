@@ -1,10 +1,11 @@
 //! Everything that can be said about a pool before its workers start.
 
 use super::{Local, slot::Recipe};
-use crate::{Error, Pool, Result};
+use crate::{Error, Pool, Result, pool::Defaults};
 use procession_parcel::{Erased, Parcel};
 use procession_process::{StartMethod, cpu_count};
 use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
 
 /// Describes a pool of local worker processes. Made by [`Pool::builder`].
 ///
@@ -20,7 +21,7 @@ pub struct Builder {
     workers: Option<usize>,
     name: Option<String>,
     start_method: Option<StartMethod>,
-    retries: u32,
+    defaults: Defaults,
     initializer: Option<Result<(Erased, Parcel)>>,
 }
 
@@ -53,7 +54,14 @@ impl Builder {
     /// How often an item is tried again after its worker died with it in hand, or after it panicked, unless the call
     /// says otherwise. The default is 0.
     pub fn retry(mut self, times: u32) -> Builder {
-        self.retries = times;
+        self.defaults.retries = times;
+        self
+    }
+
+    /// How long each item may run, unless the call says otherwise: see [`Tasks::deadline`](crate::Tasks::deadline). The default
+    /// is no limit.
+    pub fn task_deadline(mut self, limit: Duration) -> Builder {
+        self.defaults.limit = Some(limit);
         self
     }
 
@@ -85,6 +93,6 @@ impl Builder {
             initializer: self.initializer.transpose()?,
         };
         let workers = self.workers.unwrap_or_else(cpu_count);
-        Ok(Pool::new_with(Box::new(Local::start(recipe, workers)?), self.retries))
+        Ok(Pool::new_with(Box::new(Local::start(recipe, workers)?), self.defaults))
     }
 }

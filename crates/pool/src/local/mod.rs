@@ -345,7 +345,7 @@ impl Back for Local {
     }
 
     fn waiter(&self) -> Arc<dyn Waiter> {
-        Arc::new(BellWaiter { bell: self.alarm.bell.clone(), spin: Mutex::new(Spin::adaptive()) })
+        Arc::new(BellWaiter { bell: self.alarm.bell.clone(), spin: Mutex::new(Some(Spin::adaptive())) })
     }
 
     fn set_attendant(&mut self, attendant: Attendant) {
@@ -428,14 +428,17 @@ fn timer(delay: Duration) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 struct BellWaiter {
     bell: Bell,
-    /// One driver waits at a time, so this is free.
-    spin: Mutex<Spin>,
+    /// Taken out while somebody waits with it.
+    spin: Mutex<Option<Spin>>,
 }
 
 impl Waiter for BellWaiter {
     fn wait_while(&self, deadline: Option<Deadline>, pending: &mut dyn FnMut() -> bool) {
-        let mut spin = self.spin.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not held while it sleeps, since another thread may come to take over.
+        let lock = || self.spin.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spin = lock().take().unwrap_or_else(Spin::adaptive);
         self.bell.wait_while(deadline, &mut spin, pending);
+        *lock() = Some(spin);
     }
 }
 

@@ -8,6 +8,7 @@ mod failures;
 mod functions;
 mod handles;
 mod lazy;
+mod policies;
 mod scripted;
 mod simulated;
 mod slices;

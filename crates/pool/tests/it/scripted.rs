@@ -3,29 +3,50 @@
 use procession_parcel::{Erased, Parcel};
 use procession_pool::{
     Cause, Death, Pool, TaskError,
-    back::{Back, Capabilities, Envelope, Event, Events, FunctionId, Key, NoSleep, Submit, Waiter},
+    back::{Back, Cancel, Capabilities, Envelope, Event, Events, FunctionId, Key, NoSleep, Submit, Waiter},
 };
 use procession_process::ExitStatus;
+use procession_sys::Deadline;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 /// A task as the back got it.
 #[derive(Clone, Debug)]
-struct Seen {
-    key: Key,
-    items: Vec<u32>,
+pub(crate) struct Seen {
+    pub(crate) key: Key,
+    pub(crate) items: Vec<u32>,
+    pub(crate) limit: Option<Duration>,
+    pub(crate) cancellable: bool,
 }
 
+/// Shares what a script is told beside its tasks.
+pub(crate) type Cancels = Arc<Mutex<Vec<(Key, Cancel)>>>;
+
 /// What to do about each task: it is called once per poll with the tasks that were not reported on.
-type Script = Box<dyn FnMut(&mut VecDeque<Seen>) -> Vec<Event> + Send>;
+pub(crate) type Script = Box<dyn FnMut(&mut VecDeque<Seen>) -> Vec<Event> + Send>;
 
 struct Scripted {
     script: Script,
     tasks: VecDeque<Seen>,
     all: Arc<Mutex<Vec<Seen>>>,
+    cancels: Cancels,
     room: usize,
+    /// Whether its waiter sleeps, as that of a back whose time passes by itself.
+    sleeps: bool,
+}
+
+#[derive(Debug)]
+struct ShortSleep;
+
+impl Waiter for ShortSleep {
+    fn wait_while(&self, deadline: Option<Deadline>, pending: &mut dyn FnMut() -> bool) {
+        while pending() && !deadline.is_some_and(Deadline::passed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl std::fmt::Debug for Scripted {
@@ -36,7 +57,9 @@ impl std::fmt::Debug for Scripted {
 
 impl Back for Scripted {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        let mut capabilities = Capabilities::default();
+        capabilities.started = true;
+        capabilities
     }
     fn workers(&self) -> usize {
         1
@@ -54,7 +77,7 @@ impl Back for Scripted {
         if items == [99] {
             return Submit::Refused(TaskError::BadArguments("99 has descriptors".to_owned()));
         }
-        let seen = Seen { key: task.key, items };
+        let seen = Seen { key: task.key, items, limit: task.limit, cancellable: task.cancellable };
         self.all.lock().unwrap().push(seen.clone());
         self.tasks.push_back(seen);
         Submit::Accepted
@@ -65,7 +88,10 @@ impl Back for Scripted {
         }
     }
     fn waiter(&self) -> Arc<dyn Waiter> {
-        Arc::new(NoSleep)
+        if self.sleeps { Arc::new(ShortSleep) } else { Arc::new(NoSleep) }
+    }
+    fn cancel(&mut self, key: Key, how: Cancel) {
+        self.cancels.lock().unwrap().push((key, how));
     }
     fn close(&mut self) {}
     fn terminate(&mut self) {}
@@ -74,34 +100,44 @@ impl Back for Scripted {
     }
 }
 
-fn pool(
+pub(crate) fn pool(
     room: usize,
     script: impl FnMut(&mut VecDeque<Seen>) -> Vec<Event> + Send + 'static,
 ) -> (Pool, Arc<Mutex<Vec<Seen>>>) {
-    let all = Arc::new(Mutex::new(Vec::new()));
-    let back = Scripted { script: Box::new(script), tasks: VecDeque::new(), all: all.clone(), room };
-    (Pool::with_back(back), all)
+    let (pool, all, _) = cancellable(room, false, script);
+    (pool, all)
+}
+
+pub(crate) fn cancellable(
+    room: usize,
+    sleeps: bool,
+    script: impl FnMut(&mut VecDeque<Seen>) -> Vec<Event> + Send + 'static,
+) -> (Pool, Arc<Mutex<Vec<Seen>>>, Cancels) {
+    let (all, cancels) = (Arc::new(Mutex::new(Vec::new())), Cancels::default());
+    let tasks = VecDeque::new();
+    let script = Box::new(script);
+    let back = Scripted { script, tasks, all: all.clone(), cancels: cancels.clone(), room, sleeps };
+    (Pool::with_back(back), all, cancels)
 }
 
 /// Results of the items from `first` on, each twice its argument.
-fn doubled(task: &Seen, first: usize, count: usize) -> Event {
+pub(crate) fn doubled(task: &Seen, first: usize, count: usize) -> Event {
     let records = task.items[first..first + count].iter().flat_map(|n| [1, 0, 0, 0, 2 * *n as u8]).collect();
     Event::Results { key: task.key, first: first as u32, count: count as u32, records }
 }
 
 fn ended(task: &Seen, completed: u32, in_hand: u32) -> Event {
+    ended_by(task, completed, in_hand, Cause::Itself)
+}
+
+pub(crate) fn ended_by(task: &Seen, completed: u32, in_hand: u32, cause: Cause) -> Event {
     let exit = ExitStatus::Signal { signal: 9, core_dumped: false };
-    let death = Arc::new(Death {
-        worker: "Scripted-1".to_owned(),
-        pid: 1,
-        exit,
-        cause: Cause::Itself,
-        peak_memory: None,
-    });
+    let worker = "Scripted-1".to_owned();
+    let death = Arc::new(Death { worker, pid: 1, exit, cause, peak_memory: None });
     Event::Ended { key: task.key, completed, in_hand, death }
 }
 
-fn unused(n: u32) -> u32 {
+pub(crate) fn unused(n: u32) -> u32 {
     n
 }
 

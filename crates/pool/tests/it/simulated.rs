@@ -43,7 +43,7 @@ fn one_world(seed: u64) -> u64 {
     let pool = Pool::with_back(Simulated::new(seed, workers, faults));
     let input = (0..items).filter(move |n| retries == 0 || n % 41 != 40);
     let wanted: Vec<u64> = input.clone().collect();
-    let mut tasks = pool.tasks(triple, input).retry(retries);
+    let mut tasks = pool.tasks(triple, input).retry(retries).quarantine(0);
     if rng.chance(2, 3) {
         tasks = tasks.chunk_size(1 + rng.below(20) as usize);
     }

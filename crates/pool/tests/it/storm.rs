@@ -39,11 +39,12 @@ fn with_retries_every_result_arrives_once_and_is_right() {
     let _watchdog = procession_testkit::test_watchdog();
     let seed = Rng::from_env_or(11).next_u64();
     let pool = Pool::new(3).unwrap();
-    let (values, kills) =
-        under_fire(&pool, seed, || pool.tasks(work, 0..20_000).chunk_size(7).retry(1000).collect());
+    let (values, kills) = under_fire(&pool, seed, || {
+        pool.tasks(work, 0..20_000).chunk_size(7).retry(1000).quarantine(0).collect()
+    });
     assert!(values.unwrap().into_iter().eq((0..20_000).map(work)));
     let (values, more) = under_fire(&pool, seed + 1, || {
-        let results = pool.tasks(work, 0..20_000).retry(1000).unordered();
+        let results = pool.tasks(work, 0..20_000).retry(1000).quarantine(0).unordered();
         let mut values: Vec<u64> = results.map(Result::unwrap).collect();
         values.sort_unstable();
         values

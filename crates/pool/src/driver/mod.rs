@@ -2,9 +2,16 @@
 //!
 //! Whoever waits for results drives: it hands tasks to the back and takes in events, for every job. Of several threads
 //! that wait, one sleeps on the back's waiter, the others on a condition variable; when the driving one has what it
-//! wanted, it wakes them and another takes over. The pool starts no thread for this. Where nobody waits, the back
-//! calls the attendant when a worker has died; the local back does so on the thread that watches pidfds for all of the
-//! process ([`procession_process::watch`]).
+//! wanted, it wakes them and another takes over. Where nobody waits, the back calls the attendant when a worker has
+//! died; the local back does so on the thread that watches pidfds for all of the process
+//! ([`procession_process::watch`]). What cannot wait for a waiter is driven by the [keeper](keeper), a thread that is
+//! started when it is first needed.
+//!
+//! # Listeners
+//!
+//! Who wants to be told of a job without waiting for it leaves a [`Listener`], and the front is asked to watch the job. Once
+//! what it wants holds, whoever drives puts the listener where it belongs: into a mailbox at once, which is our own
+//! code, or to what is `due`, which the keeper runs without the lock, since it is a user's.
 //!
 //! User code (encoding, decoding, input iterators and their `drop`) never runs under the lock.
 //!
@@ -15,20 +22,28 @@
 //! call is an error before it takes the lock, and nothing of the state is ever dropped: whoever lets go of it in a copy
 //! leaks a reference.
 
+mod functions;
+mod keeper;
+mod listeners;
+
+pub(crate) use listeners::{Listener, Mailbox, Notice};
+
 use crate::{
     TaskError,
-    back::{Attendant, Back, Capabilities, Events, FunctionId, Submit, Waiter},
+    back::{Attendant, Back, Cancel, Capabilities, Events, FunctionId, Key, Submit, Waiter},
     front::{Front, JobId, JobOptions},
-    work::{Callable, Encoding},
+    work::Callable,
 };
+use functions::Functions;
+use keeper::Keeper;
+use listeners::Listeners;
 use procession_sys::{
     Deadline,
     hooks::{ForkHooks, around_fork},
 };
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, Once, PoisonError, Weak,
+        Arc, Condvar, Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -38,11 +53,6 @@ use std::{
 const SLICE: Duration = Duration::from_millis(20);
 /// How often the attendant tries for the lock.
 const ATTEMPTS: u32 = 100;
-/// How many functions that no job uses and nobody holds stay defined, in case they are used again, and how many bytes
-/// they may have together, encoded.
-const UNUSED_FUNCTIONS: usize = 64;
-const UNUSED_BYTES: usize = 4 << 20;
-
 /// How many forks lie between this process and the one that loaded the program's first pool.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
@@ -52,8 +62,12 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Where those wait that do not drive.
     others: Condvar,
+    /// Where the keeper is while it is not needed.
+    parked: Condvar,
     waiter: Arc<dyn Waiter>,
-    pub(crate) workers: usize,
+    /// Whether the back tells of each item that it has been started.
+    pub(crate) tells_starts: bool,
+    workers: usize,
     /// Whose it is: the process with this pid, and as many forks.
     owner: (u32, u32),
 }
@@ -67,131 +81,26 @@ pub(crate) struct State {
     functions: Functions,
     /// Whether new jobs are refused.
     closed: bool,
-    /// Whether some thread sleeps on the waiter, and how many on the condition variable.
-    driving: bool,
+    /// Who sleeps on the waiter, and how many sleep on the condition variable.
+    driver: Driver,
     waiting: usize,
+    keeper: Keeper,
+    listeners: Listeners,
     /// When to look for silent tasks again.
     next_look: Deadline,
 }
 
-/// The functions that the back knows.
-#[derive(Debug, Default)]
-struct Functions {
-    by_encoding: HashMap<Encoding, FunctionId>,
-    entries: HashMap<FunctionId, Entry>,
-    /// Those that no job uses, the longest unused first, and their bytes.
-    unused: Vec<FunctionId>,
-    unused_bytes: usize,
-    /// How many of them hold descriptors.
-    unused_with_fds: usize,
-    next: u32,
-}
-
-#[derive(Debug)]
-struct Entry {
-    encoding: Encoding,
-    users: usize,
-    /// Some user's hold on it: who keeps a [`Work`](crate::Work) means to use it again.
-    holder: Weak<Callable>,
-}
-
-impl Entry {
-    fn has_fds(&self) -> bool {
-        !self.encoding.parcel.fds().is_empty()
-    }
-}
-
-impl Functions {
-    /// Counts an entry among the unused ones, or not any more.
-    fn count_unused(&mut self, id: FunctionId, unused: bool) {
-        let Some(entry) = self.entries.get(&id) else { return };
-        let (bytes, fds) = (entry.encoding.len(), usize::from(entry.has_fds()));
-        if unused {
-            self.unused.push(id);
-            self.unused_bytes += bytes;
-            self.unused_with_fds += fds;
-        } else {
-            self.unused.retain(|unused| *unused != id);
-            self.unused_bytes -= bytes;
-            self.unused_with_fds -= fds;
-        }
-    }
-
-    /// Takes out those that are unused and too many, or too large together; the ones used last stay. One with
-    /// descriptors is not found again once nobody holds it, and goes.
-    fn surplus(&mut self) -> Vec<FunctionId> {
-        let few = self.unused.len() <= UNUSED_FUNCTIONS && self.unused_bytes <= UNUSED_BYTES;
-        if few && self.unused_with_fds == 0 {
-            return Vec::new();
-        }
-        let (mut count, mut bytes) = (0, 0);
-        let mut surplus = Vec::new();
-        for id in self.unused.iter().rev() {
-            let Some(entry) = self.entries.get(id) else { continue };
-            if entry.holder.strong_count() > 0 {
-                continue;
-            }
-            count += 1;
-            bytes += entry.encoding.len();
-            if count > UNUSED_FUNCTIONS || bytes > UNUSED_BYTES || entry.has_fds() {
-                surplus.push(*id);
-            }
-        }
-        for id in &surplus {
-            self.count_unused(*id, false);
-            if let Some(entry) = self.entries.remove(id) {
-                self.by_encoding.remove(&entry.encoding);
-            }
-        }
-        surplus
-    }
+/// Who sleeps on the back's waiter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Driver {
+    Nobody,
+    /// A thread that waits for results.
+    Waiter,
+    /// The keeper, from which any thread that waits takes over.
+    Keeper,
 }
 
 impl State {
-    /// Makes `function` known to the back, if it is not yet, for a job that is about to begin.
-    fn define(&mut self, function: &Arc<Callable>) -> FunctionId {
-        let functions = &mut self.functions;
-        let known = functions.by_encoding.get(&function.encoding).copied();
-        if let Some((id, entry)) = known.and_then(|id| Some((id, functions.entries.get_mut(&id)?))) {
-            entry.users += 1;
-            entry.holder = Arc::downgrade(function);
-            if entry.users == 1 {
-                functions.count_unused(id, false);
-            }
-            return id;
-        }
-        self.undefine_surplus();
-        let functions = &mut self.functions;
-        let id = loop {
-            let id = FunctionId(functions.next);
-            functions.next = functions.next.wrapping_add(1);
-            if !functions.entries.contains_key(&id) {
-                break id;
-            }
-        };
-        let encoding = function.encoding.clone();
-        functions.by_encoding.insert(encoding.clone(), id);
-        functions.entries.insert(id, Entry { encoding, users: 1, holder: Arc::downgrade(function) });
-        self.back.define(id, &function.erased, &function.encoding.parcel);
-        id
-    }
-
-    fn release(&mut self, id: FunctionId) {
-        let functions = &mut self.functions;
-        let Some(entry) = functions.entries.get_mut(&id) else { return };
-        entry.users -= 1;
-        if entry.users == 0 {
-            functions.count_unused(id, true);
-            self.undefine_surplus();
-        }
-    }
-
-    fn undefine_surplus(&mut self) {
-        for id in self.functions.surplus() {
-            self.back.undefine(id);
-        }
-    }
-
     /// Hands out tasks and takes in events until neither changes anything.
     fn pump(&mut self) {
         loop {
@@ -260,20 +169,26 @@ impl Shared {
             around_fork(ForkHooks { in_child: Some(count), ..ForkHooks::default() });
         });
         let capabilities = back.capabilities();
+        let waiter = back.waiter();
+        let quiet = !waiter.sleeps();
         let shared = Arc::new(Shared {
-            waiter: back.waiter(),
+            waiter,
+            tells_starts: capabilities.started,
             workers: back.workers().max(1),
             owner: (std::process::id(), FORKS.load(Ordering::Relaxed)),
             others: Condvar::new(),
+            parked: Condvar::new(),
             state: Mutex::new(State {
-                front: Front::new(capabilities.patience.is_some()),
+                front: Front::new(capabilities.patience.is_some(), quiet),
                 back,
                 events: Events::default(),
                 capabilities,
                 functions: Functions::default(),
                 closed: false,
-                driving: false,
+                driver: Driver::Nobody,
                 waiting: 0,
+                keeper: Keeper::default(),
+                listeners: Listeners::default(),
                 next_look: Deadline::from_nanos(0),
             }),
         });
@@ -290,10 +205,11 @@ impl Shared {
 
     /// Moves everything on, if nobody else does. It does not wait: whoever holds the lock is at it, and a driver that
     /// sleeps is woken otherwise.
-    fn attend(&self) {
+    fn attend(self: &Arc<Shared>) {
         for _ in 0..ATTEMPTS {
             if let Ok(mut state) = self.state.try_lock() {
-                return self.pump(&mut state);
+                self.pump(&mut state);
+                return self.leave(&mut state);
             }
             std::thread::yield_now();
         }
@@ -339,17 +255,71 @@ impl Shared {
         Ok(state.front.open(options(id)))
     }
 
+    /// Adds tasks, or items that failed before they could be sent, which are all of a job's, and has them begin.
+    pub(crate) fn begin(
+        self: &Arc<Shared>,
+        job: JobId,
+        tasks: impl IntoIterator<Item = Result<(u32, Vec<u8>), TaskError>>,
+    ) {
+        let mut state = self.lock();
+        for task in tasks {
+            match task {
+                Ok((items, arguments)) => state.front.add(job, items, arguments),
+                Err(error) => state.front.add_failed(job, error),
+            }
+        }
+        state.front.close_input(job);
+        self.pump(&mut state);
+        self.leave(&mut state);
+    }
+
+    /// How many workers there are meant to be.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Ends a job. What nobody has been told of it is not told.
     pub(crate) fn drop_job(&self, job: JobId) {
         let mut state = self.lock();
-        if let Some(function) = state.front.drop_job(job) {
+        let listeners = state.listeners.remove(job);
+        if let Some((function, keys)) = state.front.drop_job(job) {
             state.release(function);
+            for key in keys {
+                state.back.cancel(key, Cancel::Queued);
+            }
         }
+        drop(state);
+        drop(listeners);
+    }
+
+    /// Cancels what can be cancelled of a job, and takes in what has become of it so far.
+    pub(crate) fn cancel(self: &Arc<Shared>, job: JobId, how: Cancel) {
+        if !self.is_ours() {
+            return;
+        }
+        let mut state = self.lock();
+        let keys: Vec<Key> = state.front.cancel(job);
+        for key in &keys {
+            state.back.cancel(*key, how);
+        }
+        if matches!(how, Cancel::Kill { .. }) && !keys.is_empty() {
+            // Its time is to run out also if nobody waits.
+            state.front.attend(job);
+        }
+        self.pump(&mut state);
+        if state.waiting > 0 {
+            self.others.notify_all();
+        }
+        self.leave(&mut state);
     }
 
     /// Moves everything on, and tells other threads if something was settled.
-    pub(crate) fn pump(&self, state: &mut State) {
+    pub(crate) fn pump(self: &Arc<Shared>, state: &mut State) {
         let before = state.front.settlements();
         state.pump();
+        if state.front.has_signalled() {
+            self.deliver(state);
+        }
         if state.waiting > 0 && state.front.settlements() != before {
             self.others.notify_all();
         }
@@ -357,7 +327,7 @@ impl Shared {
 
     /// Waits until `done`, driving if nobody else does; false if `deadline` comes first. In a forked copy it is done.
     pub(crate) fn wait_until(
-        &self,
+        self: &Arc<Shared>,
         deadline: Option<Deadline>,
         mut done: impl FnMut(&mut State) -> bool,
     ) -> bool {
@@ -373,18 +343,20 @@ impl Shared {
                 if state.waiting > 0 {
                     self.others.notify_all();
                 }
+                self.leave(&mut state);
                 return is_done;
             }
             let slice = Deadline::after(SLICE);
             let slice = deadline.map_or(slice, |deadline| deadline.min(slice));
-            if state.driving {
+            if state.driver == Driver::Waiter {
                 state.waiting += 1;
                 let waited = self.others.wait_timeout(state, slice.remaining().max(Duration::from_micros(1)));
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 state.waiting -= 1;
                 continue;
             }
-            state.driving = true;
+            // If the keeper is at it, it finds itself replaced when it wakes.
+            state.driver = Driver::Waiter;
             drop(state);
             self.waiter.wait_while(Some(slice), &mut || {
                 let mut state = self.lock();
@@ -392,7 +364,7 @@ impl Shared {
                 !done(&mut state)
             });
             state = self.lock();
-            state.driving = false;
+            state.driver = Driver::Nobody;
         }
     }
 
@@ -404,7 +376,7 @@ impl Shared {
     }
 
     /// Ends every job with [`TaskError::Terminated`], and the workers.
-    pub(crate) fn terminate(&self) {
+    pub(crate) fn terminate(self: &Arc<Shared>) {
         if !self.is_ours() {
             return;
         }
@@ -412,18 +384,23 @@ impl Shared {
         state.closed = true;
         state.front.break_all(&TaskError::Terminated);
         state.back.terminate();
+        self.deliver(&mut state);
+        self.dismiss(&mut state);
         self.others.notify_all();
     }
 
     /// Waits for what is under way, then for the workers to end by themselves; false if `deadline` comes first.
-    pub(crate) fn join(&self, deadline: Option<Deadline>) -> bool {
+    pub(crate) fn join(self: &Arc<Shared>, deadline: Option<Deadline>) -> bool {
         self.close();
-        if !self.wait_until(deadline, |state| state.front.is_idle()) {
+        let in_keeper = self.in_keeper();
+        let idle = |state: &mut State| state.front.is_idle() && (in_keeper || !state.owes());
+        if !self.wait_until(deadline, idle) {
             return false;
         }
         if self.is_ours() {
             let mut state = self.lock();
             state.front.break_all(&TaskError::Terminated);
+            self.deliver(&mut state);
             state.back.close();
         }
         self.wait_until(deadline, |state| state.back.has_ended())

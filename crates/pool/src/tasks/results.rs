@@ -1,209 +1,39 @@
-//! The lazy builder under all of map's kin, and the iterator over results.
+//! The iterator over results.
 
+use super::Input;
 use crate::{
     TaskError, Work,
-    driver::Shared,
-    front::{Body, JobId, JobOptions, Segment},
+    driver::{Listener, Shared},
+    front::{Body, JobId, Segment, Want},
     records::{self, PushError},
 };
 use procession_parcel::codec;
 use procession_sys::Deadline;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{collections::VecDeque, fmt, iter::FusedIterator, sync::Arc, time::Duration};
-
-/// Calls that a pool is to make: a function, an input, and how. Made by [`Pool::tasks`](crate::Pool::tasks).
-///
-/// Nothing runs, and nothing is taken from the input, until results are asked for: by
-/// [`collect`](Tasks::collect), by iterating (in the order of the input), or by [`unordered`](Tasks::unordered).
-#[must_use = "tasks run when their results are asked for"]
-pub struct Tasks<A, R, I> {
-    shared: Arc<Shared>,
-    work: Work<A, R>,
-    input: I,
-    chunk_size: Option<usize>,
-    window: Option<usize>,
-    retries: u32,
-    priority: i32,
-}
-
-impl<A, R, I> Tasks<A, R, I>
-where
-    I: Iterator<Item = A>,
-    A: Serialize,
-    R: DeserializeOwned + 'static,
-{
-    pub(crate) fn new(shared: Arc<Shared>, work: Work<A, R>, input: I, retries: u32) -> Tasks<A, R, I> {
-        Tasks { shared, work, input, chunk_size: None, window: None, retries, priority: 0 }
-    }
-
-    /// How many items are sent to a worker together. A large chunk costs less per item, a small one spreads uneven
-    /// work better. One item that fails does not harm its chunk.
-    ///
-    /// The default is CPython's for [`collect`](Tasks::collect) where the length of the input is known (a quarter of
-    /// each worker's share, rounded up); otherwise it is adapted to the time that items take, starting at 1 and
-    /// growing to a millisecond's worth.
-    ///
-    /// # Panics
-    ///
-    /// If it is 0.
-    pub fn chunk_size(mut self, items: usize) -> Self {
-        assert!(items > 0, "a chunk has at least one item");
-        self.chunk_size = Some(items);
-        self
-    }
-
-    /// How many items may be taken from the input whose results were not yet handed out. It bounds the memory of an
-    /// iteration. The default is 512 per worker, or four chunks per worker if that is more; none for
-    /// [`collect`](Tasks::collect).
-    ///
-    /// # Panics
-    ///
-    /// If it is 0.
-    pub fn window(mut self, items: usize) -> Self {
-        assert!(items > 0, "a window has room for at least one item");
-        self.window = Some(items);
-        self
-    }
-
-    /// How often an item is tried again after its worker died with it in hand, or after it panicked. With retries an
-    /// item may run more than once; its result arrives once.
-    pub fn retry(mut self, times: u32) -> Self {
-        self.retries = times;
-        self
-    }
-
-    /// Tasks of higher priority go first to a worker that has room. The default is 0.
-    pub fn priority(mut self, priority: i32) -> Self {
-        self.priority = priority;
-        self
-    }
-
-    /// Runs everything and collects the values in the order of the input.
-    ///
-    /// # Errors
-    ///
-    /// The error of the first item, in that order, that has one. All items have been run by then.
-    pub fn collect(self) -> Result<Vec<R>, TaskError> {
-        let mut values = Vec::with_capacity(self.input.size_hint().0.min(1 << 20));
-        let mut first_error = None;
-        self.start(true, true).drain(|result| match result {
-            Ok(value) => values.push(value),
-            Err(error) => {
-                first_error.get_or_insert(error);
-            }
-        });
-        first_error.map_or(Ok(values), Err)
-    }
-
-    /// Runs everything and collects a result for each item, in the order of the input.
-    #[must_use]
-    pub fn collect_results(self) -> Vec<Result<R, TaskError>> {
-        let mut results = Vec::with_capacity(self.input.size_hint().0.min(1 << 20));
-        self.start(true, true).drain(|result| results.push(result));
-        results
-    }
-
-    /// An iterator over the results in the order in which they come.
-    pub fn unordered(self) -> Results<A, R, I> {
-        self.start(false, false)
-    }
-
-    /// An iterator over the results in the order of the input.
-    pub fn ordered(self) -> Results<A, R, I> {
-        self.start(true, false)
-    }
-
-    fn start(self, ordered: bool, eager: bool) -> Results<A, R, I> {
-        let workers = self.shared.workers;
-        let (retries, priority) = (self.retries, self.priority);
-        let opened = self.work.callable().and_then(|function| {
-            self.shared.open(function, |function| JobOptions {
-                function,
-                retries,
-                priority,
-                limit: None,
-                cancellable: false,
-                ordered,
-                eager,
-            })
-        });
-        let (job, refused) = match opened {
-            Ok(job) => (Some(job), None),
-            Err(error) => (None, Some(error)),
-        };
-        let known = match self.input.size_hint() {
-            (lower, Some(upper)) if lower == upper && eager => Some(lower),
-            _ => None,
-        };
-        let chunk = match (self.chunk_size, known) {
-            (Some(size), _) => Chunk::fixed(size),
-            (None, Some(items)) => Chunk::fixed(items.div_ceil(workers.saturating_mul(4)).max(1)),
-            (None, None) => Chunk::Adaptive(1),
-        };
-        let window = match self.window {
-            None if eager => Window::None,
-            None => Window::PerWorker,
-            Some(items) => Window::Items(items as u64),
-        };
-        Results {
-            work: self.work,
-            job: Job { shared: self.shared, id: job },
-            input: Some(self.input),
-            refused,
-            chunk,
-            window,
-            batch: 1,
-            waiting: false,
-            outstanding: 0,
-            segments: VecDeque::new(),
-            current: Current::Nothing,
-            spare: Vec::new(),
-            prepared: Vec::new(),
-            partial: Partial::default(),
-        }
-    }
-}
-
-impl<A, R, I> IntoIterator for Tasks<A, R, I>
-where
-    I: Iterator<Item = A>,
-    A: Serialize,
-    R: DeserializeOwned + 'static,
-{
-    type Item = Result<R, TaskError>;
-    type IntoIter = Results<A, R, I>;
-
-    fn into_iter(self) -> Results<A, R, I> {
-        self.ordered()
-    }
-}
-
-impl<A, R, I> fmt::Debug for Tasks<A, R, I> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tasks")
-            .field("work", &self.work)
-            .field("chunk_size", &self.chunk_size)
-            .field("window", &self.window)
-            .field("retries", &self.retries)
-            .finish_non_exhaustive()
-    }
-}
+use std::{
+    collections::VecDeque,
+    fmt,
+    iter::FusedIterator,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 #[derive(Clone, Copy, Debug)]
-enum Chunk {
+pub(super) enum Chunk {
     Fixed(usize),
     Adaptive(usize),
 }
 
 impl Chunk {
     /// A task counts its items in 32 bits.
-    fn fixed(items: usize) -> Chunk {
+    pub(super) fn fixed(items: usize) -> Chunk {
         Chunk::Fixed(items.min(u32::MAX as usize))
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Window {
+pub(super) enum Window {
     None,
     PerWorker,
     Items(u64),
@@ -217,7 +47,7 @@ const LARGEST_ADAPTIVE: usize = 1 << 17;
 const SHORT: Duration = Duration::from_micros(100);
 const LARGEST_BATCH: usize = 64;
 /// A chunk is cut short when its encoding reaches this size.
-const CHUNK_BYTES: usize = 1 << 20;
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
 
 /// A job that ends with its owner.
 #[derive(Debug)]
@@ -236,12 +66,15 @@ impl Drop for Job {
     }
 }
 
-/// An iterator over results; made by [`Tasks`] and by [`Pool::imap`](crate::Pool::imap) and its kin.
+/// An iterator over results; made by [`Tasks`](crate::Tasks) and by [`Pool::imap`](crate::Pool::imap) and its kin.
 ///
 /// It takes from its input as workers have room, within its window, so the input may be infinite. Dropping it
 /// cancels what was not yet given to a worker. What was given is run, and its results are thrown away: the rest of a
-/// chunk that is being run, and the few that wait behind it. So large chunks are cancelled late. When the pool ends first, it gives [`TaskError::Terminated`] for what was taken
+/// chunk that is being run, and the few that wait behind it. So large chunks are cancelled late, unless the call is
+/// [cancellable](crate::Tasks::cancellable). When the pool ends first, it gives [`TaskError::Terminated`] for what was taken
 /// from the input, at least once, and then ends.
+///
+/// With the feature `async` it is a stream as well.
 #[must_use = "iterators are lazy"]
 pub struct Results<A, R, I> {
     /// Before the job, whose end looks whether somebody still holds the function.
@@ -259,6 +92,10 @@ pub struct Results<A, R, I> {
     outstanding: u64,
     segments: VecDeque<Segment>,
     current: Current,
+    /// Which item of the call the next one of the current segment is.
+    index: u64,
+    /// How long the whole call may take, and until when that is.
+    total: Option<(Duration, Deadline)>,
     spare: Vec<Vec<u8>>,
     /// What was prepared and not yet added, and the chunk that is being filled: a panic of the input loses neither.
     prepared: Vec<Prepared>,
@@ -272,6 +109,16 @@ struct Partial {
     arguments: Vec<u8>,
     /// The end of the last whole record.
     whole: usize,
+}
+
+/// What is there to hand out.
+enum Refill {
+    /// A segment.
+    Some,
+    /// Nothing, and nothing will come.
+    End,
+    /// Nothing until this holds of the job.
+    Wait(Want),
 }
 
 /// The segment that is being handed out.
@@ -288,12 +135,76 @@ enum Prepared {
     Failed(TaskError),
 }
 
+/// Nothing of it is ever pinned.
+impl<A, R, I> Unpin for Results<A, R, I> {}
+
 impl<A, R, I> Results<A, R, I>
 where
-    I: Iterator<Item = A>,
+    I: Input<A>,
     A: Serialize,
     R: DeserializeOwned + 'static,
 {
+    pub(super) fn new(
+        work: Work<A, R>,
+        job: Job,
+        input: I,
+        chunk: Chunk,
+        window: Window,
+    ) -> Results<A, R, I> {
+        Results {
+            work,
+            job,
+            input: Some(input),
+            refused: None,
+            chunk,
+            window,
+            batch: 1,
+            waiting: false,
+            outstanding: 0,
+            segments: VecDeque::new(),
+            current: Current::Nothing,
+            index: 0,
+            total: None,
+            spare: Vec::new(),
+            prepared: Vec::new(),
+            partial: Partial::default(),
+        }
+    }
+
+    /// Says why there is no job.
+    pub(super) fn refuse(&mut self, error: TaskError) {
+        self.refused = Some(error);
+    }
+
+    /// The whole of it may take so long from now on.
+    pub(super) fn set_total(&mut self, time: Duration) {
+        self.total = Some((time, Deadline::after(time)));
+    }
+
+    /// The next result, or the context's waker is woken when there may be one. One waker at a time; the end of all is told
+    /// as by the iterator. Time passes in the thread that polls only while it polls: a total
+    /// [timeout](crate::Tasks::timeout) is looked at then, and not in between.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<R, TaskError>>> {
+        loop {
+            if let Some(result) = self.next_of_current() {
+                return Poll::Ready(Some(result));
+            }
+            let want = match self.refill() {
+                Refill::Some => continue,
+                Refill::End => return Poll::Ready(self.refused.take().map(Err)),
+                Refill::Wait(want) => want,
+            };
+            let Some(job) = self.job.id else { continue };
+            match self.total {
+                Some((time, until)) if until.passed() => self.give_up(TaskError::OutOfTime(time)),
+                _ if self.job.shared.listen(job, want, Listener::Wake(context.waker().clone()), true) => {
+                    return Poll::Pending;
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// The next result, if it comes within `timeout`. An item whose time ran out here is not lost: ask again.
     ///
     /// # Errors
@@ -304,18 +215,56 @@ where
     }
 
     fn advance(&mut self, deadline: Option<Deadline>) -> Result<Option<Result<R, TaskError>>, TimedOut> {
+        let total = self.total.map(|(_, until)| until);
+        let first = match (deadline, total) {
+            (Some(deadline), Some(total)) => Some(deadline.min(total)),
+            (one, other) => one.or(other),
+        };
         loop {
             if let Some(result) = self.next_of_current() {
                 return Ok(Some(result));
             }
-            if self.refill(deadline)? {
-                return Ok(self.refused.take().map(Err));
+            let want = match self.refill() {
+                Refill::Some => continue,
+                Refill::End => return Ok(self.refused.take().map(Err)),
+                Refill::Wait(want) => want,
+            };
+            let Some(job) = self.job.id else { continue };
+            let more = want == Want::Room;
+            let found = self.job.shared.wait_until(first, |state| {
+                let front = &state.front;
+                front.has_output(job) || (more && front.queued(job) == 0) || front.broken().is_some()
+            });
+            if found {
+                continue;
+            }
+            match self.total {
+                Some((time, until)) if until.passed() => self.give_up(TaskError::OutOfTime(time)),
+                _ => return Err(TimedOut),
             }
         }
     }
 
+    /// Ends the call with `error`; what is left of it is cancelled.
+    fn give_up(&mut self, error: TaskError) {
+        self.refused = Some(error);
+        self.segments.clear();
+        self.current = Current::Nothing;
+        self.prepared.clear();
+        self.input = None;
+        if let Some(id) = self.job.id.take() {
+            self.job.shared.drop_job(id);
+        }
+    }
+
+    /// The next result, and which item it is of.
+    pub(super) fn next_indexed(&mut self) -> Option<(u64, Result<R, TaskError>)> {
+        let result = self.next()?;
+        Some((self.index.saturating_sub(1), result))
+    }
+
     /// Gives every result to `each`.
-    fn drain(mut self, mut each: impl FnMut(Result<R, TaskError>)) {
+    pub(super) fn drain(mut self, mut each: impl FnMut(Result<R, TaskError>)) {
         while let Ok(Some(result)) = self.advance(None) {
             each(result);
             while let Some(result) = self.next_of_current() {
@@ -331,6 +280,7 @@ where
                 *left -= 1;
                 // Before user code: its panic leaves the books right.
                 self.outstanding -= 1;
+                self.index += 1;
                 match records::split(&records[*at..]) {
                     Some((record, rest)) => {
                         *at = records.len() - rest.len();
@@ -344,17 +294,19 @@ where
             Current::Failed { error, left } if *left > 0 => {
                 *left -= 1;
                 self.outstanding -= 1;
+                self.index += 1;
                 Err(error.clone())
             }
             _ => return None,
         })
     }
 
-    /// Makes the next segment current, waiting for it if need be; true at the end of all.
-    fn refill(&mut self, deadline: Option<Deadline>) -> Result<bool, TimedOut> {
+    /// Makes the next segment current, if there is one.
+    fn refill(&mut self) -> Refill {
         loop {
             if let Some(segment) = self.segments.pop_front() {
                 let left = segment.count;
+                self.index = segment.first;
                 let next = match segment.body {
                     Body::Values(records) => Current::Values { records, at: 0, left },
                     Body::Failed(error) => Current::Failed { error, left },
@@ -363,29 +315,23 @@ where
                     records.clear();
                     self.spare.push(records);
                 }
-                return Ok(false);
+                return Refill::Some;
             }
-            let Some(job) = self.job.id else { return Ok(true) };
+            let Some(job) = self.job.id else { return Refill::End };
             if !self.job.shared.is_ours() {
                 self.job.shared.leak_in_copy();
                 self.job.id = None;
                 self.refused = Some(TaskError::ForkedCopy);
-                return Ok(true);
+                return Refill::End;
             }
             if self.fill(job) {
                 continue;
             }
             if self.outstanding == 0 && self.input.is_none() {
-                return Ok(true);
+                return Refill::End;
             }
             let more = self.input.is_some() && self.room() > 0;
-            let found = self.job.shared.wait_until(deadline, |state| {
-                let front = &state.front;
-                front.has_output(job) || (more && front.queued(job) == 0) || front.broken().is_some()
-            });
-            if !found {
-                return Err(TimedOut);
-            }
+            return Refill::Wait(if more { Want::Room } else { Want::Output });
         }
     }
 
@@ -462,7 +408,7 @@ where
             Window::Items(items) => items,
             Window::PerWorker => {
                 let (Chunk::Fixed(chunk) | Chunk::Adaptive(chunk)) = self.chunk;
-                (self.job.shared.workers as u64).saturating_mul((chunk as u64).saturating_mul(4).max(512))
+                (self.job.shared.workers() as u64).saturating_mul((chunk as u64).saturating_mul(4).max(512))
             }
         };
         window.saturating_sub(self.outstanding)
@@ -483,16 +429,27 @@ where
         arguments.truncate(*whole);
         let mut failure = None;
         while *items < size && arguments.len() < CHUNK_BYTES && failure.is_none() {
-            let Some(item) = self.input.as_mut().and_then(Iterator::next) else {
-                self.input = None;
-                break;
+            let item = match self.input.as_mut().and_then(Input::next_item) {
+                Some(Ok(item)) => item,
+                Some(Err(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+                None => {
+                    self.input = None;
+                    break;
+                }
             };
-            match records::push(arguments, |bytes| codec::encode(&item, bytes)) {
-                Ok(()) => (*items, *whole) = (*items + 1, arguments.len()),
-                // It ends the chunk; what is before it goes as a task of its own.
-                Err(PushError::Write(error)) => failure = Some(error.to_string()),
-                Err(PushError::TooLarge(bytes)) => failure = Some(format!("it has {bytes} bytes, encoded")),
-            }
+            let why = match records::push(arguments, |bytes| codec::encode(&item, bytes)) {
+                Ok(()) => {
+                    (*items, *whole) = (*items + 1, arguments.len());
+                    continue;
+                }
+                Err(PushError::Write(error)) => error.to_string(),
+                Err(PushError::TooLarge(bytes)) => format!("it has {bytes} bytes, encoded"),
+            };
+            // It ends the chunk; what is before it goes as a task of its own.
+            failure = Some(TaskError::BadArguments(why));
         }
         let Partial { items, arguments, .. } = std::mem::take(&mut self.partial);
         if items > 0 {
@@ -502,14 +459,14 @@ where
         }
         self.outstanding += u64::from(items) + u64::from(failure.is_some());
         let found = items > 0 || failure.is_some();
-        self.prepared.extend(failure.map(|why| Prepared::Failed(TaskError::BadArguments(why))));
+        self.prepared.extend(failure.map(Prepared::Failed));
         found
     }
 }
 
 impl<A, R, I> Iterator for Results<A, R, I>
 where
-    I: Iterator<Item = A>,
+    I: Input<A>,
     A: Serialize,
     R: DeserializeOwned + 'static,
 {
@@ -517,14 +474,14 @@ where
 
     #[inline]
     fn next(&mut self) -> Option<Result<R, TaskError>> {
-        // Without a deadline nothing times out.
+        // Without a deadline of this call nothing times out.
         self.advance(None).unwrap_or(None)
     }
 }
 
 impl<A, R, I> FusedIterator for Results<A, R, I>
 where
-    I: Iterator<Item = A>,
+    I: Input<A>,
     A: Serialize,
     R: DeserializeOwned + 'static,
 {
@@ -536,6 +493,23 @@ impl<A, R, I> fmt::Debug for Results<A, R, I> {
             .field("work", &self.work)
             .field("outstanding", &self.outstanding)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "async")]
+impl<A, R, I> futures_core::Stream for Results<A, R, I>
+where
+    I: Input<A>,
+    A: Serialize,
+    R: DeserializeOwned + 'static,
+{
+    type Item = Result<R, TaskError>;
+
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<R, TaskError>>> {
+        Results::poll_next(self.get_mut(), context)
     }
 }
 

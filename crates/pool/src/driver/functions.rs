@@ -1,0 +1,135 @@
+//! The functions that a back knows, and for how long.
+
+use super::State;
+use crate::{
+    back::FunctionId,
+    work::{Callable, Encoding},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+/// How many functions that no job uses and nobody holds stay defined, in case they are used again, and how many bytes
+/// they may have together, encoded.
+const UNUSED_FUNCTIONS: usize = 64;
+const UNUSED_BYTES: usize = 4 << 20;
+
+/// The functions that the back knows.
+#[derive(Debug, Default)]
+pub(super) struct Functions {
+    by_encoding: HashMap<Encoding, FunctionId>,
+    entries: HashMap<FunctionId, Entry>,
+    /// Those that no job uses, the longest unused first, and their bytes.
+    unused: Vec<FunctionId>,
+    unused_bytes: usize,
+    /// How many of them hold descriptors.
+    unused_with_fds: usize,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    encoding: Encoding,
+    users: usize,
+    /// Some user's hold on it: who keeps a [`Work`](crate::Work) means to use it again.
+    holder: Weak<Callable>,
+}
+
+impl Entry {
+    fn has_fds(&self) -> bool {
+        !self.encoding.parcel.fds().is_empty()
+    }
+}
+
+impl Functions {
+    /// Counts an entry among the unused ones, or not any more.
+    fn count_unused(&mut self, id: FunctionId, unused: bool) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let (bytes, fds) = (entry.encoding.len(), usize::from(entry.has_fds()));
+        if unused {
+            self.unused.push(id);
+            self.unused_bytes += bytes;
+            self.unused_with_fds += fds;
+        } else {
+            self.unused.retain(|unused| *unused != id);
+            self.unused_bytes -= bytes;
+            self.unused_with_fds -= fds;
+        }
+    }
+
+    /// Takes out those that are unused and too many, or too large together; the ones used last stay. One with
+    /// descriptors is not found again once nobody holds it, and goes.
+    fn surplus(&mut self) -> Vec<FunctionId> {
+        let few = self.unused.len() <= UNUSED_FUNCTIONS && self.unused_bytes <= UNUSED_BYTES;
+        if few && self.unused_with_fds == 0 {
+            return Vec::new();
+        }
+        let (mut count, mut bytes) = (0, 0);
+        let mut surplus = Vec::new();
+        for id in self.unused.iter().rev() {
+            let Some(entry) = self.entries.get(id) else { continue };
+            if entry.holder.strong_count() > 0 {
+                continue;
+            }
+            count += 1;
+            bytes += entry.encoding.len();
+            if count > UNUSED_FUNCTIONS || bytes > UNUSED_BYTES || entry.has_fds() {
+                surplus.push(*id);
+            }
+        }
+        for id in &surplus {
+            self.count_unused(*id, false);
+            if let Some(entry) = self.entries.remove(id) {
+                self.by_encoding.remove(&entry.encoding);
+            }
+        }
+        surplus
+    }
+}
+
+impl State {
+    /// Makes `function` known to the back, if it is not yet, for a job that is about to begin.
+    pub(super) fn define(&mut self, function: &Arc<Callable>) -> FunctionId {
+        let functions = &mut self.functions;
+        let known = functions.by_encoding.get(&function.encoding).copied();
+        if let Some((id, entry)) = known.and_then(|id| Some((id, functions.entries.get_mut(&id)?))) {
+            entry.users += 1;
+            entry.holder = Arc::downgrade(function);
+            if entry.users == 1 {
+                functions.count_unused(id, false);
+            }
+            return id;
+        }
+        self.undefine_surplus();
+        let functions = &mut self.functions;
+        let id = loop {
+            let id = FunctionId(functions.next);
+            functions.next = functions.next.wrapping_add(1);
+            if !functions.entries.contains_key(&id) {
+                break id;
+            }
+        };
+        let encoding = function.encoding.clone();
+        functions.by_encoding.insert(encoding.clone(), id);
+        functions.entries.insert(id, Entry { encoding, users: 1, holder: Arc::downgrade(function) });
+        self.back.define(id, &function.erased, &function.encoding.parcel);
+        id
+    }
+
+    pub(super) fn release(&mut self, id: FunctionId) {
+        let functions = &mut self.functions;
+        let Some(entry) = functions.entries.get_mut(&id) else { return };
+        entry.users -= 1;
+        if entry.users == 0 {
+            functions.count_unused(id, true);
+            self.undefine_surplus();
+        }
+    }
+
+    fn undefine_surplus(&mut self) {
+        for id in self.functions.surplus() {
+            self.back.undefine(id);
+        }
+    }
+}
