@@ -389,7 +389,7 @@ impl Builder {
         };
         let settings = Settings {
             stdio: streams.slots,
-            environment: self.environment(method),
+            environment: self.environment(),
             directory: self.open_directory(method)?,
             umask: self.umask,
             session: self.session,
@@ -413,10 +413,10 @@ impl Builder {
         })
     }
 
-    fn environment(&self, method: StartMethod) -> Option<Vec<(OsString, OsString)>> {
+    /// The child's environment, if it is not this process's.
+    fn environment(&self) -> Option<Vec<(OsString, OsString)>> {
         if self.env.is_empty() && !self.env_clear {
-            // An executed or forked child has it anyway; the fork server may have been executed with another one.
-            return (method == StartMethod::ForkServer).then(|| std::env::vars_os().collect());
+            return None;
         }
         let mut all: BTreeMap<OsString, OsString> =
             if self.env_clear { BTreeMap::new() } else { std::env::vars_os().collect() };

@@ -23,7 +23,7 @@ use crate::{
     stdio::Slot,
 };
 use procession_parcel::{
-    Outcome, Panic, Parcel,
+    Bytes, Outcome, Panic, Parcel,
     function::Erased,
     panics,
     wire::{self, Limits, Received},
@@ -78,7 +78,7 @@ pub(crate) fn run(mut job: Job, input: Option<Parcel>, socket: OwnedFd, origin: 
         Work::Call(work) => {
             #[cfg(feature = "tracing")]
             crate::log::take_over(job.log, &job.identity.name);
-            let input = match input {
+            let input = match input.or_else(|| job.input.take().map(in_job)) {
                 Some(input) => input,
                 None => match receive(&socket) {
                     Ok(input) => input,
@@ -118,6 +118,12 @@ fn set_up(job: &mut Job, socket: &OwnedFd, origin: Origin) {
         quit(0);
     }
     replace(&LIFELINE, lifeline);
+}
+
+/// The arguments that came in the job.
+fn in_job(input: Bytes) -> Parcel {
+    // SAFETY: the job was checked: it comes from the parent, which runs this very program and packed the arguments.
+    unsafe { Parcel::new(input.0, Vec::new()).assume_same_program() }
 }
 
 fn receive(socket: &OwnedFd) -> Result<Parcel, String> {

@@ -10,7 +10,7 @@
 //!
 //! | state | means | next |
 //! |---|---|---|
-//! | running | not reaped yet, perhaps a zombie | ended, by whoever first finds the pidfd readable and takes the lock |
+//! | running | not reaped yet, perhaps a zombie | ended, by whoever first asks for the status after the end |
 //! | ended | reaped; status and result frame are kept in `Inner` | – |
 //!
 //! 1. Only `Inner::settle` reaps, under the child's state lock, so a status is taken once and every thread sees it.
@@ -130,15 +130,15 @@ impl Inner {
         if let State::Ended { status, frame } = &*state {
             return Ok(Some((*status, frame.clone())));
         }
-        if !self.pidfd.has_ended()? {
-            return Ok(None);
-        }
         if self.end_group.load(Ordering::Acquire) {
+            if !self.pidfd.has_ended()? {
+                return Ok(None);
+            }
             // The zombie still holds the group's number.
             self.signal_group(libc::SIGKILL);
         }
         let status = match self.pidfd.reap() {
-            // The pidfd is readable, so the status is there; a tracer may still hold it.
+            // It runs, or it has ended and a tracer still holds the status.
             Ok(None) => return Ok(None),
             Ok(Some(exit)) => ExitStatus::from(Some(exit)),
             // Ignored SIGCHLD, or a foreign wait for any child: the kernel may still tell.

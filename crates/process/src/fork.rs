@@ -24,18 +24,22 @@ use procession_sys::PidFd;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{io, os::fd::OwnedFd};
 
+/// How many threads this process has, those that the kernel adds to it (`io_uring`) included.
+fn count_threads() -> rustix::io::Result<u64> {
+    // A directory of one directory per thread has a link for each, and two of its own.
+    rustix::fs::stat("/proc/self/task").map(|stat| stat.st_nlink.saturating_sub(2))
+}
+
+/// Whether this process has no other thread, for all that can be found out.
+pub(crate) fn is_single_threaded() -> bool {
+    count_threads() == Ok(1)
+}
+
 /// Refuses if this process has more than one thread.
 pub(crate) fn check_single_threaded() -> Result<()> {
-    let threads = match rustix::fs::stat("/proc/self/task") {
-        // A directory of one directory per thread has a link for each, and two of its own.
-        Ok(stat) => stat.st_nlink.saturating_sub(2),
-        Err(error) => {
-            return Err(Error::system(
-                "count the threads of this process in /proc/self/task before a fork",
-                error,
-            ));
-        }
-    };
+    let threads = count_threads().map_err(|error| {
+        Error::system("count the threads of this process in /proc/self/task before a fork", error)
+    })?;
     if threads > 1 { Err(Error::threads(threads)) } else { Ok(()) }
 }
 

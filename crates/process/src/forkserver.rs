@@ -7,8 +7,8 @@
 //!
 //! A request is one byte with the child's end of a job socket as descriptor. The server clones itself with
 //! `CLONE_PARENT`, so that the new process is a direct child of the asking one, and answers with a pidfd. Meanwhile the
-//! asker writes the umask, the job and the arguments into the job socket; all that can fail was done before. The clone
-//! goes on as any child does (`child`).
+//! asker writes the job, with the umask and small arguments in it, and larger arguments into the job socket. The clone
+//! goes on as any child does (`child`); should the job not come to be, it is killed, having run nothing.
 //!
 //! The asker's requests exclude each other by the lock of the server's place. Before the first one it waits for a byte
 //! that says that the preload hooks are done.
@@ -34,22 +34,25 @@
 //!
 //! The server reads the end of its socket, and its lifeline kills it besides. A request that was made is served or
 //! not; the child finds its lifeline hung up and leaves before it runs anything.
-#![expect(unsafe_code, reason = "a shared page, credentials and dispositions")]
+#![expect(unsafe_code, reason = "a shared page")]
 
 mod serve;
+mod surroundings;
 
 pub(crate) use serve::{serve, server_ignores_interrupt};
+pub(crate) use surroundings::ignores_interrupt;
 
 use crate::{
     Error, Result,
     builder::Plan,
+    fork,
     handle::Started,
     job::{Identity, Job, Settings, Work},
     lifeline::{self, Keeper},
     spawn,
     stdio::Slot,
 };
-use procession_parcel::{Parcel, function::Erased};
+use procession_parcel::{Bytes, Parcel, function::Erased};
 use procession_sys::{Deadline, PidFd};
 use rustix::{
     mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap},
@@ -70,6 +73,7 @@ use std::{
     },
     time::Duration,
 };
+use surroundings::{Credentials, Environment, credentials, environment, environment_is, umask};
 
 /// What `ps` shows of the server.
 const TITLE: &str = "procession: fork server";
@@ -80,6 +84,8 @@ const PRELOAD_PATIENCE: Duration = Duration::from_secs(300);
 /// What the server gets to leave by itself when it is no longer needed.
 const LEAVE: Duration = Duration::from_secs(2);
 const PAGE: usize = 4096;
+/// Arguments up to this size travel in the job, which spares both sides a message.
+const INLINE: usize = 4096;
 
 /// The page that asker and server share: one word, the pid of the last clone.
 struct Page(NonNull<AtomicU32>);
@@ -130,36 +136,11 @@ pub(crate) struct Server {
     /// In a forked copy of the asker the server is not a child.
     owner: u32,
     /// The environment that the server, and so each clone, was executed with.
-    environment: Vec<(OsString, OsString)>,
+    environment: Environment,
     /// The credentials that each clone inherits.
     credentials: Credentials,
     /// Whether it has said that its preload hooks are done.
     ready: AtomicBool,
-}
-
-/// What a clone inherits from the server and may not differ from the asker's.
-#[derive(PartialEq, Eq, Debug)]
-struct Credentials {
-    ids: [u32; 6],
-    groups: Vec<u32>,
-    no_new_privs: i32,
-    seccomp: i32,
-}
-
-fn credentials() -> Credentials {
-    let mut ids = [0; 6];
-    let [ruid, euid, suid, rgid, egid, sgid] = &mut ids;
-    // SAFETY: all six places are valid.
-    unsafe { libc::getresuid(ruid, euid, suid) };
-    // SAFETY: as above.
-    unsafe { libc::getresgid(rgid, egid, sgid) };
-    let groups =
-        rustix::process::getgroups().unwrap_or_default().into_iter().map(|gid| gid.as_raw()).collect();
-    // SAFETY: asks only.
-    let no_new_privs = unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) };
-    // SAFETY: as above; a strict filter would not have let us come here.
-    let seccomp = unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) };
-    Credentials { ids, groups, no_new_privs, seccomp }
 }
 
 /// Set in the server, which starts no processes.
@@ -260,7 +241,7 @@ fn replace(place: &mut Option<Server>) -> Result<()> {
 }
 
 impl Server {
-    fn launch(environment: Vec<(OsString, OsString)>) -> Result<Server> {
+    fn launch(environment: Environment) -> Result<Server> {
         let (end, keeper) =
             lifeline::pair().map_err(|error| Error::system("create the fork server's lifeline", error))?;
         let (page_fd, page) =
@@ -286,6 +267,7 @@ impl Server {
             parent: None,
             #[cfg(feature = "tracing")]
             log: crate::log::Inherited::default(),
+            input: None,
             work: Work::ForkServer { page: page_fd.into(), argv0: spawn::argv0() },
         };
         let parcel = Parcel::pack(&job).map_err(|error| Error::parcel("encode a job", error))?;
@@ -469,29 +451,21 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> rustix::io::Result<(usi
 }
 
 pub(crate) fn start(mut plan: Plan, work: Erased, input: Parcel) -> Result<Started> {
+    let alone = fork::is_single_threaded();
     plan.settings.ignore_interrupt = ignores_interrupt();
-    let umask = plan.settings.umask.take();
     // Held over the whole start: whether the environment is sent depends on the server that is asked.
     let mut place = server();
     if place.as_ref().is_some_and(|server| server.credentials != credentials()) {
         bury(&mut place);
     }
-    if let (Some(server), Some(environment)) = (place.as_ref(), &plan.settings.environment)
-        && *environment == server.environment
-    {
-        plan.settings.environment = None;
+    let environment_is_here = place.as_ref().is_some_and(|server| environment_is(&server.environment, alone));
+    if plan.settings.environment.is_none() && !environment_is_here {
+        plan.settings.environment = Some(environment());
     }
     let (job, kept) = spawn::job(plan, [0; 16], Work::Call(work))?;
-    let parcel = Parcel::pack(&job).map_err(|error| Error::parcel("encode a job", error))?;
-    drop(job);
     let (ours, theirs) = spawn::job_socket()?;
     let mut sent = Ok(());
-    let child = ask(&mut place, theirs.as_fd(), || {
-        // The umask, which takes a look into `/proc`, while the child unpacks its job.
-        sent = spawn::send(&ours, &[&parcel])
-            .and_then(|()| send_umask(&ours, umask))
-            .and_then(|()| spawn::send(&ours, &[&input]));
-    });
+    let child = ask(&mut place, theirs.as_fd(), || sent = send_job(&ours, job, &input, alone));
     drop((place, theirs));
     let (pid, pidfd) = child?;
     if let Err(error) = sent {
@@ -504,27 +478,14 @@ pub(crate) fn start(mut plan: Plan, work: Erased, input: Parcel) -> Result<Start
     Ok(kept.started(pid, pidfd, ours))
 }
 
-/// Stands for a umask that is not known: the clone keeps the server's.
-const UNKNOWN_UMASK: u32 = u32::MAX;
-
-/// What comes between the job and the arguments on the job socket of a clone.
-fn send_umask(socket: &OwnedFd, umask: Option<u32>) -> Result<()> {
-    let umask = umask.or_else(current_umask).unwrap_or(UNKNOWN_UMASK);
-    retry(|| rustix::net::send(socket, &umask.to_le_bytes(), SendFlags::NOSIGNAL))
-        .map(drop)
-        .map_err(|error| Error::system("send a job to a child", error))
-}
-
-fn receive_umask(socket: &OwnedFd) -> Option<u32> {
-    let mut bytes = [0; 4];
-    let (length, _) =
-        retry(|| rustix::net::recv(socket, &mut bytes, rustix::net::RecvFlags::WAITALL)).ok()?;
-    (length == bytes.len()).then(|| u32::from_le_bytes(bytes))
-}
-
-/// This process's environment, in its order.
-fn environment() -> Vec<(OsString, OsString)> {
-    std::env::vars_os().collect()
+/// Writes what the child waits for, while the server clones.
+fn send_job(socket: &OwnedFd, mut job: Job, input: &Parcel, alone: bool) -> Result<()> {
+    job.settings.umask = job.settings.umask.or_else(|| umask(alone));
+    let fits = input.fds().is_empty() && input.bytes().len() <= INLINE;
+    job.input = fits.then(|| Bytes(input.bytes().to_vec()));
+    let parcel = Parcel::pack(&job).map_err(|error| Error::parcel("encode a job", error))?;
+    drop(job);
+    if fits { spawn::send(socket, &[&parcel]) } else { spawn::send(socket, &[&parcel, input]) }
 }
 
 /// Has a child made, by a new server if the old one is dead. `meanwhile` runs once, while a server is at work.
@@ -553,23 +514,4 @@ fn ask(place: &mut Option<Server>, job: BorrowedFd<'_>, meanwhile: impl FnOnce()
         }
     }
     Err(Error::unsupported(format!("failed to start a process: the fork server died {TRIES} times in a row")))
-}
-
-pub(crate) fn ignores_interrupt() -> bool {
-    // SAFETY: zero is a value of the record.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: asks only; the record is written.
-    let result = unsafe { libc::sigaction(libc::SIGINT, std::ptr::null(), &raw mut action) };
-    result == 0 && action.sa_sigaction == libc::SIG_IGN
-}
-
-/// This process's umask, which cannot be asked for without changing it except here. `None` without `/proc`.
-fn current_umask() -> Option<u32> {
-    use rustix::fs::{Mode, OFlags, open};
-    let status = open(c"/proc/thread-self/status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    // The second line, after a name of 64 bytes at most: one call, where reading to the end takes three.
-    let mut start = [0; 128];
-    let length = retry(|| rustix::io::read(&status, &mut start)).ok()?;
-    let line = start[..length].split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Umask:"))?;
-    u32::from_str_radix(std::str::from_utf8(line).ok()?.trim(), 8).ok()
 }

@@ -122,6 +122,7 @@ fn start(work: guardian::Work, argument: &str) -> Result<PidFd> {
         parent: None,
         #[cfg(feature = "tracing")]
         log: crate::log::Inherited::default(),
+        input: None,
         work: Work::Guardian {
             owner: spawn::own_pidfd()?,
             work: Erased::new(work).map_err(|error| Error::parcel("refer to a function", error))?,

@@ -1,11 +1,12 @@
 //! What a child is told: who it is, how it is set up, and what to run.
 //!
 //! The job travels as a parcel over the job socket, written before the child exists, so that no start waits for a
-//! child to read. For a function two parcels follow each other: the job, and the encoded arguments.
+//! child to read. For a function two parcels follow each other: the job, and the encoded arguments, unless they are in the
+//! job.
 
 use crate::{StartMethod, stdio::Slot};
 use procession_parcel::{
-    Fd,
+    Bytes, Fd,
     function::{BuildId, Erased},
 };
 use serde::{Deserialize, Serialize};
@@ -94,5 +95,7 @@ pub(crate) struct Job {
     pub(crate) parent: Option<Fd>,
     #[cfg(feature = "tracing")]
     pub(crate) log: crate::log::Inherited,
+    /// The encoded arguments, if they do not follow in a parcel of their own.
+    pub(crate) input: Option<Bytes>,
     pub(crate) work: Work,
 }

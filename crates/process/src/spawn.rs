@@ -87,6 +87,7 @@ pub(crate) fn job(mut plan: Plan, nonce: Nonce, work: Work) -> Result<(Job, Kept
         parent,
         #[cfg(feature = "tracing")]
         log: crate::log::inherited(&kept.name)?,
+        input: None,
         work,
     };
     Ok((job, kept))

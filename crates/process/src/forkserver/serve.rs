@@ -1,9 +1,7 @@
 //! The server's side: requests, clones, and what a clone does before it is a child like any other.
 #![expect(unsafe_code, reason = "clone3, robust lists, signal masks")]
 
-use super::{
-    Page, REQUEST, SERVING, UNKNOWN_UMASK, environment, ignores_interrupt, receive, receive_umask, retry,
-};
+use super::{Page, REQUEST, SERVING, environment, ignores_interrupt, receive, retry};
 use crate::{
     child::{self, Origin},
     job::Job,
@@ -192,12 +190,7 @@ impl Thread {
                 return open_pidfd(result as u32);
             }
         }
-        let errno = io::Error::last_os_error().raw_os_error();
-        if result != 0 {
-            hooks::after_fork_in_parent();
-        }
         match result {
-            -1 => Err(errno.unwrap_or(libc::EAGAIN)),
             0 => {
                 // SAFETY: the head is this thread's own, at the same address in the copy; the server holds no
                 // robust lock, so the list is empty.
@@ -205,8 +198,17 @@ impl Thread {
                 hooks::after_fork_in_child();
                 Ok(Cloned::Child)
             }
-            // SAFETY: the kernel has just opened it for us.
-            pid => Ok(Cloned::Parent(pid as u32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+            // The errno lies on a page of code of its own, so a clone does not ask for it.
+            -1 => {
+                let errno = io::Error::last_os_error().raw_os_error();
+                hooks::after_fork_in_parent();
+                Err(errno.unwrap_or(libc::EAGAIN))
+            }
+            pid => {
+                hooks::after_fork_in_parent();
+                // SAFETY: the kernel has just opened it for us.
+                Ok(Cloned::Parent(pid as u32, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+            }
         }
     }
 }
@@ -228,9 +230,5 @@ fn become_child(socket: OwnedFd) -> ! {
         Err(_) => child::quit(1),
     };
     crate::title::set(&job.identity.name);
-    let Some(umask) = receive_umask(&socket) else { child::quit(1) };
-    if umask != UNKNOWN_UMASK {
-        rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
-    }
     child::run(job, None, socket, Origin::Cloned)
 }
