@@ -12,6 +12,7 @@ use std::{
 };
 
 each_method! {
+    arguments_of_any_size_arrive_whole,
     a_process_runs_a_function_and_gives_its_value,
     arguments_arrive_unchanged,
     a_daemon_flag_is_inherited_unless_it_is_set,
@@ -67,6 +68,16 @@ fn arguments_arrive_unchanged(method: StartMethod) {
     let process =
         Process::builder().start_method(method).spawn(|given: Arguments| given, arguments.clone()).unwrap();
     assert_eq!(process.join().unwrap(), arguments);
+}
+
+fn arguments_of_any_size_arrive_whole(method: StartMethod) {
+    // With its length before it, the largest that travels together with the job has 4,096 bytes.
+    for length in (4090..=4098).chain([0, 1, 70_000]) {
+        let bytes: Vec<u8> = (0..length).map(|n| n as u8).collect();
+        let echo = |bytes: Vec<u8>| bytes;
+        let process = Process::builder().start_method(method).spawn(echo, bytes.clone()).unwrap();
+        assert!(process.join().unwrap() == bytes, "{length} bytes");
+    }
 }
 
 #[test]
