@@ -22,5 +22,6 @@ mod members;
 mod named;
 mod named_limits;
 mod owner;
+mod owner_users;
 mod python;
 mod support;
