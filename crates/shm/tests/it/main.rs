@@ -16,6 +16,7 @@ mod heap_moves;
 mod heap_steps;
 mod heap_storm;
 mod heap_support;
+mod huge;
 mod limits;
 mod list;
 mod members;
