@@ -9,6 +9,7 @@ use crate::{
     alone::alone,
     arena::{self, Handle, Shared, Tag},
     robust::{Locked, NotLocked, Robust},
+    table::between_sweeps,
 };
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use procession_shm::{Member, Segment};
@@ -19,8 +20,6 @@ use procession_sys::{
 use serde::{Deserialize, Serialize};
 use std::{cell::Cell, sync::Once, time::Duration};
 
-/// The shortest time between two looks at the owners, of all who wait for one semaphore together.
-const BETWEEN_SWEEPS: Duration = Duration::from_millis(100);
 /// How often one thread of a process looks whether another one has let go of their slot, before it sleeps.
 const LOOKS: u32 = 200;
 
@@ -112,7 +111,7 @@ impl SemaphoreWords {
         let now = Deadline::now().as_nanos();
         let last = self.swept.load(Ordering::Relaxed);
         // A time to come is one of another time namespace, or damage.
-        if now.checked_sub(last).is_some_and(|since| since < BETWEEN_SWEEPS.as_nanos() as u64)
+        if now.checked_sub(last).is_some_and(|since| since < between_sweeps().as_nanos() as u64)
             || self.swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
         {
             return Ok(());
