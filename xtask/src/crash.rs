@@ -1,5 +1,6 @@
 //! `cargo xtask crash`: the tests that die everywhere, in their long form.
 
+use crate::leftovers::Before;
 use crate::shell::Step;
 use crate::workspace::{Package, packages};
 use crate::{Outcome, ci};
@@ -7,7 +8,7 @@ use crate::{Outcome, ci};
 const HELP: &str = "\
 Kills a process after every single instruction of each operation, and at each crash point, and checks what is left. Each
 test prints how many instructions there are. `cargo test` runs the same tests with strides, and `cargo xtask ci` those of
-the lock in full.
+the lock in full. Nothing may be left behind: no process, no shared memory, no file.
 
 Usage: cargo xtask crash [OPTION…]
 
@@ -21,7 +22,7 @@ const SECONDS: &str = "7200";
 ///
 /// # Errors
 ///
-/// The first step that failed, and the line to run it by hand.
+/// The first step that failed, and the line to run it by hand; or what the run left behind.
 pub fn run(args: &[String]) -> Outcome {
     let mut list = false;
     let mut only = String::new();
@@ -40,15 +41,17 @@ pub fn run(args: &[String]) -> Outcome {
     let packages = packages()?;
     let steps =
         packages.iter().filter_map(each_instruction).chain(packages.iter().filter_map(ci::crash_points));
-    for step in steps.filter(|step| step.name.contains(&only)) {
-        if list {
-            println!("{:40} {}", step.name, step.by_hand());
-        } else {
-            eprintln!("xtask: {}: {}", step.name, step.by_hand());
-            step.run(&std::env::temp_dir())?;
-        }
+    let steps = steps.filter(|step| step.name.contains(&only));
+    if list {
+        steps.for_each(|step| println!("{:40} {}", step.name, step.by_hand()));
+        return Ok(());
     }
-    Ok(())
+    let before = Before::take(false)?;
+    for step in steps {
+        eprintln!("xtask: {}: {}", step.name, step.by_hand());
+        step.run(before.temp())?;
+    }
+    before.check()
 }
 
 /// The tests in modules named after steps, optimised, so that the instructions are those that users run.

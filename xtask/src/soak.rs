@@ -4,13 +4,14 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
+use crate::leftovers::Before;
 use crate::shell::Step;
 use crate::workspace::{Package, packages};
 use crate::{Outcome, ci};
 
 const HELP: &str = "\
 Runs every kill storm with thousands of kills and a new seed each time, until the time is over or one fails. The line
-to repeat it by hand names the seed.
+to repeat it by hand names the seed. No round may leave anything behind: no process, no shared memory, no file.
 
 Usage: cargo xtask soak [OPTION…]
 
@@ -25,7 +26,7 @@ const SECONDS: &str = "7200";
 ///
 /// # Errors
 ///
-/// The storm that failed, and the line to run it by hand; its seed is in what it printed.
+/// The storm that failed, and the line to run it by hand; its seed is in what it printed. Or what a round left behind.
 pub fn run(args: &[String]) -> Outcome {
     let (mut minutes, mut kills) = (60, 10_000);
     let mut only = String::new();
@@ -53,9 +54,11 @@ pub fn run(args: &[String]) -> Outcome {
         // Any number will do, as long as it is another one each time.
         let seed = RandomState::new().hash_one(0);
         eprintln!("xtask: a round of storms with seed {seed:#x}");
+        let before = Before::take(false)?;
         for step in packages.iter().filter_map(|package| storms(package, kills, seed)) {
-            step.run(&std::env::temp_dir())?;
+            step.run(before.temp())?;
         }
+        before.check()?;
         if Instant::now() >= end {
             return Ok(());
         }

@@ -1,5 +1,7 @@
 //! Locks: free ones, and one that two processes want.
 
+use std::time::Duration;
+
 use procession_sync::{Lock, RLock};
 
 use crate::peers::mutexes;
@@ -85,9 +87,29 @@ fn uncontended(surroundings: &Surroundings, regime: Regime, ours: Entry) -> Fiel
         .cpython(surroundings, regime, "lock.uncontended")
 }
 
+/// Has this thread wait once while it may run on all cores: a thread looks then whether a spin is of any use to it. The far
+/// side is its fork.
+fn first_wait(lock: &Lock) -> Result<(), Failure> {
+    crate::pin::widen()?;
+    let (tell, told) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let other = lock.clone();
+    let holder = std::thread::spawn(move || {
+        let guard = other.lock();
+        let _ = tell.send(guard.is_ok());
+        let _ = ended.recv();
+    });
+    let held = told.recv()?;
+    let waited = lock.lock_timeout(Duration::from_millis(1)).is_err();
+    drop(end);
+    holder.join().map_err(|_| "the holder panicked")?;
+    if held && waited { Ok(()) } else { Err("there was nothing to wait for".into()) }
+}
+
 fn contended(_surroundings: &Surroundings, regime: Regime) -> Field {
     let ours = || -> Entry {
         let lock = Lock::new()?;
+        first_wait(&lock)?;
         mutexes::contended(regime, move |number| {
             let _guard = lock.lock().map_err(|error| error.without_guard())?;
             mutexes::add(number);

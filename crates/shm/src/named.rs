@@ -149,7 +149,7 @@ impl SharedMemory {
     ///
     /// As [`create`](SharedMemory::create), and:
     /// * the name is empty, longer than 255 bytes, or has a slash or NUL in it, or is one of the library's own;
-    /// * it is taken ([`is_already_exists`](Error::is_already_exists)).
+    /// * it is taken ([`is_already_exists`](Error::is_already_exists)): its owner lives, or was another user.
     pub fn create_named(name: &str, size: usize) -> Result<SharedMemory, Error> {
         SharedMemory::create_named_with(name, size, |_| Ok(()))
     }
@@ -328,8 +328,8 @@ impl SharedMemory {
 
     /// Removes all of this user's segments whose owners are dead, and returns their names.
     ///
-    /// An owner holds a lock as long as it lives; what is locked stays, and so does what was made by other programs or
-    /// left by [`persist`](SharedMemory::persist). Ordinarily there is nothing to find (see the type's page).
+    /// An owner holds a lock as long as it lives; what is locked stays, and so does what was made by other programs, left by
+    /// [`persist`](SharedMemory::persist), or is another user's, root being a user like any other. Ordinarily there is nothing to find (see the type's page).
     ///
     /// # Errors
     ///

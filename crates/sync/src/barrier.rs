@@ -41,6 +41,8 @@
 //! Under the mutex: the next one to lock it carries out what was begun, and then breaks the barrier, since a party that
 //! dies within it will not come. As a waiter, as the one that runs the action, or as one that was released and is on its
 //! way out: whoever waits finds its entry after a slice, who comes last at once, and breaks the barrier.
+//!
+//! A child that the action forks has the party's memory, and is none: what it returns from ends nothing.
 
 mod error;
 #[cfg(feature = "async")]
@@ -403,7 +405,7 @@ impl Barrier {
     }
 
     /// As [`wait`](Barrier::wait), with an action of this party's own: it runs if this party comes last, before the others
-    /// go on, and otherwise not.
+    /// go on, and otherwise not. A child that it forks is no party, and gets [`Broken::Reset`] when it returns.
     ///
     /// # Errors
     ///

@@ -23,8 +23,8 @@
 use crate::{
     arena::{Handle, Shared},
     robust::{Locked, NotLocked, Robust},
-    semaphore::words::generation,
     table::{self, Entry, Table},
+    who::generation,
 };
 use procession_sys::{
     Deadline,

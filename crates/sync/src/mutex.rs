@@ -182,10 +182,12 @@ thread_local! {
     static SPIN: RefCell<Option<Spin>> = const { RefCell::new(None) };
 }
 
-/// Looks at `ready` for as long as spinning has paid for this thread; whether it held.
+/// Looks at `ready` for as long as spinning has paid for this thread; whether it held. Seldom, since the holder keeps
+/// what it works on only while nobody looks.
 fn spin(ready: impl FnMut() -> bool) -> bool {
     SPIN.with(|spin| {
-        spin.try_borrow_mut().is_ok_and(|mut spin| spin.get_or_insert_with(Spin::adaptive).until(ready))
+        spin.try_borrow_mut()
+            .is_ok_and(|mut spin| spin.get_or_insert_with(Spin::adaptive).until_seldom(ready))
     })
 }
 

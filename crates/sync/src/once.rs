@@ -45,7 +45,7 @@ use crate::{
     Error,
     arena::{Handle, Shared, Tag, join},
     robust::{Locked, NotLocked, Robust},
-    who::me,
+    who::{generation, me},
 };
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use procession_shm::{Member, Segment};
@@ -201,18 +201,23 @@ impl OnceWords {
     }
 
     /// Runs `f` if it is not done, and has it done after.
-    fn run(
+    fn run<T>(
         &self,
         segment: &Segment,
         force: bool,
         deadline: Option<Deadline>,
-        f: impl FnOnce(),
+        f: impl FnOnce() -> T,
+        last: impl FnOnce(T),
     ) -> Result<bool, OnceError> {
         if !self.begin(segment, force, deadline)? {
             return Ok(false);
         }
-        let mut running = Running { words: self, done: false, thread: me() };
-        f();
+        let mut running = Running { words: self, done: false, generation: generation() };
+        let value = f();
+        if running.generation != generation() {
+            return Err(OnceError::Recursive);
+        }
+        last(value);
         running.done = true;
         Ok(true)
     }
@@ -233,13 +238,13 @@ impl OnceWords {
 struct Running<'a> {
     words: &'a OnceWords,
     done: bool,
-    thread: u64,
+    generation: u32,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         // A child that the function forked runs nothing.
-        if self.thread == me() {
+        if self.generation == generation() {
             self.words.end(if self.done { DONE } else { POISONED });
         }
     }
@@ -286,7 +291,7 @@ impl Once {
     /// # Errors
     ///
     /// * [`OnceError::Poisoned`]: a function panicked;
-    /// * [`OnceError::Recursive`]: called by the function that this runs;
+    /// * [`OnceError::Recursive`]: called by the function that this runs, or returned from in a child that it forked;
     /// * [`OnceError::Member`], [`OnceError::TooManyHeld`], [`OnceError::Damaged`].
     pub fn call_once(&self, f: impl FnOnce()) -> Result<bool, OnceError> {
         self.run(false, None, f)
@@ -320,7 +325,7 @@ impl Once {
     }
 
     fn run(&self, force: bool, deadline: Option<Deadline>, f: impl FnOnce()) -> Result<bool, OnceError> {
-        self.handle.words().run(self.handle.place().segment(), force, deadline, f)
+        self.handle.words().run(self.handle.place().segment(), force, deadline, f, |()| ())
     }
 
     /// Whether it is done.

@@ -46,7 +46,8 @@
 //!
 //! # Forks
 //!
-//! A forked child inherits the descriptions, and would keep its parent's parts: a hook closes them in the child. A part
+//! A forked child inherits the descriptions, and would keep its parent's parts: a hook closes them in the child. They are
+//! opened under the lock that is held over forks, so that it knows of all. A part
 //! that it finds in its memory is its parent's, and says so.
 #![expect(unsafe_code, reason = "references to the elements of a range that this process owns")]
 
@@ -73,7 +74,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::{Mutex, Once, PoisonError},
+    sync::{Mutex, MutexGuard, Once, PoisonError},
 };
 
 /// The descriptions of the parts that this process owns, by number.
@@ -89,7 +90,8 @@ struct Owned {
 }
 
 impl Owned {
-    fn keep(fd: OwnedFd) -> Owned {
+    /// The table, locked: no fork happens meanwhile.
+    fn table() -> MutexGuard<'static, BTreeMap<u64, OwnedFd>> {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
             around_fork(ForkHooks {
@@ -101,9 +103,12 @@ impl Owned {
                 }),
             });
         });
-        let mut owned = OWNED.lock();
-        let number = owned.last_key_value().map_or(0, |(number, _)| number + 1);
-        owned.insert(number, fd);
+        OWNED.lock()
+    }
+
+    fn keep(table: &mut BTreeMap<u64, OwnedFd>, fd: OwnedFd) -> Owned {
+        let number = table.last_key_value().map_or(0, |(number, _)| number + 1);
+        table.insert(number, fd);
         Owned { number, forks: FORKS.load(Ordering::Relaxed) }
     }
 
@@ -156,6 +161,7 @@ pub(crate) fn take<T>(
     array: &Array<T>,
     ranges: impl Iterator<Item = Range<usize>>,
 ) -> Result<Vec<ArrayPart<T>>, PartError> {
+    let mut table = Owned::table();
     let mut taken = Vec::new();
     for range in ranges {
         taken.push((own(array, &range, None)?, range));
@@ -166,7 +172,7 @@ pub(crate) fn take<T>(
     let part = |(fd, range)| ArrayPart {
         array: array.clone(),
         range,
-        state: Mutex::new(State::Here(Owned::keep(fd))),
+        state: Mutex::new(State::Here(Owned::keep(&mut table, fd))),
     };
     Ok(taken.into_iter().map(part).collect())
 }
@@ -265,11 +271,14 @@ impl<T> ArrayPart<T> {
     /// Claims a part that came with a descriptor, by the array's lock.
     fn claim(array: &Array<T>, range: &Range<usize>, came: &OwnedFd) -> Result<Owned, PartError> {
         let guard = Self::lock(array)?;
+        let mut table = Owned::table();
         let fd = own(array, range, Some(came))?;
         // The last owner's writes are before this, as its own change of the same word is.
         array.body.words().out.fetch_add(0, Ordering::AcqRel);
+        let owned = Owned::keep(&mut table, fd);
+        drop(table);
         drop(guard);
-        Ok(Owned::keep(fd))
+        Ok(owned)
     }
 
     /// Puts it into a state in which it can be packed.
@@ -280,7 +289,7 @@ impl<T> ArrayPart<T> {
             match record::lock(fd.as_fd(), Says::OnItsWay, &bytes) {
                 Ok(true) => {}
                 failed => {
-                    *owned = Owned::keep(fd);
+                    *owned = Owned::keep(&mut Owned::table(), fd);
                     return Err(failed.map_or_else(PartError::os, |_| PartError::Taken));
                 }
             }
@@ -441,7 +450,10 @@ impl<T> Drop for ArrayPart<T> {
             self.array.body.words().out.fetch_sub(1, Ordering::AcqRel);
         }
         crash_point!("part.given_back");
-        drop(owned.take());
+        if let Some(fd) = owned.take() {
+            // Not by its end: a process that a raw `clone(2)` made may have a copy.
+            record::unlock(fd.as_fd(), Says::Owned, &bytes(&self.array, &self.range));
+        }
     }
 }
 

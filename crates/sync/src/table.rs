@@ -165,7 +165,7 @@ impl Default for Entry {
 }
 
 #[cfg(not(loom))]
-pub(crate) use whole::{Held, MOST, Table, Wakes, hold, moment, now, with};
+pub(crate) use whole::{Held, MOST, Table, Wakes, between_sweeps, hold, moment, now, with};
 
 /// What the model leaves out: the table as a whole, members, and the mutex.
 #[cfg(not(loom))]
@@ -174,15 +174,17 @@ mod whole {
     use crate::robust::{Locked, NotLocked, Robust};
     use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
     use procession_shm::{Member, Segment};
-    use procession_sys::{Deadline, crash_point};
+    use procession_sys::{Deadline, crash_point, slice_length};
     use std::time::Duration;
 
     /// How many can wait for a primitive, or hold it, at a time.
     pub(crate) const MOST: usize = 512;
     /// How long what cannot wait waits for a mutex inside a primitive, which is held for some microseconds by who runs.
     const MOMENT: Duration = Duration::from_millis(50);
-    /// The shortest time between two looks for the dead in one table.
-    const SWEEP: Duration = Duration::from_millis(100);
+    /// The shortest time between two looks for the dead in one table or semaphore: 100 ms.
+    pub(crate) fn between_sweeps() -> Duration {
+        slice_length() * 2 / 5
+    }
 
     /// Everybody who waits for a primitive, or holds it.
     #[repr(C)]
@@ -266,7 +268,7 @@ mod whole {
             let last = self.swept.load(Ordering::Relaxed);
             let now = Deadline::now().as_nanos();
             // One that lies ahead was not written by us.
-            let due = last > now || now - last >= SWEEP.as_nanos() as u64;
+            let due = last > now || now - last >= between_sweeps().as_nanos() as u64;
             due && self.swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         }
 

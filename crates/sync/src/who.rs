@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Once,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -126,6 +126,26 @@ pub(crate) fn set_puts_off(puts_off: bool) {
     ME.with(|me| me.puts_off.set(puts_off));
 }
 
+/// How many forks lie between this process and the first of its ancestors that asked, plus 1. 0: nobody asked yet.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Which of its ancestors' lives this process is: what was begun in another one is not this process's to end. (Its pid does
+/// not tell: in a pid namespace of its own a forked child can have its parent's.)
+#[inline]
+pub(crate) fn generation() -> u32 {
+    match GENERATION.load(Ordering::Relaxed) {
+        0 => first_generation(),
+        generation => generation,
+    }
+}
+
+#[cold]
+fn first_generation() -> u32 {
+    watch_forks();
+    let _ = GENERATION.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed);
+    GENERATION.load(Ordering::Relaxed)
+}
+
 /// Lets forked children find out anew who they are. Called before anything here is asked for.
 pub(crate) fn watch_forks() {
     static ONCE: Once = Once::new();
@@ -136,6 +156,7 @@ pub(crate) fn watch_forks() {
                 me.word.set(0);
                 me.held.set(0);
             });
+            GENERATION.fetch_add(1, Ordering::Relaxed);
             #[cfg(feature = "lock-trace")]
             crate::trace::forget();
         };

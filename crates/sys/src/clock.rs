@@ -1,5 +1,6 @@
 //! Absolute deadlines on the monotonic clock.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest time for which anyone sleeps before looking at the state and its owners again.
@@ -7,6 +8,22 @@ use std::time::{Duration, Instant};
 /// A waker may be killed between its commit and its wake, so a sleeper must find out by itself. At this length a
 /// blocked process wakes four times a second, which costs under 0.1 % of a core.
 pub const SLICE: Duration = Duration::from_millis(250);
+
+/// [`SLICE`] in nanoseconds, unless a test has shortened it.
+static LENGTH: AtomicU64 = AtomicU64::new(SLICE.as_nanos() as u64);
+
+/// How long this process sleeps at the longest: [`SLICE`].
+#[must_use]
+pub fn slice_length() -> Duration {
+    Duration::from_nanos(LENGTH.load(Ordering::Relaxed))
+}
+
+/// For tests: what sleeps in this process, and in those that it forks, looks after this time, so that a thousand deaths are
+/// found out about in seconds. Nothing may depend on how long it is.
+#[doc(hidden)]
+pub fn shorten_slices(length: Duration) {
+    LENGTH.store(length.min(SLICE).as_nanos() as u64, Ordering::Relaxed);
+}
 
 /// A point in time on `CLOCK_MONOTONIC`, in nanoseconds.
 ///
@@ -68,7 +85,7 @@ impl Deadline {
     /// The end of one slice of sleep: [`SLICE`] from now, or `deadline` if that is earlier.
     #[must_use]
     pub fn slice(deadline: Option<Deadline>) -> Deadline {
-        let slice = Deadline::after(SLICE);
+        let slice = Deadline::after(slice_length());
         deadline.map_or(slice, |deadline| deadline.min(slice))
     }
 

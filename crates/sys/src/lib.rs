@@ -40,7 +40,7 @@ pub mod sync;
 #[cfg(not(loom))]
 pub mod waker;
 
-pub use clock::{Deadline, SLICE};
+pub use clock::{Deadline, SLICE, shorten_slices, slice_length};
 pub use over_fork::OverFork;
 pub use pidfd::{PidFd, ProcessExit, ProcessId};
 pub use spin::Spin;

@@ -14,6 +14,10 @@
 //! A probe is longer than the usual spin because two sides that both sleep would never find back otherwise: each
 //! waits for the other's wake, 30 to 50 µs, which no usual spin outlasts. One side's probe does, and the other side
 //! then finds it awake.
+//!
+//! Looking at a word takes its cache line away from whoever works on it. That is no harm where the other side stores once,
+//! to say that it is done; where it locks and unlocks all the time it is slowed down to a fraction. So
+//! [`until_seldom`](Spin::until_seldom) leaves it alone between two looks, for longer than many short turns at a lock take.
 
 use crate::{Deadline, sync::spin_loop};
 
@@ -29,6 +33,10 @@ const REST: u32 = 16;
 const LONGEST_REST: u32 = 4096;
 /// How often the condition is looked at between two reads of the clock.
 const LOOKS: u32 = 32;
+/// Who looks seldom leaves the word alone for so long before it looks again, in nanoseconds; then for twice as long.
+const GAP: u64 = 500;
+/// The longest it is left alone, in nanoseconds.
+const LONGEST_GAP: u64 = 1_000;
 
 /// How long one waiter spins before it sleeps.
 #[derive(Clone, Debug)]
@@ -60,30 +68,38 @@ impl Spin {
     /// It is looked at once even where spinning is off.
     #[inline]
     pub fn until(&mut self, mut ready: impl FnMut() -> bool) -> bool {
-        if ready() {
-            return true;
-        }
-        if !self.enabled {
-            return false;
-        }
-        self.spin(&mut ready)
+        ready() || self.enabled && self.spin(&mut ready, often)
     }
 
-    fn spin(&mut self, ready: &mut dyn FnMut() -> bool) -> bool {
+    /// As [`until`](Spin::until), but looks once in half a microsecond, later in one: for what another side changes again
+    /// and again, as the word of a lock, which it does the faster the longer the word's cache line stays with it.
+    #[inline]
+    pub fn until_seldom(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+        let mut gap = GAP;
+        ready() || self.enabled && self.spin(&mut ready, |now, ready| seldom(&mut gap, now, ready))
+    }
+
+    /// `look` looks, once or several times, and gives the time when it has not seen it.
+    fn spin(
+        &mut self,
+        ready: &mut dyn FnMut() -> bool,
+        mut look: impl FnMut(u64, &mut dyn FnMut() -> bool) -> Result<(), u64>,
+    ) -> bool {
         if self.resting > 0 {
             self.resting -= 1;
             return false;
         }
-        let end = Deadline::now().as_nanos() + if self.rest > REST { PROBE } else { BUDGET };
+        let mut now = Deadline::now().as_nanos();
+        let end = now + if self.rest > REST { PROBE } else { BUDGET };
         loop {
-            for _ in 0..LOOKS {
-                spin_loop();
-                if ready() {
+            match look(now, ready) {
+                Ok(()) => {
                     (self.failures, self.rest) = (0, REST);
                     return true;
                 }
+                Err(time) => now = time,
             }
-            if Deadline::now().as_nanos() >= end {
+            if now >= end {
                 self.fail();
                 return false;
             }
@@ -98,6 +114,27 @@ impl Spin {
             self.rest = (self.rest * 2).min(LONGEST_REST);
         }
     }
+}
+
+fn often(_now: u64, ready: &mut dyn FnMut() -> bool) -> Result<(), u64> {
+    for _ in 0..LOOKS {
+        spin_loop();
+        if ready() {
+            return Ok(());
+        }
+    }
+    Err(Deadline::now().as_nanos())
+}
+
+fn seldom(gap: &mut u64, mut now: u64, ready: &mut dyn FnMut() -> bool) -> Result<(), u64> {
+    // By the clock, since a pause takes 5 ns on one processor and 50 on another.
+    let next = now + *gap;
+    while now < next {
+        spin_loop();
+        now = Deadline::now().as_nanos();
+    }
+    *gap = (*gap * 2).min(LONGEST_GAP);
+    if ready() { Ok(()) } else { Err(now) }
 }
 
 #[cfg(test)]
@@ -155,6 +192,25 @@ mod tests {
         }
         assert!(!spins(&mut spin), "it fails as often as at the start before it rests");
         assert_eq!(spin.rest, 2 * REST);
+    }
+
+    #[test]
+    fn who_looks_seldom_leaves_the_word_alone_in_between() {
+        let mut spin = enabled();
+        let mut looks = Vec::new();
+        assert!(!spin.until_seldom(|| {
+            looks.push(Deadline::now().as_nanos());
+            false
+        }));
+        // At once, and then as often as there are gaps in the budget, at the most.
+        assert!((2..=2 + BUDGET / GAP).contains(&(looks.len() as u64)), "{} looks", looks.len());
+        assert!(looks[1] - looks[0] >= GAP, "{looks:?}");
+        let mut looks = 0;
+        assert!(spin.until_seldom(|| {
+            looks += 1;
+            looks > 2
+        }));
+        assert_eq!((looks, spin.failures), (3, 0));
     }
 
     #[test]

@@ -38,7 +38,8 @@
 //! look and the unlinking lies an instant in which a foreign program could do so; the kernel has no call for both. Ours
 //! cannot: they need the record's lock.)
 //!
-//! A record is believed only if it belongs to this user: another one could have it name a victim's segment.
+//! A record is believed only if it belongs to this user: another one could have it name a victim's segment. A segment that
+//! was given to another user since (`chown(2)`) is that user's.
 //!
 //! # When a process dies
 //!
@@ -163,8 +164,13 @@ impl Claim {
         for _ in 0..TRIES {
             let mut owned = OWNED.lock();
             // Under the lock until it is in the table, so that no forked child gets a copy that it does not close.
-            let locked = Record::lock(&names::record(name), OFlags::CREATE);
-            match locked.map_err(|errno| Refusal::Os("open", errno))? {
+            let file = names::record(name);
+            let locked = Record::lock(&file, OFlags::CREATE).map_err(|errno| match errno {
+                // Alive or dead, its owner is another user.
+                Errno::ACCESS | Errno::PERM if is_another_users(&file) => Refusal::Taken,
+                errno => Refusal::Os("open", errno),
+            });
+            match locked? {
                 Locked::Here(record) => {
                     // Whoever left it is dead.
                     record.remove_segment().map_err(|errno| Refusal::Os("shm_unlink", errno))?;
@@ -302,6 +308,12 @@ fn unlink_object(name: &str, object: Option<Object>) -> Result<bool, Errno> {
     }
 }
 
+/// Whether there is a file of this name that this user does not own.
+fn is_another_users(name: &str) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    rustix::fs::lstat(names::path(name)).is_ok_and(|stat| stat.st_uid != us)
+}
+
 pub(super) fn identity(stat: &Stat) -> Object {
     (stat.st_dev, stat.st_ino)
 }
@@ -415,8 +427,12 @@ impl Record {
             Ok(()) | Err(Errno::NOENT | Errno::PERM | Errno::ACCESS) => {}
             Err(errno) => return Err(errno),
         }
-        let removed = unlink_object(&content.name, content.object)?;
-        Ok(removed.then_some(content.name))
+        match unlink_object(&content.name, content.object) {
+            Ok(removed) => Ok(removed.then_some(content.name)),
+            // It was given to another user: whose it is now.
+            Err(Errno::PERM | Errno::ACCESS) if is_another_users(&content.name) => Ok(None),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn remove(&self) {

@@ -21,7 +21,7 @@ fn own_folder() -> bool {
 
 /// Owns a segment until it is killed, or told to end.
 #[test]
-fn role_owner() {
+pub(crate) fn role_owner() {
     let Some(mut role) = role::enter(role_owner) else { return };
     let name = role.hear();
     let made = SharedMemory::create_named(&name, 10).unwrap();

@@ -10,6 +10,7 @@ use crate::{
     robust::NotLocked,
     spin,
     table::{self, Entry},
+    who::generation,
 };
 use core::sync::atomic::Ordering;
 use procession_shm::Member;
@@ -224,8 +225,11 @@ impl Barrier {
     /// Runs the action, as the one that came last.
     pub(super) fn act(&self, party: Party, action: impl FnOnce()) -> Result<usize, BarrierError> {
         let entry = self.parts().0.table.entry(party.index);
-        let mut acting = Acting { barrier: self, party, entry, done: false };
+        let mut acting = Acting { barrier: self, party, entry, done: false, generation: generation() };
         action();
+        if acting.generation != generation() {
+            return Err(BarrierError::Broken(Broken::Reset));
+        }
         acting.done = true;
         drop(acting);
         let passed = self.leave(party, Answer::InEntry);
@@ -243,10 +247,15 @@ struct Acting<'a> {
     party: Party,
     entry: &'a Entry,
     done: bool,
+    generation: u32,
 }
 
 impl Drop for Acting<'_> {
     fn drop(&mut self) {
+        // A child that the action forked is no party.
+        if self.generation != generation() {
+            return;
+        }
         let (words, segment) = self.barrier.parts();
         let outcome = match self.done {
             true => RELEASE | self.party.round,

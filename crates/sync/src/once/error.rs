@@ -12,7 +12,8 @@ pub enum OnceError {
         /// The process in which it was.
         pid: u32,
     },
-    /// It was asked for by the very function that does it.
+    /// It was asked for by the very function that does it; or the calling process was forked by that function, which goes
+    /// on in its parent.
     Recursive,
     /// Somebody else still ran it at the deadline.
     TimedOut,

@@ -5,7 +5,7 @@ use crate::{
     arena::{Handle, Shared, join},
     later::{Inside, Later, Try},
     robust::Robust,
-    semaphore::words::generation,
+    who::generation,
 };
 use bytemuck::Pod;
 use core::sync::atomic::Ordering;
@@ -114,7 +114,11 @@ async fn run<W: HasOnce, T>(
     }
     let panicking = std::thread::panicking();
     let mut running = Running { words, generation: generation(), panicking, done: false };
-    last(f().await);
+    let value = f().await;
+    if running.generation != generation() {
+        return Err(OnceError::Recursive);
+    }
+    last(value);
     running.done = true;
     Ok(true)
 }

@@ -157,7 +157,7 @@ impl<T: Pod> OnceValue<T> {
 
     fn get_or_init_until(&self, deadline: Option<Deadline>, f: impl FnOnce() -> T) -> Result<T, OnceError> {
         let segment = self.handle.place().segment();
-        self.handle.words().once.run(segment, false, deadline, || self.write(&f()))?;
+        self.handle.words().once.run(segment, false, deadline, f, |value| self.write(&value))?;
         Ok(self.read())
     }
 

@@ -1,7 +1,7 @@
 //! What shows that a read-write lock is held.
 
 use super::RwLock;
-use crate::{Poison, who::me};
+use crate::{Poison, who::generation};
 use core::{marker::PhantomData, sync::atomic::Ordering};
 use std::fmt;
 
@@ -9,14 +9,14 @@ use std::fmt;
 pub(super) struct Part<'a> {
     lock: &'a RwLock,
     index: usize,
-    thread: u64,
+    generation: u32,
     /// Second locks are told from first ones by the thread.
     stays: PhantomData<*const ()>,
 }
 
 impl<'a> Part<'a> {
     pub(super) fn new(lock: &'a RwLock, index: usize) -> Part<'a> {
-        Part { lock, index, thread: me(), stays: PhantomData }
+        Part { lock, index, generation: generation(), stays: PhantomData }
     }
 }
 
@@ -24,7 +24,7 @@ impl Drop for Part<'_> {
     #[inline]
     fn drop(&mut self) {
         // A forked child has a copy of its parent's guard, and nothing to let go of.
-        if self.thread == me() {
+        if self.generation == generation() {
             self.lock.let_go(self.index);
         }
     }
@@ -69,7 +69,7 @@ impl WriteGuard<'_> {
 
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
-        if !self.panicking && std::thread::panicking() && self.part.thread == me() {
+        if !self.panicking && std::thread::panicking() && self.part.generation == generation() {
             let poison = Poison::Panicked { pid: std::process::id() };
             self.lock().handle.words().poison.store(poison.to_word(), Ordering::Relaxed);
         }

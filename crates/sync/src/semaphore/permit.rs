@@ -1,6 +1,7 @@
 //! [`Permit`]: what a process owns of a semaphore.
 
-use super::words::{Inner, generation};
+use super::words::Inner;
+use crate::who::generation;
 use std::{borrow::Cow, fmt};
 
 /// Permits that this process owns: dropping it gives them back.

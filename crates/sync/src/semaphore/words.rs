@@ -9,18 +9,14 @@ use crate::{
     alone::alone,
     arena::{self, Handle, Shared, Tag},
     robust::{Locked, NotLocked, Robust},
+    table::between_sweeps,
 };
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 use procession_shm::{Member, Segment};
-use procession_sys::{
-    Deadline, Spin, crash_point,
-    hooks::{ForkHooks, around_fork},
-};
+use procession_sys::{Deadline, Spin, crash_point};
 use serde::{Deserialize, Serialize};
-use std::{cell::Cell, sync::Once, time::Duration};
+use std::{cell::Cell, time::Duration};
 
-/// The shortest time between two looks at the owners, of all who wait for one semaphore together.
-const BETWEEN_SWEEPS: Duration = Duration::from_millis(100);
 /// How often one thread of a process looks whether another one has let go of their slot, before it sleeps.
 const LOOKS: u32 = 200;
 
@@ -112,7 +108,7 @@ impl SemaphoreWords {
         let now = Deadline::now().as_nanos();
         let last = self.swept.load(Ordering::Relaxed);
         // A time to come is one of another time namespace, or damage.
-        if now.checked_sub(last).is_some_and(|since| since < BETWEEN_SWEEPS.as_nanos() as u64)
+        if now.checked_sub(last).is_some_and(|since| since < between_sweeps().as_nanos() as u64)
             || self.swept.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
         {
             return Ok(());
@@ -141,31 +137,6 @@ impl SemaphoreWords {
         self.recover_locked(locked, self.dead(segment));
         Ok(())
     }
-}
-
-/// How many times this process is a fork of one that had permits: those are not its own. 0: not counted yet.
-static GENERATION: AtomicU32 = AtomicU32::new(0);
-
-/// Which of its ancestors' lives this process is.
-#[inline]
-pub(crate) fn generation() -> u32 {
-    match GENERATION.load(Ordering::Relaxed) {
-        0 => first_generation(),
-        generation => generation,
-    }
-}
-
-#[cold]
-fn first_generation() -> u32 {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let in_child = || {
-            GENERATION.fetch_add(1, Ordering::Relaxed);
-        };
-        around_fork(ForkHooks { in_child: Some(in_child), ..ForkHooks::default() });
-        GENERATION.store(1, Ordering::Relaxed);
-    });
-    GENERATION.load(Ordering::Relaxed)
 }
 
 /// This member's slot, and that no other thread of the process is at it.

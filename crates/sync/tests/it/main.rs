@@ -15,6 +15,7 @@ mod data_hostile;
 mod data_memory;
 mod data_processes;
 mod event;
+mod forks;
 mod hostile_state;
 #[cfg(feature = "async")]
 mod later;

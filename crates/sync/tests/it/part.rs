@@ -290,6 +290,29 @@ fn a_forked_child_neither_has_nor_keeps_its_parents_parts() {
 }
 
 #[test]
+fn a_copy_that_a_raw_clone_has_does_not_keep_a_part_that_is_given_back() {
+    isolated!({
+        let array = Array::<u64>::new(6).unwrap();
+        let part = array.part(0..3).unwrap();
+        // SAFETY: as a fork without its hooks; the child only waits for its end.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } as libc::pid_t;
+        if pid == 0 {
+            loop {
+                // SAFETY: waits for a signal.
+                unsafe { libc::pause() };
+            }
+        }
+        drop(part);
+        let again = array.part(0..3);
+        // SAFETY: the child above.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        // SAFETY: as above; its status is of no interest.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+        assert_eq!(again.unwrap().get_mut().unwrap(), [0; 3]);
+    });
+}
+
+#[test]
 fn without_descriptors_no_part_is_taken_and_none_is_lost() {
     isolated!({
         let array = Array::<u64>::new(100).unwrap();

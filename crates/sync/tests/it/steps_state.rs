@@ -1,7 +1,7 @@
 //! Death at every instruction of a wait, a notification, a pass.
 
 use crate::{
-    steps_support::{BOUND, Partner, isolated},
+    steps_support::{BOUND, PERIOD, Partner, isolated},
     support::soon,
 };
 use procession_sync::{Barrier, Condition, Deadline, Event, LockError};
@@ -193,7 +193,7 @@ fn a_barrier_breaks_or_waits_on_wherever_a_waiting_party_dies() {
             |barrier| assert!(barrier.wait_deadline(past()).is_err()),
             |_, barrier| {
                 // Alone it cannot pass: it must learn of the death, or give up.
-                let error = barrier.wait_timeout(Duration::from_millis(300)).unwrap_err();
+                let error = barrier.wait_timeout(2 * PERIOD).unwrap_err();
                 assert!(error.broken().is_some(), "{error}");
                 barrier.reset().unwrap();
                 std::thread::scope(|scope| {

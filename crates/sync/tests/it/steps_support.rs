@@ -2,6 +2,7 @@
 #![cfg_attr(crash_points, allow(dead_code, reason = "with crash points nothing is stepped"))]
 
 use procession_shm::{Kind, Segment};
+use procession_sys::{SLICE, shorten_slices};
 use procession_testkit::isolated_within;
 use std::{
     sync::{
@@ -16,6 +17,8 @@ use std::{
 /// For what must happen soon. Far more than elsewhere: a run over all instructions has the lowest priority, so that each
 /// of the many times that a tracer waits for its child can take long.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
+/// How soon a survivor finds out about a death by itself: some thousands of deaths are to take seconds.
+pub(crate) const PERIOD: Duration = Duration::from_millis(10);
 
 /// Alone, on one processor, where nobody spins.
 pub(crate) fn isolated(name: &str, body: impl FnOnce()) {
@@ -25,6 +28,7 @@ pub(crate) fn isolated(name: &str, body: impl FnOnce()) {
         let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap();
         set.set(first);
         rustix::thread::sched_setaffinity(None, &set).unwrap();
+        shorten_slices(PERIOD);
         body();
     });
 }
@@ -101,6 +105,8 @@ impl<R: Send + 'static> Partner<R> {
 
     /// In the child: from now on the partner can see whether it sleeps.
     pub(crate) fn here(&self) {
+        // The child waits for the partner, however long that takes: always on the same way.
+        shorten_slices(SLICE);
         self.gate.words.word(CHILD).store(std::process::id(), SeqCst);
     }
 
