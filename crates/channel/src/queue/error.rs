@@ -9,8 +9,11 @@ pub enum PutError<T> {
     Full(T),
     /// The queue is closed.
     Closed(T),
-    /// The item cannot be encoded: its `Serialize` failed, or it holds a file descriptor, which goes through a `Pipe`.
+    /// The item cannot be encoded: its `Serialize` failed, or it holds a file descriptor, which goes through a `Pipe`, or a
+    /// block of a heap that the queue was not made on.
     Encode(T, procession_parcel::Error),
+    /// A block of the queue's heap in it could not be put on its way.
+    Heap(T, procession_shm::Error),
     /// The item will never fit into the queue's memory.
     TooLarge {
         /// The item.
@@ -31,8 +34,21 @@ impl<T> PutError<T> {
             PutError::Full(item)
             | PutError::Closed(item)
             | PutError::Encode(item, _)
+            | PutError::Heap(item, _)
             | PutError::TooLarge { item, .. }
             | PutError::Unusable(item, _) => item,
+        }
+    }
+
+    /// The same reason with an item.
+    pub(super) fn with<U>(self, item: U) -> PutError<U> {
+        match self {
+            PutError::Full(_) => PutError::Full(item),
+            PutError::Closed(_) => PutError::Closed(item),
+            PutError::Encode(_, error) => PutError::Encode(item, error),
+            PutError::Heap(_, error) => PutError::Heap(item, error),
+            PutError::TooLarge { len, limit, .. } => PutError::TooLarge { item, len, limit },
+            PutError::Unusable(_, trouble) => PutError::Unusable(item, trouble),
         }
     }
 
@@ -56,6 +72,7 @@ impl<T> fmt::Display for PutError<T> {
             PutError::Full(_) => f.write_str("the queue is full"),
             PutError::Closed(_) => f.write_str("the queue is closed"),
             PutError::Encode(_, error) => error.fmt(f),
+            PutError::Heap(_, error) => error.fmt(f),
             PutError::TooLarge { len, limit, .. } => {
                 write!(f, "it takes {len} bytes, and the queue takes items of {limit} at most")
             }
@@ -189,7 +206,7 @@ pub enum QueueError {
     Mutex(std::io::Error),
     /// The builder asks for a queue without room for anything.
     Empty,
-    /// The memory does not describe a queue that it has room for.
+    /// The memory does not describe a queue that it has room for, or came without the heap that it was made on.
     Shape,
     /// It is a `JoinableQueue` where another queue is expected, or the reverse.
     Joinable,
