@@ -63,7 +63,9 @@ impl<T: AsFd + ?Sized> Waitable for T {
 ///
 /// A connection is ready when there is something to receive or its end has come, a listener when somebody connects or a
 /// handshake goes on (so take clients from it with `try_accept`, which may find none), a process's sentinel when the process
-/// has ended, a queue when there is an item to take, or never will be one. An object may be there several times. Without objects and without a timeout nothing is waited for.
+/// has ended, a queue when there is an item to take, or never will be one, a [`Receiver`](crate::Receiver) of a channel when there is
+/// a value, or its end has come. An object may be there several times. Without objects and without a timeout nothing is
+/// waited for.
 ///
 /// ```
 /// use procession_channel::{connection::Pipe, wait};

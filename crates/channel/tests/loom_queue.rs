@@ -112,7 +112,7 @@ fn closes() {
         let queue = queue.clone();
         move || {
             put(&queue, 1).unwrap();
-            queue.close().unwrap();
+            queue.close(None).unwrap();
             assert_eq!(queue.try_put(&frame(2), 1, Patience::Brief, None), Err(Refused::Closed));
         }
     });
@@ -133,7 +133,7 @@ fn closes_for_two() {
         let queue = queue.clone();
         move || {
             put(&queue, 2).unwrap();
-            queue.close().unwrap();
+            queue.close(None).unwrap();
         }
     });
     let mut count = 0;

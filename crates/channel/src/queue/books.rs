@@ -5,9 +5,9 @@ use super::{
     hands::{Kind, State},
     ring::{Ring, few},
     trouble::Trouble,
-    words::{Memory, NoLock, Patience, Side},
+    words::{Memory, Patience, Side},
 };
-use procession_sys::sync::Ordering;
+use procession_sys::{Deadline, sync::Ordering};
 
 /// Items of which nobody can tell whether they were acted on: their consumer died with them in hand.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -43,12 +43,9 @@ impl<M: Memory> Ring<M> {
     /// # Errors
     ///
     /// The consumers' lock cannot be had.
-    pub fn in_doubt(&self, settle: bool) -> Result<Vec<InDoubt>, Trouble> {
-        self.look_after()?;
-        let held = self.lock(Side::Consumers, Patience::Until(None)).map_err(|error| match error {
-            NoLock::Held => Trouble::Damaged(0),
-            NoLock::Trouble(trouble) => trouble,
-        })?;
+    pub fn in_doubt(&self, settle: bool, deadline: Option<Deadline>) -> Result<Vec<InDoubt>, Trouble> {
+        self.look_after_until(deadline)?;
+        let held = self.lock(Side::Consumers, Patience::Until(deadline)).map_err(Trouble::of_no_lock)?;
         let mut doubts = Vec::new();
         for index in 0..self.records_used() {
             let record = self.memory.record(index);
@@ -111,12 +108,9 @@ impl<M: Memory> Ring<M> {
     /// # Errors
     ///
     /// The consumers' lock cannot be had.
-    pub fn stats(&self) -> Result<QueueStats, Trouble> {
-        self.look_after()?;
-        let held = self.lock(Side::Consumers, Patience::Until(None)).map_err(|error| match error {
-            NoLock::Held => Trouble::Damaged(0),
-            NoLock::Trouble(trouble) => trouble,
-        })?;
+    pub fn stats(&self, deadline: Option<Deadline>) -> Result<QueueStats, Trouble> {
+        self.look_after_until(deadline)?;
+        let held = self.lock(Side::Consumers, Patience::Until(deadline)).map_err(Trouble::of_no_lock)?;
         let words = self.words();
         // Once: producers go on meanwhile, and takes do not.
         let accepted = words.tail.ticket.load(Ordering::Acquire);

@@ -118,6 +118,10 @@ pub enum GetError {
     Empty,
     /// The queue is closed, and everything that was accepted has been taken.
     Closed,
+    /// The same, but with [`Policy::Redeliver`](super::Policy::Redeliver) other processes have items in hand that may come back,
+    /// and this one has some too. They are not waited for, since those processes may wait for this one: finish what is in
+    /// hand here, then ask again.
+    InHand,
     /// An item was taken that cannot be decoded: it is gone. The next one can be taken.
     Decode(procession_parcel::Error),
     /// The queue cannot do its work.
@@ -131,10 +135,10 @@ impl GetError {
         matches!(self, GetError::Empty)
     }
 
-    /// Whether the queue is closed and drained.
+    /// Whether the queue is closed and drained: `Closed` or `InHand`.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        matches!(self, GetError::Closed)
+        matches!(self, GetError::Closed | GetError::InHand)
     }
 }
 
@@ -144,6 +148,10 @@ impl fmt::Display for GetError {
         match self {
             GetError::Empty => f.write_str("the queue is empty"),
             GetError::Closed => f.write_str("the queue is closed, and drained"),
+            GetError::InHand => f.write_str(
+                "the queue is closed, and drained; other processes have items in hand that may come back, and so has \
+                 this one: finish these, then ask again",
+            ),
             GetError::Decode(error) => error.fmt(f),
             GetError::Unusable(trouble) => trouble.fmt(f),
         }

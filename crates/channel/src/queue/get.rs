@@ -49,6 +49,7 @@ impl From<NotTaken> for GetError {
         match error {
             NotTaken::Empty => GetError::Empty,
             NotTaken::Closed => GetError::Closed,
+            NotTaken::InHand => GetError::InHand,
             NotTaken::Trouble(trouble) => GetError::Unusable(trouble),
         }
     }
@@ -253,7 +254,7 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
 
     fn next(&mut self) -> Option<Result<T, GetError>> {
         match self.queue.get() {
-            Err(GetError::Closed) => None,
+            Err(error) if error.is_closed() => None,
             item => Some(item),
         }
     }

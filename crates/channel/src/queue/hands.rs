@@ -27,7 +27,7 @@ use super::{
     trouble::Trouble,
     words::{Memory, NoLock, Patience, Policy, RECORDS, Record, Side},
 };
-use procession_sys::{crash_point, sync::Ordering};
+use procession_sys::{Deadline, crash_point, sync::Ordering};
 
 /// How many records are looked at before one that was never used is taken.
 const NEAR: usize = 32;
@@ -301,11 +301,13 @@ impl<M: Memory> Ring<M> {
         mine.min_by_key(|&(first, ..)| first).map(|(_, index, state)| (index, state))
     }
 
-    /// Whether another member has something in hand that may come back.
-    pub(super) fn is_held_elsewhere(&self, member: u16) -> bool {
-        (0..self.records_used()).any(|index| {
-            let state = State::of(self.memory.record(index));
-            state.kind() == Some(Kind::Held) && state.member() != member
+    /// Whether this member has something in hand, and whether another one has, that may come back.
+    pub(super) fn held_here_and_elsewhere(&self, member: u16) -> (bool, bool) {
+        let held = (0..self.records_used()).map(|index| State::of(self.memory.record(index)));
+        let held = held.filter(|state| state.kind() == Some(Kind::Held));
+        held.fold((false, false), |(here, elsewhere), state| {
+            let mine = state.member() == member;
+            (here || mine, elsewhere || !mine)
         })
     }
 
@@ -315,9 +317,15 @@ impl<M: Memory> Ring<M> {
     ///
     /// The consumers' lock cannot be had.
     pub fn look_after(&self) -> Result<bool, Trouble> {
+        self.look_after_until(None)
+    }
+
+    /// As [`look_after`](Ring::look_after), and waits for no lock longer than until `deadline`, or for a slice.
+    pub(super) fn look_after_until(&self, deadline: Option<Deadline>) -> Result<bool, Trouble> {
+        let patience = deadline.map_or(Patience::Brief, |_| Patience::Until(Some(Deadline::slice(deadline))));
         if self.shape().heap
             && self.memory.is_orphaned(Side::Producers)
-            && let Ok(held) = self.lock(Side::Producers, Patience::Brief)
+            && let Ok(held) = self.lock(Side::Producers, patience)
         {
             // Its blocks do not wait until somebody puts something.
             drop(held);
@@ -329,7 +337,7 @@ impl<M: Memory> Ring<M> {
         if !any && !orphaned {
             return Ok(false);
         }
-        match self.lock(Side::Consumers, Patience::Brief) {
+        match self.lock(Side::Consumers, patience) {
             Ok(held) => {
                 // Asked anew: until the lock was had, a dead member's number may have gone to a living process. Under it, it
                 // cannot, since that takes the lock too (invariant 3).

@@ -159,7 +159,7 @@ impl<T: DeserializeOwned + 'static> Items<'_, T> {
     /// The next item; `None` once the queue is closed and drained.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, GetError>>> {
         self.poll_get(context).map(|item| match item {
-            Err(GetError::Closed) => None,
+            Err(error) if error.is_closed() => None,
             item => Some(item),
         })
     }

@@ -77,7 +77,7 @@ pub(super) struct Inner {
     pub(super) takes: AtomicU32,
     /// What this process took and is to call `task_done` for, in this order.
     pub(super) undone: Mutex<VecDeque<(u32, State)>>,
-    pub(super) waits: super::waiting::Waits,
+    pub(super) waits: crate::waits::Waits,
 }
 
 /// What a queue is like. Made by [`Queue::builder`].
@@ -251,7 +251,8 @@ impl<T> Queue<T> {
     }
 
     /// Closes the queue, for everybody: nothing more is accepted; consumers get what there is, then `Closed`. With
-    /// [`Policy::Redeliver`] that comes when nothing is in hand of other processes any more.
+    /// [`Policy::Redeliver`] that comes when nothing is in hand of other processes any more; where this one has something in
+    /// hand as well, [`GetError::InHand`](super::GetError::InHand) comes at once.
     ///
     /// Closing it again changes nothing.
     ///
@@ -259,12 +260,17 @@ impl<T> Queue<T> {
     ///
     /// The queue cannot do its work.
     pub fn close(&self) -> Result<(), Trouble> {
-        use super::words::NoLock;
-        self.inner.ring.close().map_err(|error| match error {
-            NoLock::Trouble(trouble) => trouble,
-            // Without a deadline there is no end of waiting.
-            NoLock::Held => Trouble::Damaged(0),
-        })
+        self.inner.ring.close(None)
+    }
+
+    /// As [`close`](Queue::close), and waits for the producers' lock, which a process that is stopped may hold, no longer than
+    /// until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Queue::close), and [`Trouble::TimedOut`]: it is not closed then.
+    pub fn close_deadline(&self, deadline: Deadline) -> Result<(), Trouble> {
+        self.inner.ring.close(Some(deadline))
     }
 
     /// Whether it was closed.
@@ -285,7 +291,16 @@ impl<T> Queue<T> {
     ///
     /// The queue cannot do its work.
     pub fn in_doubt(&self) -> Result<Vec<InDoubt>, Trouble> {
-        self.inner.ring.in_doubt(false)
+        self.inner.ring.in_doubt(false, None)
+    }
+
+    /// As [`in_doubt`](Queue::in_doubt), and waits for the consumers' lock no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`in_doubt`](Queue::in_doubt), and [`Trouble::TimedOut`].
+    pub fn in_doubt_deadline(&self, deadline: Deadline) -> Result<Vec<InDoubt>, Trouble> {
+        self.inner.ring.in_doubt(false, Some(deadline))
     }
 
     /// As [`in_doubt`](Queue::in_doubt), and counts these items as lost from now on.
@@ -294,7 +309,16 @@ impl<T> Queue<T> {
     ///
     /// The queue cannot do its work.
     pub fn settle(&self) -> Result<Vec<InDoubt>, Trouble> {
-        self.inner.ring.in_doubt(true)
+        self.inner.ring.in_doubt(true, None)
+    }
+
+    /// As [`settle`](Queue::settle), and waits for the consumers' lock no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Queue::settle), and [`Trouble::TimedOut`]: nothing is settled then.
+    pub fn settle_deadline(&self, deadline: Deadline) -> Result<Vec<InDoubt>, Trouble> {
+        self.inner.ring.in_doubt(true, Some(deadline))
     }
 
     /// Where the items are, all at one moment.
@@ -303,7 +327,16 @@ impl<T> Queue<T> {
     ///
     /// The queue cannot do its work.
     pub fn stats(&self) -> Result<QueueStats, Trouble> {
-        self.inner.ring.stats()
+        self.inner.ring.stats(None)
+    }
+
+    /// As [`stats`](Queue::stats), and waits for the consumers' lock no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`stats`](Queue::stats), and [`Trouble::TimedOut`].
+    pub fn stats_deadline(&self, deadline: Deadline) -> Result<QueueStats, Trouble> {
+        self.inner.ring.stats(Some(deadline))
     }
 }
 

@@ -527,8 +527,8 @@ impl<M: Memory> Ring<M> {
     /// # Errors
     ///
     /// The producers' lock cannot be had.
-    pub fn close(&self) -> Result<(), NoLock> {
-        let held = self.lock(Side::Producers, Patience::Until(None))?;
+    pub fn close(&self, deadline: Option<Deadline>) -> Result<(), Trouble> {
+        let held = self.lock(Side::Producers, Patience::Until(deadline)).map_err(Trouble::of_no_lock)?;
         crash_point!("queue.close.locked");
         // Release: whoever sees this sees every commit before.
         self.words().tail.closed.store(1, Ordering::Release);

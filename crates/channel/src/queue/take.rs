@@ -44,6 +44,8 @@ pub enum NotTaken {
     Empty,
     /// There will never be anything.
     Closed,
+    /// As closed, but for what others have in hand; and so has this process.
+    InHand,
     /// The queue cannot do its work.
     Trouble(Trouble),
 }
@@ -92,8 +94,16 @@ impl<M: Memory> Ring<M> {
         let tail = words.tail.ticket.load(Ordering::Acquire);
         if tail == ticket {
             let closed = if planted(Bug::NoLookAfterQueueClose) { self.is_closed() } else { closed };
-            let over = closed && !(shape.keeps() && self.is_held_elsewhere(member));
-            return Err(if over { NotTaken::Closed } else { NotTaken::Empty });
+            return Err(match closed && shape.keeps() {
+                false if closed => NotTaken::Closed,
+                false => NotTaken::Empty,
+                true => match self.held_here_and_elsewhere(member) {
+                    (_, false) => NotTaken::Closed,
+                    // Two that wait for each other's would do so for ever.
+                    (true, true) => NotTaken::InHand,
+                    (false, true) => NotTaken::Empty,
+                },
+            });
         }
         let most = if shape.keeps() || shape.heap { most.min(256) } else { most };
         let count = most.clamp(1, tail.wrapping_sub(ticket));
@@ -217,11 +227,11 @@ impl<M: Memory> Ring<M> {
 
     /// Whether an attempt to take would not find the queue empty.
     pub(super) fn is_worth_a_try(&self) -> bool {
-        self.has_news() || self.is_closed() && !(self.shape().keeps() && self.is_held_by_others())
+        self.has_news() || self.is_closed() && !(self.shape().keeps() && self.is_held_by_others_only())
     }
 
-    fn is_held_by_others(&self) -> bool {
-        self.memory.member().is_ok_and(|member| self.is_held_elsewhere(member))
+    fn is_held_by_others_only(&self) -> bool {
+        self.memory.member().is_ok_and(|member| self.held_here_and_elsewhere(member) == (false, true))
     }
 
     /// The size of the frame at a position, which ends before `limit`.
