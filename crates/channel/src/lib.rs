@@ -26,7 +26,7 @@
 //!
 //! # Features
 //!
-//! * `async` (also called `tokio` and `async-io`): queues as futures and streams, for any executor.
+//! * `async` (also called `tokio` and `async-io`): channels, queues, connections and waits as futures and streams, for any executor.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
@@ -55,6 +55,8 @@ pub use bell::Waited;
 #[cfg(all(feature = "ipc-channel", not(loom)))]
 #[doc(inline)]
 pub use net::ipc;
+#[cfg(all(feature = "async", not(loom)))]
+pub use wait::wait_async;
 #[cfg(not(loom))]
 pub use {
     connection::{Connection, ConnectionError, Pipe},

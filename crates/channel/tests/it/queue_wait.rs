@@ -204,3 +204,66 @@ fn who_holds_claims_does_not_wait_for_those_of_others() {
     assert_eq!(other.unwrap().join().unwrap(), 0);
     assert!(matches!(queue.get(), Err(GetError::Closed)));
 }
+
+#[cfg(feature = "async")]
+#[test]
+fn a_wait_as_a_future_is_woken_by_whatever_becomes_ready() {
+    use procession_channel::wait_async;
+    use std::{
+        future::Future,
+        pin::pin,
+        sync::mpsc::{Sender, channel as tell},
+        task::{Context, Poll, Wake},
+    };
+    struct Tells(std::sync::Mutex<Sender<()>>);
+    impl Wake for Tells {
+        fn wake(self: std::sync::Arc<Self>) {
+            let _ = self.0.lock().unwrap().send(());
+        }
+    }
+    fn crosses<T: Send>(value: T) -> T {
+        value
+    }
+    let _watchdog = watchdog!();
+    let (woken, wakes) = tell();
+    let waker = std::sync::Arc::new(Tells(std::sync::Mutex::new(woken))).into();
+    let mut context = Context::from_waker(&waker);
+    let queue = Queue::<u32>::unbounded().unwrap();
+    let (mut sender, receiver) = channel::<u32>().unwrap();
+    let (end, other) = Pipe::<u8>::duplex().unwrap();
+    // By the type of the objects: it is for futures that cross threads.
+    let objects: [&(dyn procession_channel::Waitable + Sync); 4] = [&end, &queue, &end, &receiver];
+    for round in 0..3 {
+        let mut wait = pin!(crosses(wait_async(&objects)));
+        assert!(wait.as_mut().poll(&mut context).is_pending());
+        match round {
+            0 => queue.put(1).unwrap(),
+            1 => other.send(&1).unwrap(),
+            _ => sender.send(1).unwrap(),
+        }
+        let ready = loop {
+            wakes.recv_timeout(BOUND).unwrap();
+            if let Poll::Ready(ready) = wait.as_mut().poll(&mut context) {
+                break ready.unwrap();
+            }
+        };
+        assert_eq!(ready, [vec![1], vec![0, 2], vec![3]][round]);
+        match round {
+            0 => assert_eq!(queue.get().unwrap(), 1),
+            1 => assert_eq!(end.recv().unwrap(), 1),
+            _ => {}
+        }
+    }
+    // One that is dropped leaves the others as they are.
+    let empty = Queue::<u32>::unbounded().unwrap();
+    let objects: [&(dyn procession_channel::Waitable + Sync); 1] = [&empty];
+    {
+        let dropped = pin!(wait_async(&objects));
+        assert!(dropped.poll(&mut context).is_pending());
+    }
+    let mut nothing = pin!(wait_async(&[]));
+    assert!(nothing.as_mut().poll(&mut context).is_ready());
+    empty.put(1).unwrap();
+    let mut at_once = pin!(wait_async(&objects));
+    assert!(at_once.as_mut().poll(&mut context).is_ready());
+}
