@@ -141,7 +141,7 @@ impl BellWords {
 
     /// Says that somebody sleeps who is not a thread; gives the value of the word that is slept on. The state is to be looked
     /// at after this, and the word watched if it is not as it should be.
-    #[cfg(all(feature = "async", not(loom)))]
+    #[cfg(not(loom))]
     pub(crate) fn announce(&self) -> u32 {
         let seen = self.bell.load(Ordering::Acquire);
         self.sleepers.store(1, Ordering::Relaxed);
@@ -150,7 +150,7 @@ impl BellWords {
     }
 
     /// The word that is slept on.
-    #[cfg(all(feature = "async", not(loom)))]
+    #[cfg(not(loom))]
     pub(crate) fn word(&self) -> &AtomicU32 {
         &self.bell
     }

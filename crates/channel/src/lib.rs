@@ -8,7 +8,7 @@
 //! * [`connection`]: pipes and streams, whose messages carry descriptors;
 //! * `net` (feature of this name): listeners and clients over TCP and Unix sockets, CPython at the other end included;
 //! * `ipc` (feature `ipc-channel`): ends and memory of that crate inside messages of ours;
-//! * [`wait`]: for connections, listeners, the ends of processes and others, all at once;
+//! * [`wait`]: for queues, receivers, connections, listeners, the ends of processes and others, all at once;
 //! * [`Bell`]: a sleeping place in shared memory, which many lanes may share.
 //!
 //! # Words used here
@@ -26,7 +26,7 @@
 //!
 //! # Features
 //!
-//! * `async` (also called `tokio` and `async-io`): queues as futures and streams, for any executor.
+//! * `async` (also called `tokio` and `async-io`): channels, queues, connections and waits as futures and streams, for any executor.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
@@ -48,11 +48,15 @@ pub mod net;
 pub mod queue;
 #[cfg(not(loom))]
 mod wait;
+#[cfg(not(loom))]
+mod waits;
 
 pub use bell::Waited;
 #[cfg(all(feature = "ipc-channel", not(loom)))]
 #[doc(inline)]
 pub use net::ipc;
+#[cfg(all(feature = "async", not(loom)))]
+pub use wait::wait_async;
 #[cfg(not(loom))]
 pub use {
     connection::{Connection, ConnectionError, Pipe},

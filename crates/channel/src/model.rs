@@ -118,7 +118,15 @@ impl QueueCells {
     /// A fresh queue with chunks of 16 bytes.
     #[must_use]
     pub fn new(chunks: u32, max_items: u64, policy: Policy) -> Arc<QueueCells> {
-        let shape = Shape { chunk_shift: 4, chunks, max_items, max_bytes: u64::MAX, policy, joinable: false };
+        let shape = Shape {
+            chunk_shift: 4,
+            chunks,
+            max_items,
+            max_bytes: u64::MAX,
+            policy,
+            joinable: false,
+            heap: false,
+        };
         let words = |count: u64| (0..count).map(|_| AtomicU32::new(0)).collect();
         Arc::new(QueueCells {
             shape,
@@ -249,4 +257,6 @@ impl QueueMemory for Arc<QueueCells> {
     }
 
     fn discard(&self, _: u32) {}
+
+    fn revoke(&self, _: u64) {}
 }

@@ -63,7 +63,9 @@ impl<T: AsFd + ?Sized> Waitable for T {
 ///
 /// A connection is ready when there is something to receive or its end has come, a listener when somebody connects or a
 /// handshake goes on (so take clients from it with `try_accept`, which may find none), a process's sentinel when the process
-/// has ended, a queue when there is an item to take, or never will be one. An object may be there several times. Without objects and without a timeout nothing is waited for.
+/// has ended, a queue when there is an item to take, or never will be one, a [`Receiver`](crate::Receiver) of a channel when there is
+/// a value, or its end has come. An object may be there several times. Without objects and without a timeout nothing is
+/// waited for.
 ///
 /// ```
 /// use procession_channel::{connection::Pipe, wait};
@@ -119,13 +121,96 @@ pub fn wait_deadline(objects: &[&dyn Waitable], deadline: Option<Deadline>) -> i
     }
 }
 
+/// As [`wait`], as a future for any executor (feature `async`); without a timeout, for which executors have their own. It can be
+/// dropped at any time: it takes nothing.
+///
+/// Where all objects can cross threads the future can too.
+///
+/// # Errors
+///
+/// As [`wait`].
+#[cfg(feature = "async")]
+pub async fn wait_async(objects: &[&(dyn Waitable + Sync)]) -> io::Result<Vec<usize>> {
+    later::wait(objects).await
+}
+
+#[cfg(feature = "async")]
+mod later {
+    //! The wait as a future.
+    //!
+    //! Each poll: end the watches of the last one; look at all objects; have their descriptors watched
+    //! ([`procession_sys::poller`]), which wakes at once where one has become ready since the look. Where a descriptor may
+    //! stay silent, a word that never changes is watched as well: that ends with a slice.
+
+    use super::{Polled, Prepared, Waitable};
+    use procession_sys::{
+        Deadline,
+        poller::{self, Interest},
+        sync::AtomicU32,
+        waker,
+    };
+    use rustix::event::{PollFd, PollFlags};
+    use std::{future::poll_fn, io, os::fd::BorrowedFd, sync::Arc, task::Poll};
+
+    /// A word that never changes.
+    struct Slice(AtomicU32);
+
+    impl waker::Word for Slice {
+        fn word(&self) -> &AtomicU32 {
+            &self.0
+        }
+    }
+
+    pub(super) async fn wait(objects: &[&(dyn Waitable + Sync)]) -> io::Result<Vec<usize>> {
+        if objects.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut prepared = Prepared { objects, count: 0 };
+        let mut fds: Vec<BorrowedFd<'_>> = Vec::with_capacity(objects.len());
+        for object in objects {
+            fds.push(object.prepare()?);
+            prepared.count += 1;
+        }
+        let slice = objects.iter().any(|object| object.needs_slices());
+        let slice = slice.then(|| Arc::new(Slice(AtomicU32::new(0))));
+        // Dropped before the objects are finished.
+        let mut watching = (Vec::new(), None);
+        poll_fn(|context| {
+            watching = (Vec::new(), None);
+            match look(objects, &fds) {
+                Ok(ready) if ready.is_empty() => {}
+                result => return Poll::Ready(result),
+            }
+            let waker = context.waker();
+            let watches = fds.iter().map(|fd| poller::watch(*fd, Interest::Read, waker)).collect();
+            watching = (watches, slice.as_ref().map(|slice| waker::watch(slice.clone(), 0, waker)));
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Which objects are ready.
+    fn look(objects: &[&(dyn Waitable + Sync)], fds: &[BorrowedFd<'_>]) -> io::Result<Vec<usize>> {
+        let polled = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        let mut polled = Polled::new(polled);
+        polled.wait(Some(Deadline::from_nanos(0)))?;
+        let mut ready = Vec::new();
+        for (index, object) in objects.iter().enumerate() {
+            if object.is_ready(polled.is_readable(index)?) {
+                ready.push(index);
+            }
+        }
+        Ok(ready)
+    }
+}
+
 /// Those that must be finished.
-struct Prepared<'a> {
-    objects: &'a [&'a dyn Waitable],
+struct Prepared<'a, O: Waitable + ?Sized> {
+    objects: &'a [&'a O],
     count: usize,
 }
 
-impl Drop for Prepared<'_> {
+impl<O: Waitable + ?Sized> Drop for Prepared<'_, O> {
     fn drop(&mut self) {
         self.objects[..self.count].iter().for_each(|object| object.finish());
     }

@@ -34,7 +34,7 @@ fn queue(chunks: u32, max_items: u64) -> Queue {
 }
 
 fn put(queue: &Queue, item: u8) -> Result<(), Refused> {
-    queue.put(&frame(item), 1, None, &mut Spin::none()).map_err(|(_, refused)| refused)
+    queue.put(&frame(item), 1, None, &mut Spin::none(), None).map_err(|(_, refused)| refused)
 }
 
 fn get(queue: &Queue) -> Result<u8, NotTaken> {
@@ -112,8 +112,8 @@ fn closes() {
         let queue = queue.clone();
         move || {
             put(&queue, 1).unwrap();
-            queue.close().unwrap();
-            assert_eq!(queue.try_put(&frame(2), 1, Patience::Brief), Err(Refused::Closed));
+            queue.close(None).unwrap();
+            assert_eq!(queue.try_put(&frame(2), 1, Patience::Brief, None), Err(Refused::Closed));
         }
     });
     assert_eq!(get(&queue), Ok(1));
@@ -133,7 +133,7 @@ fn closes_for_two() {
         let queue = queue.clone();
         move || {
             put(&queue, 2).unwrap();
-            queue.close().unwrap();
+            queue.close(None).unwrap();
         }
     });
     let mut count = 0;

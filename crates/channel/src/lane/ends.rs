@@ -397,6 +397,11 @@ impl RawReceiver {
         self.consumer.has_news()
     }
 
+    /// Whether it was sent to another process.
+    pub(super) fn is_gone(&self) -> bool {
+        self.ticket.is_gone(self.claims())
+    }
+
     /// How many messages were received, which is the ticket of the last one.
     #[must_use]
     pub fn taken(&self) -> u64 {

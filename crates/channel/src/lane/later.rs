@@ -19,14 +19,12 @@
 
 use super::{
     failure::{ReceiveError, Unsent},
-    mapped::{End, Mapped},
+    mapped::End,
     typed::{Receiver, Sender, encode, item},
+    waiting::BellOf,
     words::Memory,
 };
-use procession_sys::{
-    sync::AtomicU32,
-    waker::{Watch, Word, watch},
-};
+use procession_sys::waker::{Watch, watch};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt,
@@ -35,18 +33,6 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-
-/// The bell on which an end sleeps.
-struct BellOf(Mapped, End);
-
-impl Word for BellOf {
-    fn word(&self) -> &AtomicU32 {
-        match self.1 {
-            End::Sender => self.0.sender_bell().word(),
-            End::Receiver => self.0.receiver_bell().word(),
-        }
-    }
-}
 
 /// What a receiver keeps between polls.
 #[derive(Debug, Default)]

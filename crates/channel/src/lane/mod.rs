@@ -116,6 +116,8 @@ mod mapped;
 mod parcel;
 #[cfg(not(loom))]
 mod typed;
+#[cfg(not(loom))]
+mod waiting;
 
 pub use error::{Corrupt, RecvError, SendError, TrySendError};
 #[cfg(all(feature = "async", not(loom)))]

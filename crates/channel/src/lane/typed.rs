@@ -55,6 +55,7 @@ pub struct Receiver<T> {
     bad: Option<procession_parcel::Error>,
     #[cfg(feature = "async")]
     pub(super) polled: super::later::Polled,
+    pub(super) waits: crate::waits::Waits,
     values: PhantomData<fn() -> T>,
 }
 
@@ -397,6 +398,7 @@ impl<T> Receiver<T> {
             bad: None,
             #[cfg(feature = "async")]
             polled: Default::default(),
+            waits: Default::default(),
             values: PhantomData,
         }
     }
@@ -427,6 +429,11 @@ impl<T> Receiver<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.raw.has_news()
+    }
+
+    /// Whether a call would not find the channel empty.
+    pub(super) fn has_something(&self) -> bool {
+        self.bad.is_some() || self.raw.has_news() || self.raw.is_gone()
     }
 
     /// How many values were received.

@@ -3,7 +3,9 @@
 //! # Protocol
 //!
 //! A socket that was bound to a path stands in this process's table until its listener is closed; the exit hook ends what
-//! is left then. A path is unlinked only if it still stands for the inode that was bound.
+//! is left then. A path is unlinked only if it still stands for the inode that was bound, as it was found right after the
+//! `bind(2)`: the kernel does not tell it by the socket. Somebody who replaces a path of the user's between these two calls
+//! has what stands there then unlinked with our listener; in a folder of ours there is nobody else.
 //!
 //! Sockets without a path of the user's lie in one folder per process, `procession-RANDOM` below the folder for temporary
 //! files, with mode 0700: nobody else can reach what is in it. Its owner holds a lock (`flock(2)`) on the folder itself.

@@ -29,6 +29,13 @@ impl InHand {
         self.hand.take().filter(|hand| hand.records().all(|(_, state)| mine(state)))
     }
 
+    /// The blocks of an item are about to be taken. It belongs to this process, which has just taken it.
+    pub(super) fn open(&self, index: usize) {
+        if let Some(record) = self.hand.as_ref().and_then(|hand| hand.records().nth(index)) {
+            self.inner.ring.open(record);
+        }
+    }
+
     pub(super) fn acknowledge(mut self) {
         if let Some(hand) = self.take() {
             self.inner.ring.acknowledge(&hand);
@@ -74,7 +81,9 @@ impl Drop for InHand {
 /// # When a process dies
 ///
 /// The item is in doubt, and the queue's [`Policy`](super::Policy) decides. With `Redeliver` it comes to another
-/// consumer, and [`attempts`](Claim::attempts) tells that it does so again.
+/// consumer, and [`attempts`](Claim::attempts) tells that it does so again. An item that holds blocks of a heap does not: they
+/// are the claim's, to be read and written, so what is left of them is not what was put. It is in doubt then, as with
+/// `Report`.
 #[must_use = "the item is acknowledged when the claim is dropped"]
 pub struct Claim<T> {
     /// Until it is taken out.
@@ -103,7 +112,7 @@ impl<T> Claim<T> {
     }
 
     /// Does not finish: the item is treated as if this process had died with it. With `Policy::Redeliver` another
-    /// consumer gets it, or this one again.
+    /// consumer gets it, or this one again; not if it holds blocks of a heap.
     pub fn give_back(mut self) {
         drop(self.hand.take());
     }

@@ -9,8 +9,11 @@ pub enum PutError<T> {
     Full(T),
     /// The queue is closed.
     Closed(T),
-    /// The item cannot be encoded: its `Serialize` failed, or it holds a file descriptor, which goes through a `Pipe`.
+    /// The item cannot be encoded: its `Serialize` failed, or it holds a file descriptor, which goes through a `Pipe`, or a
+    /// block of a heap that the queue was not made on.
     Encode(T, procession_parcel::Error),
+    /// A block of the queue's heap in it could not be put on its way.
+    Heap(T, procession_shm::Error),
     /// The item will never fit into the queue's memory.
     TooLarge {
         /// The item.
@@ -31,8 +34,21 @@ impl<T> PutError<T> {
             PutError::Full(item)
             | PutError::Closed(item)
             | PutError::Encode(item, _)
+            | PutError::Heap(item, _)
             | PutError::TooLarge { item, .. }
             | PutError::Unusable(item, _) => item,
+        }
+    }
+
+    /// The same reason with an item.
+    pub(super) fn with<U>(self, item: U) -> PutError<U> {
+        match self {
+            PutError::Full(_) => PutError::Full(item),
+            PutError::Closed(_) => PutError::Closed(item),
+            PutError::Encode(_, error) => PutError::Encode(item, error),
+            PutError::Heap(_, error) => PutError::Heap(item, error),
+            PutError::TooLarge { len, limit, .. } => PutError::TooLarge { item, len, limit },
+            PutError::Unusable(_, trouble) => PutError::Unusable(item, trouble),
         }
     }
 
@@ -56,6 +72,7 @@ impl<T> fmt::Display for PutError<T> {
             PutError::Full(_) => f.write_str("the queue is full"),
             PutError::Closed(_) => f.write_str("the queue is closed"),
             PutError::Encode(_, error) => error.fmt(f),
+            PutError::Heap(_, error) => error.fmt(f),
             PutError::TooLarge { len, limit, .. } => {
                 write!(f, "it takes {len} bytes, and the queue takes items of {limit} at most")
             }
@@ -101,6 +118,10 @@ pub enum GetError {
     Empty,
     /// The queue is closed, and everything that was accepted has been taken.
     Closed,
+    /// The same, but with [`Policy::Redeliver`](super::Policy::Redeliver) other processes have items in hand that may come back,
+    /// and this one has some too. They are not waited for, since those processes may wait for this one: finish what is in
+    /// hand here, then ask again.
+    InHand,
     /// An item was taken that cannot be decoded: it is gone. The next one can be taken.
     Decode(procession_parcel::Error),
     /// The queue cannot do its work.
@@ -114,10 +135,10 @@ impl GetError {
         matches!(self, GetError::Empty)
     }
 
-    /// Whether the queue is closed and drained.
+    /// Whether the queue is closed and drained: `Closed` or `InHand`.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        matches!(self, GetError::Closed)
+        matches!(self, GetError::Closed | GetError::InHand)
     }
 }
 
@@ -127,6 +148,10 @@ impl fmt::Display for GetError {
         match self {
             GetError::Empty => f.write_str("the queue is empty"),
             GetError::Closed => f.write_str("the queue is closed, and drained"),
+            GetError::InHand => f.write_str(
+                "the queue is closed, and drained; other processes have items in hand that may come back, and so has \
+                 this one: finish these, then ask again",
+            ),
             GetError::Decode(error) => error.fmt(f),
             GetError::Unusable(trouble) => trouble.fmt(f),
         }
@@ -189,7 +214,7 @@ pub enum QueueError {
     Mutex(std::io::Error),
     /// The builder asks for a queue without room for anything.
     Empty,
-    /// The memory does not describe a queue that it has room for.
+    /// The memory does not describe a queue that it has room for, or came without the heap that it was made on.
     Shape,
     /// It is a `JoinableQueue` where another queue is expected, or the reverse.
     Joinable,

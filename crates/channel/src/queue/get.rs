@@ -3,12 +3,14 @@
 use super::{
     claim::{Claim, InHand},
     error::GetError,
+    load::decode,
+    mapped::Mapped,
     queue::{Queue, Wait, with_bytes, with_spin},
+    ring::Ring,
     take::{NotTaken, Taken},
     trouble::Trouble,
     words::{Patience, UNIT},
 };
-use procession_parcel::codec;
 use procession_sys::{Deadline, Spin};
 use serde::de::DeserializeOwned;
 use std::{
@@ -26,14 +28,19 @@ thread_local! {
     static HINT: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Decodes the item of the frame at the front, and gives what follows.
-fn next_item<T: DeserializeOwned + 'static>(frames: &[u8]) -> (Result<T, GetError>, &[u8]) {
+/// Decodes the item of the frame at the front, and gives what follows. Its record is `index` of those in hand.
+fn next_item<'a, T: DeserializeOwned + 'static>(
+    ring: &Ring<Mapped>,
+    hand: &InHand,
+    index: usize,
+    frames: &'a [u8],
+) -> (Result<T, GetError>, &'a [u8]) {
     let Some((header, rest)) = frames.split_first_chunk() else {
         return (Err(GetError::Unusable(Trouble::Corrupt { what: "frame", found: 0, limit: UNIT })), &[]);
     };
     // It was checked as it was copied out.
     let len = (u64::from_le_bytes(*header) as usize).min(rest.len());
-    let value = codec::decode(&rest[..len]).map_err(GetError::Decode);
+    let value = decode(ring, hand, index, &rest[..len]);
     (value, &rest[len.next_multiple_of(UNIT as usize).min(rest.len())..])
 }
 
@@ -42,6 +49,7 @@ impl From<NotTaken> for GetError {
         match error {
             NotTaken::Empty => GetError::Empty,
             NotTaken::Closed => GetError::Closed,
+            NotTaken::InHand => GetError::InHand,
             NotTaken::Trouble(trouble) => GetError::Unusable(trouble),
         }
     }
@@ -95,7 +103,7 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
     /// What a single `get` gives for what was taken.
     pub(super) fn finish(&self, taken: Taken, frames: &[u8]) -> Result<T, GetError> {
         let hand = InHand::new(self.inner.clone(), taken.hand);
-        let (item, _) = next_item(frames);
+        let (item, _) = next_item(&self.inner.ring, &hand, 0, frames);
         if self.shape().joinable && item.is_ok() {
             hand.leave_undone();
         } else {
@@ -166,7 +174,7 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
             let mut items = Vec::with_capacity(count);
             let mut rest = frames.as_slice();
             for index in 0..count {
-                let (item, after) = next_item(rest);
+                let (item, after) = next_item(&self.inner.ring, &hand, index, rest);
                 match item {
                     Ok(item) => items.push(item),
                     Err(error) => {
@@ -218,7 +226,7 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
             let taken = self.take(1, wait, frames)?;
             let (ticket, attempts) = (taken.first, taken.attempts);
             let hand = InHand::new(self.inner.clone(), taken.hand);
-            match next_item(frames).0 {
+            match next_item(&self.inner.ring, &hand, 0, frames).0 {
                 Ok(item) => Ok(Claim::new(item, ticket, attempts, hand)),
                 Err(error) => {
                     hand.acknowledge();
@@ -246,7 +254,7 @@ impl<T: DeserializeOwned + 'static> Iterator for Iter<'_, T> {
 
     fn next(&mut self) -> Option<Result<T, GetError>> {
         match self.queue.get() {
-            Err(GetError::Closed) => None,
+            Err(error) if error.is_closed() => None,
             item => Some(item),
         }
     }

@@ -23,11 +23,11 @@
 
 use super::{
     gate::ALL,
-    ring::{Ring, few},
+    ring::Ring,
     trouble::Trouble,
     words::{Memory, NoLock, Patience, Policy, RECORDS, Record, Side},
 };
-use procession_sys::{crash_point, sync::Ordering};
+use procession_sys::{Deadline, crash_point, sync::Ordering};
 
 /// How many records are looked at before one that was never used is taken.
 const NEAR: usize = 32;
@@ -110,6 +110,11 @@ impl State {
     fn freed(self) -> State {
         State(u64::from(self.used()) << 32)
     }
+
+    /// What a record says whose blocks may have been taken in this use of it.
+    fn opened(self) -> u64 {
+        1 << 32 | u64::from(self.used())
+    }
 }
 
 /// The records of one take: one, or one per item where each may be delivered again by itself.
@@ -138,34 +143,6 @@ impl Hand {
     }
 }
 
-/// Items of which nobody can tell whether they were acted on: their consumer died with them in hand.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub struct InDoubt {
-    /// The ticket of the first item: how many were accepted before it.
-    pub ticket: u64,
-    /// How many items, with tickets that follow each other.
-    pub count: u64,
-    /// The pid of the process that had them, as that process saw it.
-    pub pid: u32,
-}
-
-/// Where the items of a queue are. `accepted` is the sum of the others and of what was consumed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[non_exhaustive]
-pub struct QueueStats {
-    /// Items that were put.
-    pub accepted: u64,
-    /// Items that wait to be taken, for the first time or again.
-    pub waiting: u64,
-    /// Items that were taken and are not acknowledged.
-    pub in_hand: u64,
-    /// Items whose consumer died with them in hand, under [`Policy::Report`].
-    pub in_doubt: u64,
-    /// Items that were given up: by [`Policy::Drop`], or by settling what was in doubt.
-    pub lost: u64,
-}
-
 impl<M: Memory> Ring<M> {
     pub(super) fn records_used(&self) -> u32 {
         self.words().consumers.records.load(Ordering::Acquire).min(RECORDS as u32)
@@ -177,9 +154,9 @@ impl<M: Memory> Ring<M> {
         &self,
         member: u16,
         hint: &mut u32,
-        first: u64,
-        count: u64,
+        (first, count): (u64, u64),
         pos: u64,
+        token: u64,
     ) -> Result<(u32, State), Trouble> {
         let used = self.records_used();
         let is_free = |index: u32| State::of(self.memory.record(index)).kind().is_none();
@@ -190,6 +167,7 @@ impl<M: Memory> Ring<M> {
         record.first.store(first, Ordering::Relaxed);
         record.count.store(count, Ordering::Relaxed);
         record.pos.store(pos, Ordering::Relaxed);
+        record.token.store(token, Ordering::Relaxed);
         record.state.store(state.0, Ordering::Release);
         Ok((index, state))
     }
@@ -240,6 +218,15 @@ impl<M: Memory> Ring<M> {
         }
         crash_point!("queue.acknowledged");
         self.rings_after_acknowledging();
+    }
+
+    /// The owner of this record is about to take the blocks of its item: it cannot be delivered again.
+    #[cfg(not(loom))]
+    pub(super) fn open(&self, (index, state): (u32, State)) {
+        if self.shape().keeps() {
+            self.memory.record(index).opened.store(state.opened(), Ordering::Release);
+            crash_point!("queue.get.opened");
+        }
     }
 
     /// Leaves records to `task_done`: gives those that are.
@@ -314,11 +301,13 @@ impl<M: Memory> Ring<M> {
         mine.min_by_key(|&(first, ..)| first).map(|(_, index, state)| (index, state))
     }
 
-    /// Whether another member has something in hand that may come back.
-    pub(super) fn is_held_elsewhere(&self, member: u16) -> bool {
-        (0..self.records_used()).any(|index| {
-            let state = State::of(self.memory.record(index));
-            state.kind() == Some(Kind::Held) && state.member() != member
+    /// Whether this member has something in hand, and whether another one has, that may come back.
+    pub(super) fn held_here_and_elsewhere(&self, member: u16) -> (bool, bool) {
+        let held = (0..self.records_used()).map(|index| State::of(self.memory.record(index)));
+        let held = held.filter(|state| state.kind() == Some(Kind::Held));
+        held.fold((false, false), |(here, elsewhere), state| {
+            let mine = state.member() == member;
+            (here || mine, elsewhere || !mine)
         })
     }
 
@@ -328,6 +317,19 @@ impl<M: Memory> Ring<M> {
     ///
     /// The consumers' lock cannot be had.
     pub fn look_after(&self) -> Result<bool, Trouble> {
+        self.look_after_until(None)
+    }
+
+    /// As [`look_after`](Ring::look_after), and waits for no lock longer than until `deadline`, or for a slice.
+    pub(super) fn look_after_until(&self, deadline: Option<Deadline>) -> Result<bool, Trouble> {
+        let patience = deadline.map_or(Patience::Brief, |_| Patience::Until(Some(Deadline::slice(deadline))));
+        if self.shape().heap
+            && self.memory.is_orphaned(Side::Producers)
+            && let Ok(held) = self.lock(Side::Producers, patience)
+        {
+            // Its blocks do not wait until somebody puts something.
+            drop(held);
+        }
         let orphaned = self.memory.is_orphaned(Side::Consumers);
         let mut dead = self.verdicts();
         let mut records = (0..self.records_used()).map(|index| State::of(self.memory.record(index)));
@@ -335,7 +337,7 @@ impl<M: Memory> Ring<M> {
         if !any && !orphaned {
             return Ok(false);
         }
-        match self.lock(Side::Consumers, Patience::Brief) {
+        match self.lock(Side::Consumers, patience) {
             Ok(held) => {
                 // Asked anew: until the lock was had, a dead member's number may have gone to a living process. Under it, it
                 // cannot, since that takes the lock too (invariant 3).
@@ -394,23 +396,31 @@ impl<M: Memory> Ring<M> {
     }
 
     fn settle_record(&self, index: u32, state: State, pid: u32) {
-        let record = self.memory.record(index);
-        match self.shape().policy {
-            Policy::Report => {
-                record.pid.store(pid.into(), Ordering::Relaxed);
-                record.state.store(state.with(Kind::Doubt).0, Ordering::Release);
-            }
-            Policy::Redeliver => {
+        let (record, shape) = (self.memory.record(index), self.shape());
+        let token = if shape.heap { record.token.load(Ordering::Relaxed) } else { 0 };
+        // With blocks that were taken out it cannot come again as it was: then it is in doubt under this policy too.
+        let again = shape.keeps() && (token == 0 || record.opened.load(Ordering::Acquire) != state.opened());
+        if token != 0 && !again {
+            // Its bytes are nowhere, or are not decoded any more.
+            self.memory.revoke(token);
+            crash_point!("queue.settle.revoked");
+        }
+        match shape.policy {
+            Policy::Redeliver if again => {
                 self.words().tail.again.store(1, Ordering::Release);
                 crash_point!("queue.settle.flagged");
                 record.state.store(state.with(Kind::Again).0, Ordering::Release);
+            }
+            Policy::Report | Policy::Redeliver => {
+                record.pid.store(pid.into(), Ordering::Relaxed);
+                record.state.store(state.with(Kind::Doubt).0, Ordering::Release);
             }
             Policy::Drop => self.lose(index),
         }
         crash_point!("queue.settle.settled");
     }
 
-    fn rings_after_settling(&self) {
+    pub(super) fn rings_after_settling(&self) {
         let words = self.words();
         // Also where nothing came back: those who wait for the end of a closed queue look again.
         words.tail.items.ring(ALL);
@@ -419,7 +429,7 @@ impl<M: Memory> Ring<M> {
     }
 
     /// Gives a record's items up (invariant 4).
-    fn lose(&self, index: u32) {
+    pub(super) fn lose(&self, index: u32) {
         let consumers = &self.words().consumers;
         let count = self.memory.record(index).count.load(Ordering::Relaxed);
         let after = consumers.lost.load(Ordering::Relaxed).wrapping_add(count);
@@ -483,99 +493,5 @@ impl<M: Memory> Ring<M> {
             words.head.freed.store(freed, Ordering::Release);
         }
         Ok(())
-    }
-
-    /// What is in doubt; `settle`: and give it up.
-    ///
-    /// # Errors
-    ///
-    /// The consumers' lock cannot be had.
-    pub fn in_doubt(&self, settle: bool) -> Result<Vec<InDoubt>, Trouble> {
-        self.look_after()?;
-        let held = self.lock(Side::Consumers, Patience::Until(None)).map_err(|error| match error {
-            NoLock::Held => Trouble::Damaged(0),
-            NoLock::Trouble(trouble) => trouble,
-        })?;
-        let mut doubts = Vec::new();
-        for index in 0..self.records_used() {
-            let record = self.memory.record(index);
-            if State::of(record).kind() == Some(Kind::Doubt) {
-                let (ticket, count) =
-                    (record.first.load(Ordering::Relaxed), record.count.load(Ordering::Relaxed));
-                let pid = few(record.pid.load(Ordering::Relaxed));
-                doubts.push(InDoubt { ticket, count, pid });
-                if settle {
-                    self.lose(index);
-                }
-            }
-        }
-        drop(held);
-        if settle && !doubts.is_empty() {
-            self.rings_after_settling();
-        }
-        doubts.sort_unstable_by_key(|doubt| doubt.ticket);
-        Ok(doubts)
-    }
-
-    /// How many items the records of a kind stand for.
-    pub(super) fn count_of(&self, kind: Kind) -> u64 {
-        let records = (0..self.records_used()).map(|index| self.memory.record(index));
-        let counted = records
-            .filter(|record| State::of(record).kind() == Some(kind))
-            .map(|record| record.count.load(Ordering::Relaxed));
-        counted.fold(0, u64::saturating_add)
-    }
-
-    /// How many items wait.
-    pub fn len(&self) -> u64 {
-        let words = self.words();
-        let head = words.head.ticket.load(Ordering::Acquire);
-        let waiting = words.tail.ticket.load(Ordering::Acquire).saturating_sub(head);
-        let again =
-            if words.tail.again.load(Ordering::Acquire) == 0 { 0 } else { self.count_of(Kind::Again) };
-        waiting.saturating_add(again)
-    }
-
-    /// Whether everything that was accepted has been taken and is settled or acknowledged; else what is in doubt.
-    #[cfg_attr(loom, allow(dead_code, reason = "the model joins nothing"))]
-    pub(super) fn finished(&self) -> Result<bool, u64> {
-        match self.count_of(Kind::Doubt) {
-            0 => {
-                let words = self.words();
-                // In this order: what leaves the ring has its record before that.
-                let head = words.head.ticket.load(Ordering::Acquire);
-                let empty = words.tail.ticket.load(Ordering::Acquire) == head;
-                Ok(empty
-                    && (0..self.records_used())
-                        .all(|index| State::of(self.memory.record(index)).kind().is_none()))
-            }
-            doubts => Err(doubts),
-        }
-    }
-
-    /// Where the items are.
-    ///
-    /// # Errors
-    ///
-    /// The consumers' lock cannot be had.
-    pub fn stats(&self) -> Result<QueueStats, Trouble> {
-        self.look_after()?;
-        let held = self.lock(Side::Consumers, Patience::Until(None)).map_err(|error| match error {
-            NoLock::Held => Trouble::Damaged(0),
-            NoLock::Trouble(trouble) => trouble,
-        })?;
-        let words = self.words();
-        // Once: producers go on meanwhile, and takes do not.
-        let accepted = words.tail.ticket.load(Ordering::Acquire);
-        let waiting = accepted.saturating_sub(words.head.ticket.load(Ordering::Acquire));
-        let stats = QueueStats {
-            accepted,
-            waiting: waiting.saturating_add(self.count_of(Kind::Again)),
-            in_hand: self.count_of(Kind::Held),
-            in_doubt: self.count_of(Kind::Doubt),
-            lost: words.consumers.lost.load(Ordering::Acquire),
-        };
-        drop(held);
-        Ok(stats)
     }
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::bell::Waited;
 use core::ops::Deref;
-use procession_shm::Segment;
+use procession_shm::Heap;
 use procession_sys::{Deadline, Spin};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use std::{fmt, time::Duration};
@@ -165,8 +165,8 @@ impl<T> Serialize for JoinableQueue<T> {
 
 impl<'de, T> Deserialize<'de> for JoinableQueue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<JoinableQueue<T>, D::Error> {
-        let segment = Segment::deserialize(deserializer)?;
-        let queue = Queue::attach(segment, true).map_err(serde::de::Error::custom)?;
+        let (segment, heap) = Deserialize::deserialize(deserializer)?;
+        let queue = Queue::attach(segment, heap, true).map_err(serde::de::Error::custom)?;
         Ok(JoinableQueue { queue })
     }
 }
@@ -186,6 +186,15 @@ impl<T> SimpleQueue<T> {
     /// As [`QueueBuilder::build`].
     pub fn new() -> Result<SimpleQueue<T>, QueueError> {
         Ok(SimpleQueue { queue: Queue::unbounded()? })
+    }
+
+    /// The same on a heap: see [`QueueBuilder::heap`].
+    ///
+    /// # Errors
+    ///
+    /// As [`QueueBuilder::build`].
+    pub fn on(heap: &Heap) -> Result<SimpleQueue<T>, QueueError> {
+        Ok(SimpleQueue { queue: Queue::builder().heap(heap).build()? })
     }
 
     pub(super) fn as_queue(&self) -> &Queue<T> {

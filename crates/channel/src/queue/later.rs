@@ -18,6 +18,7 @@
 use super::{
     error::{GetError, PutError},
     gate::Gate,
+    load::Outgoing,
     queue::{Inner, Queue},
     ring::{Lack, Refused},
     take::NotTaken,
@@ -85,19 +86,34 @@ impl<T: Serialize> Queue<T> {
     /// See [`PutError`]: the item comes back.
     pub async fn put_async(&self, item: T) -> Result<(), PutError<T>> {
         let mut frames = Vec::new();
-        let item = self.encode(item, &mut frames)?;
-        let mut sleep = Sleep::default();
-        let put = poll_fn(|context| self.poll_put(&frames, &mut sleep, context)).await;
-        put.map_err(|refused| refused.with(item))
+        // Its blocks come back when this future is dropped, before the item goes.
+        let load = Outgoing::of(self.inner.ring.memory());
+        let mut put = self.encode(&item, &load, &mut frames);
+        if put.is_ok() {
+            let mut sleep = Sleep::default();
+            let sent = poll_fn(|context| self.poll_put(&frames, &load, &mut sleep, context)).await;
+            put = sent.map_err(|refused| load.error(refused));
+        }
+        match put {
+            Ok(()) => load.sent(),
+            Err(error) => return Err(error.with(item)),
+        }
+        Ok(())
     }
 
-    fn poll_put(&self, frames: &[u8], sleep: &mut Sleep, context: &Context<'_>) -> Poll<Result<(), Refused>> {
+    fn poll_put(
+        &self,
+        frames: &[u8],
+        load: &Outgoing,
+        sleep: &mut Sleep,
+        context: &Context<'_>,
+    ) -> Poll<Result<(), Refused>> {
         let ring = &self.inner.ring;
         if sleep.ends() {
             // What goes wrong, the attempt finds too.
             let _ = ring.look_after();
         }
-        let attempt = || match ring.try_put(frames, 1, Patience::Brief) {
+        let attempt = || match ring.try_put(frames, 1, Patience::Brief, load.load()) {
             Err(Refused::Full(lack)) => Err(lack),
             Err(refused) => Ok(Err(refused)),
             Ok(_) => Ok(Ok(())),
@@ -143,7 +159,7 @@ impl<T: DeserializeOwned + 'static> Items<'_, T> {
     /// The next item; `None` once the queue is closed and drained.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, GetError>>> {
         self.poll_get(context).map(|item| match item {
-            Err(GetError::Closed) => None,
+            Err(error) if error.is_closed() => None,
             item => Some(item),
         })
     }

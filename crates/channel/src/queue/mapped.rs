@@ -23,14 +23,14 @@ use super::{
     words::{Found, Memory, NoLock, Patience, Policy, RECORDS, Record, Shape, Side, Words},
 };
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
-use procession_shm::{Kind, Member, Segment, signature};
+use procession_shm::{HeapRing, Kind, Member, Segment, signature};
 use procession_sync::robust::{Locked, NotLocked, Robust};
 use procession_sys::{Deadline, SLICE, Spin};
 use std::{cell::RefCell, ptr::NonNull};
 
 /// The layout signature.
 const LAYOUT: u32 = signature(&[
-    1, // the protocol's version
+    2, // the protocol's version
     size_of::<Words>(),
     size_of::<Record>(),
     RECORDS,
@@ -59,7 +59,15 @@ pub(super) struct Mapped {
     words: NonNull<Words>,
     free_at: usize,
     data_at: usize,
+    /// Through which the items' blocks go, if they may have any.
+    heap: Option<HeapRing>,
 }
+
+const _: () = {
+    const fn crosses_threads<T: Send + Sync>() {}
+    // What the two lines below do not speak of.
+    crosses_threads::<(Segment, HeapRing)>();
+};
 
 // SAFETY: the pointers stand for shared memory that `segment` keeps mapped in all threads (invariants 1 and 2).
 unsafe impl Send for Mapped {}
@@ -88,15 +96,12 @@ thread_local! {
 
 impl Mapped {
     /// Makes a queue in a segment of its own.
-    pub(super) fn make(shape: Shape) -> Result<Mapped, QueueError> {
-        let (.., data_at, len) = {
-            let (free_at, data_at, len) = places(&shape);
-            (free_at, data_at, len)
-        };
+    pub(super) fn make(shape: Shape, heap: Option<HeapRing>) -> Result<Mapped, QueueError> {
+        let (_, data_at, len) = places(&shape);
         let segment = Segment::anonymous(KIND, len)?;
         segment.reserve(0..RECORDS_AT)?;
         segment.reserve(MAP_AT..data_at)?;
-        let mapped = Mapped::of(segment, shape);
+        let mapped = Mapped::of(segment, shape, heap);
         let words = mapped.words();
         for mutex in [&words.producers.mutex, &words.consumers.mutex] {
             mutex.init().map_err(QueueError::Mutex)?;
@@ -107,13 +112,14 @@ impl Mapped {
         stored.max_items.store(shape.max_items, Ordering::Relaxed);
         stored.max_bytes.store(shape.max_bytes, Ordering::Relaxed);
         stored.policy.store(policy_to_word(shape.policy), Ordering::Relaxed);
+        stored.heap.store(shape.heap.into(), Ordering::Relaxed);
         // Nobody else has the segment yet.
         stored.joinable.store(shape.joinable.into(), Ordering::Release);
         Ok(mapped)
     }
 
     /// Attaches the queue in a segment that came from elsewhere.
-    pub(super) fn attach(segment: Segment) -> Result<Mapped, QueueError> {
+    pub(super) fn attach(segment: Segment, heap: Option<HeapRing>) -> Result<Mapped, QueueError> {
         segment.check(KIND)?;
         if segment.len() < MAP_AT {
             return Err(QueueError::Shape);
@@ -128,20 +134,40 @@ impl Mapped {
             max_bytes: stored.max_bytes.load(Ordering::Relaxed),
             policy: policy_of_word(stored.policy.load(Ordering::Relaxed)).ok_or(QueueError::Shape)?,
             joinable: stored.joinable.load(Ordering::Relaxed) != 0,
+            heap: stored.heap.load(Ordering::Relaxed) != 0,
         };
         let possible =
             CHUNK_SHIFTS.contains(&shape.chunk_shift) && (2..=CHUNKS as u32 + 1).contains(&shape.chunks);
-        if !possible || shape.max_items == 0 || places(&shape).2 > segment.len() {
+        if !possible
+            || shape.heap != heap.is_some()
+            || shape.max_items == 0
+            || places(&shape).2 > segment.len()
+        {
             return Err(QueueError::Shape);
         }
-        Ok(Mapped::of(segment, shape))
+        Ok(Mapped::of(segment, shape, heap))
     }
 
     /// The shape fits the segment.
-    fn of(segment: Segment, shape: Shape) -> Mapped {
+    fn of(segment: Segment, shape: Shape, heap: Option<HeapRing>) -> Mapped {
         let (free_at, data_at, _) = places(&shape);
         let words = segment.as_ptr().cast();
-        Mapped { segment, shape, words, free_at, data_at }
+        Mapped { segment, shape, words, free_at, data_at, heap }
+    }
+
+    pub(super) fn heap(&self) -> Option<&HeapRing> {
+        self.heap.as_ref()
+    }
+
+    /// Who holds a lock of a queue on a heap may have to free blocks.
+    #[inline]
+    fn join_heap(&self) -> Result<(), NoLock> {
+        self.heap.as_ref().map_or(Ok(()), |heap| {
+            let no_member = |error: procession_shm::Error| {
+                Trouble::NoMember(error.os_error().and_then(|os| os.raw_os_error()))
+            };
+            heap.join().map_err(|error| NoLock::Trouble(no_member(error)))
+        })
     }
 
     pub(super) fn segment(&self) -> &Segment {
@@ -244,6 +270,7 @@ impl Memory for Mapped {
 
     #[inline]
     fn lock(&self, side: Side, patience: Patience) -> Result<Found, NoLock> {
+        self.join_heap()?;
         let mutex = self.mutex(side);
         let mut locked = mutex.try_lock();
         if locked != Err(NotLocked::TimedOut) && locked != Err(NotLocked::TooMany) {
@@ -270,6 +297,7 @@ impl Memory for Mapped {
     }
 
     fn try_lock(&self, side: Side) -> Result<Found, NoLock> {
+        self.join_heap()?;
         found(self.mutex(side).try_lock())
     }
 
@@ -352,6 +380,14 @@ impl Memory for Mapped {
         // It only saves memory: a failure changes nothing that anyone relies on.
         let _ = self.segment.discard(start..start + self.shape.chunk() as usize);
     }
+
+    #[cold]
+    fn revoke(&self, token: u64) {
+        if let Some(heap) = &self.heap {
+            // It fails only where this process is no member, which it became before it locked.
+            let _ = heap.revoke(token);
+        }
+    }
 }
 
 impl Mapped {
@@ -364,7 +400,8 @@ impl Mapped {
                 return false;
             }
             // Another handle of the same memory: the one here is borrowed.
-            let mapped = Mapped::of(self.segment.clone(), self.shape);
+            let heap = self.heap.as_ref().map(HeapRing::beside);
+            let mapped = Mapped::of(self.segment.clone(), self.shape, heap);
             failed = !super::ring::Ring::new(mapped).settle_member(dead.index() as u16);
             !failed
         };

@@ -53,6 +53,10 @@
 //!    ([`Trouble::Corrupt`]), and no more.
 //! 7. The consumers' lock may be taken under the producers', never the other way round.
 //!
+//! # Blocks of a heap
+//!
+//! A queue that was made on a [`Heap`](procession_shm::Heap) takes blocks of it along by reference: see `load.rs`.
+//!
 //! # Memory ordering
 //!
 //! `tail.ticket` is stored with Release and loaded with Acquire: it carries the frames, the map and `limit`. `head.freed`
@@ -72,6 +76,7 @@
 //!   ([`Member`](procession_shm::Member)). With `Redeliver`, consumers that never wait look at every 256th take.
 //! * Anybody, before a wake call: a sleeper finds out after one slice.
 
+pub(crate) mod books;
 pub(crate) mod gate;
 pub(crate) mod hands;
 pub(crate) mod ring;
@@ -90,6 +95,8 @@ mod joinable;
 #[cfg(all(feature = "async", not(loom)))]
 mod later;
 #[cfg(not(loom))]
+mod load;
+#[cfg(not(loom))]
 mod mapped;
 #[cfg(not(loom))]
 #[expect(clippy::module_inception, reason = "the type's file has the type's name")]
@@ -101,10 +108,10 @@ mod waiting;
 pub use later::Items;
 #[cfg(not(loom))]
 pub use {
+    books::{InDoubt, QueueStats},
     claim::Claim,
     error::{GetError, JoinError, PutError, PutManyError, QueueError, TooManyDone},
     get::Iter,
-    hands::{InDoubt, QueueStats},
     joinable::{JoinableQueue, SimpleQueue},
     queue::{Queue, QueueBuilder},
 };

@@ -1,15 +1,16 @@
 //! [`Queue`]: values through a ring.
 
 use super::{
+    books::{InDoubt, QueueStats},
     error::{PutError, PutManyError, QueueError},
-    hands::{InDoubt, QueueStats, State},
+    hands::State,
+    load::{Copied, Outgoing},
     mapped::{MOST_MEMORY, Mapped, chunks_for},
     ring::{Refused, Ring, frames_len},
     trouble::Trouble,
-    words::{Memory, Patience, Policy, Shape, UNIT, frame_size},
+    words::{Memory, Patience, Policy, Shape, UNIT},
 };
-use procession_parcel::codec;
-use procession_shm::Segment;
+use procession_shm::{Heap, HeapRing, Segment};
 use procession_sys::{Deadline, Spin};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
@@ -76,16 +77,17 @@ pub(super) struct Inner {
     pub(super) takes: AtomicU32,
     /// What this process took and is to call `task_done` for, in this order.
     pub(super) undone: Mutex<VecDeque<(u32, State)>>,
-    pub(super) waits: super::waiting::Waits,
+    pub(super) waits: crate::waits::Waits,
 }
 
 /// What a queue is like. Made by [`Queue::builder`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct QueueBuilder {
     max_items: u64,
     max_bytes: u64,
     memory: u64,
     policy: Policy,
+    heap: Option<Heap>,
 }
 
 impl QueueBuilder {
@@ -119,22 +121,53 @@ impl QueueBuilder {
         self
     }
 
+    /// Items may hold blocks of this heap ([`SharedVec`](procession_shm::SharedVec) and its kin), at any depth: they go to
+    /// the consumer by reference, in a time that does not depend on their size.
+    ///
+    /// Such items are put one by one, also by [`put_many`](Queue::put_many), and take 8 bytes more. What is in the queue
+    /// belongs to it, whoever dies; when nobody has the queue any more, the next [sweep](Heap::sweep) frees what was left in
+    /// it. A lock is held for as long as a sweep takes when somebody died in the middle of a put, or with such an item in
+    /// hand.
+    ///
+    /// ```
+    /// use procession_channel::Queue;
+    /// use procession_shm::{Heap, SharedVec};
+    ///
+    /// let heap = Heap::new()?;
+    /// let queue: Queue<(u64, SharedVec<u8>)> = Queue::builder().heap(&heap).capacity(8).build()?;
+    /// let mut frame = heap.vec::<u8>(1920 * 1080)?;
+    /// frame.fill(7);
+    /// queue.put((1, frame))?;
+    /// let (number, frame) = queue.get()?;
+    /// assert!(number == 1 && frame.iter().all(|&byte| byte == 7));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn heap(mut self, heap: &Heap) -> QueueBuilder {
+        self.heap = Some(heap.clone());
+        self
+    }
+
     /// Makes the queue.
     ///
     /// # Errors
     ///
-    /// It would have no room for anything; no descriptors, no memory or address space (see [`Segment::anonymous`]).
+    /// It would have no room for anything; no descriptors, no memory or address space (see [`Segment::anonymous`]); on a
+    /// heap also as [`HeapRing::new`].
     pub fn build<T>(self) -> Result<Queue<T>, QueueError> {
         Ok(Queue::of(self.make(false)?))
     }
 
     pub(super) fn make(self, joinable: bool) -> Result<Mapped, QueueError> {
-        let QueueBuilder { max_items, max_bytes, memory, policy } = self;
+        let QueueBuilder { max_items, max_bytes, memory, policy, heap } = self;
         if max_items == 0 || max_bytes == 0 || memory == 0 {
             return Err(QueueError::Empty);
         }
         let (chunk_shift, chunks) = chunks_for(memory.min(MOST_MEMORY));
-        Mapped::make(Shape { chunk_shift, chunks, max_items, max_bytes, policy, joinable })
+        let heap = heap.as_ref().map(HeapRing::new).transpose()?;
+        let shape =
+            Shape { chunk_shift, chunks, max_items, max_bytes, policy, joinable, heap: heap.is_some() };
+        Mapped::make(shape, heap)
     }
 }
 
@@ -142,7 +175,13 @@ impl Queue<()> {
     /// A queue with bounds and a policy to be chosen; without any choice as [`Queue::unbounded`].
     #[must_use]
     pub const fn builder() -> QueueBuilder {
-        QueueBuilder { max_items: u64::MAX, max_bytes: u64::MAX, memory: MEMORY, policy: Policy::Report }
+        QueueBuilder {
+            max_items: u64::MAX,
+            max_bytes: u64::MAX,
+            memory: MEMORY,
+            policy: Policy::Report,
+            heap: None,
+        }
     }
 }
 
@@ -201,12 +240,19 @@ impl<T> Queue<T> {
         self.shape().policy
     }
 
+    /// The heap of which items may hold blocks.
+    #[must_use]
+    pub fn heap(&self) -> Option<Heap> {
+        self.inner.ring.memory().heap().map(HeapRing::heap)
+    }
+
     pub(super) fn shape(&self) -> &Shape {
         self.inner.ring.memory().shape()
     }
 
     /// Closes the queue, for everybody: nothing more is accepted; consumers get what there is, then `Closed`. With
-    /// [`Policy::Redeliver`] that comes when nothing is in hand of other processes any more.
+    /// [`Policy::Redeliver`] that comes when nothing is in hand of other processes any more; where this one has something in
+    /// hand as well, [`GetError::InHand`](super::GetError::InHand) comes at once.
     ///
     /// Closing it again changes nothing.
     ///
@@ -214,12 +260,17 @@ impl<T> Queue<T> {
     ///
     /// The queue cannot do its work.
     pub fn close(&self) -> Result<(), Trouble> {
-        use super::words::NoLock;
-        self.inner.ring.close().map_err(|error| match error {
-            NoLock::Trouble(trouble) => trouble,
-            // Without a deadline there is no end of waiting.
-            NoLock::Held => Trouble::Damaged(0),
-        })
+        self.inner.ring.close(None)
+    }
+
+    /// As [`close`](Queue::close), and waits for the producers' lock, which a process that is stopped may hold, no longer than
+    /// until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`close`](Queue::close), and [`Trouble::TimedOut`]: it is not closed then.
+    pub fn close_deadline(&self, deadline: Deadline) -> Result<(), Trouble> {
+        self.inner.ring.close(Some(deadline))
     }
 
     /// Whether it was closed.
@@ -240,7 +291,16 @@ impl<T> Queue<T> {
     ///
     /// The queue cannot do its work.
     pub fn in_doubt(&self) -> Result<Vec<InDoubt>, Trouble> {
-        self.inner.ring.in_doubt(false)
+        self.inner.ring.in_doubt(false, None)
+    }
+
+    /// As [`in_doubt`](Queue::in_doubt), and waits for the consumers' lock no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`in_doubt`](Queue::in_doubt), and [`Trouble::TimedOut`].
+    pub fn in_doubt_deadline(&self, deadline: Deadline) -> Result<Vec<InDoubt>, Trouble> {
+        self.inner.ring.in_doubt(false, Some(deadline))
     }
 
     /// As [`in_doubt`](Queue::in_doubt), and counts these items as lost from now on.
@@ -249,7 +309,16 @@ impl<T> Queue<T> {
     ///
     /// The queue cannot do its work.
     pub fn settle(&self) -> Result<Vec<InDoubt>, Trouble> {
-        self.inner.ring.in_doubt(true)
+        self.inner.ring.in_doubt(true, None)
+    }
+
+    /// As [`settle`](Queue::settle), and waits for the consumers' lock no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`settle`](Queue::settle), and [`Trouble::TimedOut`]: nothing is settled then.
+    pub fn settle_deadline(&self, deadline: Deadline) -> Result<Vec<InDoubt>, Trouble> {
+        self.inner.ring.in_doubt(true, Some(deadline))
     }
 
     /// Where the items are, all at one moment.
@@ -258,7 +327,16 @@ impl<T> Queue<T> {
     ///
     /// The queue cannot do its work.
     pub fn stats(&self) -> Result<QueueStats, Trouble> {
-        self.inner.ring.stats()
+        self.inner.ring.stats(None)
+    }
+
+    /// As [`stats`](Queue::stats), and waits for the consumers' lock no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`stats`](Queue::stats), and [`Trouble::TimedOut`].
+    pub fn stats_deadline(&self, deadline: Deadline) -> Result<QueueStats, Trouble> {
+        self.inner.ring.stats(Some(deadline))
     }
 }
 
@@ -294,33 +372,6 @@ pub(super) fn with_spin<R>(
         Ok(mut spin) => work(spin.get_or_insert_with(Spin::adaptive)),
         Err(_) => work(&mut Spin::none()),
     })
-}
-
-/// Appends an item's frame.
-pub(super) fn append_frame<T: Serialize>(
-    item: &T,
-    frames: &mut Vec<u8>,
-) -> Result<(), procession_parcel::Error> {
-    let start = frames.len();
-    frames.extend_from_slice(&[0; UNIT as usize]);
-    if let Err(error) = codec::encode(item, frames) {
-        frames.truncate(start);
-        return Err(error);
-    }
-    let len = (frames.len() - start) as u64 - UNIT;
-    frames[start..start + UNIT as usize].copy_from_slice(&len.to_le_bytes());
-    frames.resize(start + frame_size(len) as usize, 0);
-    Ok(())
-}
-
-impl Refused {
-    pub(super) fn with<T>(self, item: T) -> PutError<T> {
-        match self {
-            Refused::Full(_) => PutError::Full(item),
-            Refused::Closed => PutError::Closed(item),
-            Refused::Trouble(trouble) => PutError::Unusable(item, trouble),
-        }
-    }
 }
 
 impl<T: Serialize> Queue<T> {
@@ -362,43 +413,54 @@ impl<T: Serialize> Queue<T> {
     }
 
     fn put_item(&self, item: T, wait: Wait) -> Result<(), PutError<T>> {
-        with_bytes(|frames| match self.encode(item, frames) {
-            Ok(item) => self.put_frames(frames, 1, wait).map_err(|(_, refused)| refused.with(item)),
-            Err(error) => Err(error),
-        })
+        let load = Outgoing::of(self.inner.ring.memory());
+        let put = with_bytes(|frames| {
+            self.encode(&item, &load, frames)?;
+            self.put_frames(frames, 1, wait, &load).map_err(|(_, refused)| load.error(refused))
+        });
+        // The item comes after its load, whatever happens: what is back is closed with it.
+        match put {
+            Ok(()) => load.sent(),
+            Err(error) => return Err(error.with(item)),
+        }
+        Ok(())
     }
 
     /// Appends the item's frame, if it fits into the queue.
-    pub(super) fn encode(&self, item: T, frames: &mut Vec<u8>) -> Result<T, PutError<T>> {
+    pub(super) fn encode(&self, item: &T, load: &Outgoing, frames: &mut Vec<u8>) -> Result<(), PutError<()>> {
         if self.is_closed() {
-            return Err(PutError::Closed(item));
+            return Err(PutError::Closed(()));
         }
         let start = frames.len();
-        if let Err(error) = append_frame(&item, frames) {
-            return Err(PutError::Encode(item, error));
-        }
+        load.append(item, frames).map_err(|error| PutError::Encode((), error))?;
         let (size, most) = ((frames.len() - start) as u64, self.shape().largest_frame());
-        if size > most {
-            frames.truncate(start);
-            return Err(PutError::TooLarge {
-                item,
-                len: (size - UNIT) as usize,
-                limit: usize::try_from(most - UNIT).unwrap_or(usize::MAX),
-            });
+        if size <= most {
+            return Ok(());
         }
-        Ok(item)
+        frames.truncate(start);
+        let limit = usize::try_from(most - UNIT).unwrap_or(usize::MAX);
+        Err(PutError::TooLarge { item: (), len: (size - UNIT) as usize, limit })
     }
 
-    fn put_frames(&self, frames: &[u8], items: u64, wait: Wait) -> Result<(), (u64, Refused)> {
+    fn put_frames(
+        &self,
+        frames: &[u8],
+        items: u64,
+        wait: Wait,
+        load: &Outgoing,
+    ) -> Result<(), (u64, Refused)> {
         let ring = &self.inner.ring;
         match wait {
-            Wait::Until(deadline) => with_spin(&PUT_SPIN, |spin| ring.put(frames, items, deadline, spin)),
+            Wait::Until(deadline) => {
+                with_spin(&PUT_SPIN, |spin| ring.put(frames, items, deadline, spin, load.load()))
+            }
             Wait::No => {
                 let mut put = 0;
                 let mut at = 0;
                 while put < items {
-                    let count =
-                        ring.try_put(&frames[at..], items - put, Patience::Brief).map_err(|e| (put, e))?;
+                    let count = ring
+                        .try_put(&frames[at..], items - put, Patience::Brief, load.load())
+                        .map_err(|e| (put, e))?;
                     at += frames_len(&frames[at..], count);
                     put += count;
                 }
@@ -437,23 +499,28 @@ impl<T: Serialize> Queue<T> {
 
     fn put_all(&self, mut items: Vec<T>, wait: Wait) -> Result<(), PutManyError<T>> {
         let mut done = 0;
+        let mapped = self.inner.ring.memory();
+        // Each item with blocks is noted by itself.
+        let most = if mapped.heap().is_some() { 1 } else { usize::MAX };
         let failed = with_bytes(|frames| {
             while done < items.len() {
                 frames.clear();
+                let load = Outgoing::of(mapped);
                 let mut count = 0;
                 let mut failed = None;
-                while frames.len() < BATCH && failed.is_none() && done + count < items.len() {
-                    match self.encode_ref(&items[done + count], frames) {
+                while frames.len() < BATCH && failed.is_none() && count < most && done + count < items.len() {
+                    match self.encode(&items[done + count], &load, frames) {
                         Ok(()) => count += 1,
                         Err(error) => failed = Some(error),
                     }
                 }
                 // None, if the first one cannot be encoded.
-                if count > 0
-                    && let Err((put, refused)) = self.put_frames(frames, count as u64, wait)
-                {
-                    done += put as usize;
-                    return Some(refused.with(()));
+                if count > 0 {
+                    if let Err((put, refused)) = self.put_frames(frames, count as u64, wait, &load) {
+                        done += put as usize;
+                        return Some(load.error(refused));
+                    }
+                    load.sent();
                 }
                 done += count;
                 if failed.is_some() {
@@ -466,18 +533,6 @@ impl<T: Serialize> Queue<T> {
             None => Ok(()),
             Some(cause) => Err(PutManyError { rest: items.split_off(done), cause }),
         }
-    }
-
-    fn encode_ref(&self, item: &T, frames: &mut Vec<u8>) -> Result<(), PutError<()>> {
-        let start = frames.len();
-        append_frame(item, frames).map_err(|error| PutError::Encode((), error))?;
-        let (size, most) = ((frames.len() - start) as u64, self.shape().largest_frame());
-        if size <= most {
-            return Ok(());
-        }
-        frames.truncate(start);
-        let limit = usize::try_from(most - UNIT).unwrap_or(usize::MAX);
-        Err(PutError::TooLarge { item: (), len: (size - UNIT) as usize, limit })
     }
 }
 
@@ -498,22 +553,28 @@ impl<T> fmt::Debug for Queue<T> {
     }
 }
 
-/// Only inside a parcel, as the segment that it lies in.
+/// Only inside a parcel, as the segment that it lies in, and its place in a heap.
 impl<T> Serialize for Queue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.inner.ring.memory().segment().serialize(serializer)
+        let mapped = self.inner.ring.memory();
+        (mapped.segment(), mapped.heap().map(Copied)).serialize(serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queue<T>, D::Error> {
-        Queue::attach(Segment::deserialize(deserializer)?, false).map_err(serde::de::Error::custom)
+        let (segment, heap) = Deserialize::deserialize(deserializer)?;
+        Queue::attach(segment, heap, false).map_err(serde::de::Error::custom)
     }
 }
 
 impl<T> Queue<T> {
-    pub(super) fn attach(segment: Segment, joinable: bool) -> Result<Queue<T>, QueueError> {
-        let mapped = Mapped::attach(segment)?;
+    pub(super) fn attach(
+        segment: Segment,
+        heap: Option<HeapRing>,
+        joinable: bool,
+    ) -> Result<Queue<T>, QueueError> {
+        let mapped = Mapped::attach(segment, heap)?;
         if mapped.shape().joinable != joinable {
             return Err(QueueError::Joinable);
         }

@@ -38,8 +38,20 @@ pub enum Refused {
     Full(Lack),
     /// The queue is closed.
     Closed,
+    /// What the item takes along could not set out.
+    Load,
     /// The queue cannot do its work.
     Trouble(Trouble),
+}
+
+/// What an item takes along beside its bytes: blocks of a heap. See `load.rs`.
+pub trait Load {
+    /// The token of the message; 0 if there is nothing in it.
+    fn token(&self) -> u64;
+    /// Puts the blocks into the message; false if they are back, since that cannot be done.
+    fn depart(&self) -> bool;
+    /// Takes them back.
+    fn back(&self);
 }
 
 /// What there was when there was no room, to see when that has changed.
@@ -176,12 +188,18 @@ impl<M: Memory> Ring<M> {
         Ok(())
     }
 
-    /// Commits as many as there is room for of `items` frames, at least one; tells how many.
+    /// Commits as many as there is room for of `items` frames, at least one; tells how many. A load goes with one frame.
     ///
     /// # Errors
     ///
     /// See [`Refused`].
-    pub fn try_put(&self, frames: &[u8], items: u64, patience: Patience) -> Result<u64, Refused> {
+    pub fn try_put(
+        &self,
+        frames: &[u8],
+        items: u64,
+        patience: Patience,
+        load: Option<&dyn Load>,
+    ) -> Result<u64, Refused> {
         let words = self.words();
         let held = match self.lock(Side::Producers, patience) {
             Ok(held) => held,
@@ -194,11 +212,19 @@ impl<M: Memory> Ring<M> {
         let ticket = words.tail.ticket.load(Ordering::Relaxed);
         let (good, pos) = Self::entry(&words.producers.entries, ticket)?;
         let (count, size) = self.fitting(frames, items, ticket, pos)?;
+        if let Some(load) = load {
+            self.depart(load, ticket)?;
+        }
         let mut at = 0;
-        self.each_chunk(pos, size as usize, |chunk, place, len| {
+        let copied = self.each_chunk(pos, size as usize, |chunk, place, len| {
             self.memory.write(chunk, place, &frames[at..at + len]);
             at += len;
-        })?;
+        });
+        if let Err(trouble) = copied {
+            // Under the lock: the next producer may have to revoke what is noted.
+            load.inspect(|load| load.back());
+            return Err(trouble.into());
+        }
         crash_point!("queue.put.copied");
         Self::stage(&words.producers.entries, good, ticket + count, pos + size);
         words.tail.limit.store(pos + size, Ordering::Relaxed);
@@ -213,6 +239,23 @@ impl<M: Memory> Ring<M> {
         Ok(count)
     }
 
+    /// Notes the message for a ticket, and lets its blocks set out. The caller holds the producers' lock.
+    fn depart(&self, load: &dyn Load, ticket: u64) -> Result<(), Refused> {
+        let (producers, token) = (&self.words().producers, load.token());
+        if token == 0 {
+            return Ok(());
+        }
+        // In this order: a note of this ticket that is left from before names a message without blocks.
+        producers.noted.store(token, Ordering::Relaxed);
+        producers.noted_for.store(ticket + 1, Ordering::Release);
+        crash_point!("queue.put.noted");
+        if !load.depart() {
+            return Err(Refused::Load);
+        }
+        crash_point!("queue.put.departed");
+        Ok(())
+    }
+
     /// Puts all of `items` frames, and waits for room until `deadline`. Tells how many were accepted before an error.
     ///
     /// # Errors
@@ -224,10 +267,11 @@ impl<M: Memory> Ring<M> {
         items: u64,
         deadline: Option<Deadline>,
         spin: &mut Spin,
+        load: Option<&dyn Load>,
     ) -> Result<(), (u64, Refused)> {
         let (mut at, mut put) = (0, 0);
         loop {
-            match self.try_put(&frames[at..], items - put, Patience::Until(deadline)) {
+            match self.try_put(&frames[at..], items - put, Patience::Until(deadline), load) {
                 Ok(count) if put + count == items => return Ok(()),
                 Ok(count) => {
                     at += frames_len(&frames[at..], count);
@@ -444,6 +488,11 @@ impl<M: Memory> Ring<M> {
         let (words, shape) = (self.words(), self.shape());
         let (producers, chunks) = (&words.producers, &words.chunks);
         let ticket = words.tail.ticket.load(Ordering::Relaxed);
+        if shape.heap && producers.noted_for.load(Ordering::Acquire) == ticket.wrapping_add(1) {
+            // It had not come to its commit: nobody will ever decode that message.
+            self.memory.revoke(producers.noted.load(Ordering::Relaxed));
+            crash_point!("queue.repair.revoked");
+        }
         let (_, pos) = Self::entry(&producers.entries, ticket)?;
         words.tail.limit.store(pos, Ordering::Relaxed);
         let (recycled, mapped) =
@@ -478,8 +527,8 @@ impl<M: Memory> Ring<M> {
     /// # Errors
     ///
     /// The producers' lock cannot be had.
-    pub fn close(&self) -> Result<(), NoLock> {
-        let held = self.lock(Side::Producers, Patience::Until(None))?;
+    pub fn close(&self, deadline: Option<Deadline>) -> Result<(), Trouble> {
+        let held = self.lock(Side::Producers, Patience::Until(deadline)).map_err(Trouble::of_no_lock)?;
         crash_point!("queue.close.locked");
         // Release: whoever sees this sees every commit before.
         self.words().tail.closed.store(1, Ordering::Release);

@@ -44,6 +44,8 @@ pub enum NotTaken {
     Empty,
     /// There will never be anything.
     Closed,
+    /// As closed, but for what others have in hand; and so has this process.
+    InHand,
     /// The queue cannot do its work.
     Trouble(Trouble),
 }
@@ -92,10 +94,18 @@ impl<M: Memory> Ring<M> {
         let tail = words.tail.ticket.load(Ordering::Acquire);
         if tail == ticket {
             let closed = if planted(Bug::NoLookAfterQueueClose) { self.is_closed() } else { closed };
-            let over = closed && !(shape.keeps() && self.is_held_elsewhere(member));
-            return Err(if over { NotTaken::Closed } else { NotTaken::Empty });
+            return Err(match closed && shape.keeps() {
+                false if closed => NotTaken::Closed,
+                false => NotTaken::Empty,
+                true => match self.held_here_and_elsewhere(member) {
+                    (_, false) => NotTaken::Closed,
+                    // Two that wait for each other's would do so for ever.
+                    (true, true) => NotTaken::InHand,
+                    (false, true) => NotTaken::Empty,
+                },
+            });
         }
-        let most = if shape.keeps() { most.min(256) } else { most };
+        let most = if shape.keeps() || shape.heap { most.min(256) } else { most };
         let count = most.clamp(1, tail.wrapping_sub(ticket));
         let limit = words.tail.limit.load(Ordering::Relaxed);
         let mut hand = Hand::none();
@@ -144,12 +154,14 @@ impl<M: Memory> Ring<M> {
         hand: &mut Hand,
         into: &mut Vec<u8>,
     ) -> Result<(u64, u64), Trouble> {
-        let keeps = self.shape().keeps();
+        // Whether each item has a record of its own, since each may come to another end.
+        let (heap, single) = (self.shape().heap, self.shape().keeps() || self.shape().heap);
         let (mut end, mut taken) = (pos, 0);
         while taken < count && (taken == 0 || end - pos < BATCH_BYTES) {
             let size = self.frame_at(end, limit)?;
-            if keeps {
-                match self.hold(member, hint, ticket + taken, 1, end) {
+            if single {
+                let token = if heap { self.token_at(end, size)? } else { 0 };
+                match self.hold(member, hint, (ticket + taken, 1), end, token) {
                     Ok(record) => hand.push(record),
                     Err(_) if taken > 0 => break,
                     Err(trouble) => return Err(trouble),
@@ -162,8 +174,8 @@ impl<M: Memory> Ring<M> {
         }
         self.read(pos, (end - pos) as usize, into)?;
         crash_point!("queue.get.copied");
-        if !keeps {
-            hand.push(self.hold(member, hint, ticket, taken, pos)?);
+        if !single {
+            hand.push(self.hold(member, hint, (ticket, taken), pos, 0)?);
         }
         Ok((taken, end))
     }
@@ -215,11 +227,11 @@ impl<M: Memory> Ring<M> {
 
     /// Whether an attempt to take would not find the queue empty.
     pub(super) fn is_worth_a_try(&self) -> bool {
-        self.has_news() || self.is_closed() && !(self.shape().keeps() && self.is_held_by_others())
+        self.has_news() || self.is_closed() && !(self.shape().keeps() && self.is_held_by_others_only())
     }
 
-    fn is_held_by_others(&self) -> bool {
-        self.memory.member().is_ok_and(|member| self.is_held_elsewhere(member))
+    fn is_held_by_others_only(&self) -> bool {
+        self.memory.member().is_ok_and(|member| self.held_here_and_elsewhere(member) == (false, true))
     }
 
     /// The size of the frame at a position, which ends before `limit`.
@@ -235,6 +247,15 @@ impl<M: Memory> Ring<M> {
             return Err(Trouble::Corrupt { what: "length", found: header, limit: room });
         }
         Ok(size)
+    }
+
+    /// The token with which the item of the frame at a position begins.
+    fn token_at(&self, pos: u64, size: u64) -> Result<u64, Trouble> {
+        if size < 2 * UNIT {
+            return Err(Trouble::Corrupt { what: "length", found: size, limit: 2 * UNIT });
+        }
+        let at = pos + UNIT;
+        Ok(self.memory.load(self.chunk_at(at)?, at & (self.shape().chunk() - 1)))
     }
 
     #[inline]

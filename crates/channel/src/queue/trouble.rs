@@ -1,6 +1,7 @@
 //! Why a queue cannot do its work.
 #![cfg_attr(loom, allow(unreachable_pub, reason = "public in the model only"))]
 
+use super::words::NoLock;
 use std::fmt;
 
 /// The queue cannot do its work. Nothing was put or taken.
@@ -16,6 +17,8 @@ pub enum Trouble {
         /// What it could hold.
         limit: u64,
     },
+    /// The deadline came first: somebody who was stopped holds its lock, perhaps.
+    TimedOut,
     /// A mutex in it was overwritten: the operating system's error number.
     Damaged(i32),
     /// The calling thread holds as many locks as a thread can.
@@ -29,12 +32,25 @@ pub enum Trouble {
     NoMember(Option<i32>),
 }
 
+impl Trouble {
+    /// Why a lock could not be had. Without a deadline there is no end of waiting.
+    pub(super) fn of_no_lock(error: NoLock) -> Trouble {
+        match error {
+            NoLock::Held => Trouble::TimedOut,
+            NoLock::Trouble(trouble) => trouble,
+        }
+    }
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let os = |code: &i32| std::io::Error::from_raw_os_error(*code);
         match self {
             Trouble::Corrupt { what, found, limit } => {
                 write!(f, "its memory holds an impossible {what}: {found}, where {limit} is possible")
+            }
+            Trouble::TimedOut => {
+                f.write_str("its lock could not be had in time: a process that is stopped may hold it")
             }
             Trouble::Damaged(code) => write!(f, "its mutex is damaged: {}", os(code)),
             Trouble::TooManyLocks => f.write_str("this thread holds as many locks as a thread can"),

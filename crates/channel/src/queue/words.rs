@@ -39,6 +39,8 @@ pub struct Shape {
     pub policy: Policy,
     /// Whether items are acknowledged by `task_done`.
     pub joinable: bool,
+    /// Whether items may hold blocks of a heap: then each begins with the token of its message (`load.rs`).
+    pub heap: bool,
 }
 
 impl Shape {
@@ -71,7 +73,9 @@ pub enum Policy {
     Report,
     /// They are counted as lost: each item is taken at most once.
     Drop,
-    /// They go to another consumer, marked, ahead of their turn: each item is taken at least once.
+    /// They go to another consumer, marked, ahead of their turn: each item is taken at least once. An item that holds blocks of
+    /// a heap comes again only if it had not been given out yet; else it is reported as in doubt: its blocks belonged to the
+    /// consumer, who could write to them.
     Redeliver,
 }
 
@@ -107,6 +111,7 @@ pub struct ShapeWords {
     pub(crate) max_bytes: AtomicU64,
     pub(crate) policy: AtomicU32,
     pub(crate) joinable: AtomicU32,
+    pub(crate) heap: AtomicU32,
 }
 
 /// Written by producers, under their lock.
@@ -124,6 +129,9 @@ pub struct Producers {
     pub(crate) mapped: AtomicU64,
     /// Positions before this one have none any more. A multiple of the chunk, as is `mapped`.
     pub(crate) recycled: AtomicU64,
+    /// The token of the last message whose blocks set out, and its ticket and 1.
+    pub(crate) noted: AtomicU64,
+    pub(crate) noted_for: AtomicU64,
 }
 
 /// The free chunks, under the producers' lock.
@@ -210,6 +218,10 @@ pub struct Record {
     pub(crate) pos: AtomicU64,
     /// The pid of who had it, for people; written when it is found dead.
     pub(crate) pid: AtomicU64,
+    /// The token of the message of its blocks; 0 if it has none.
+    pub(crate) token: AtomicU64,
+    /// The number of the record's use, and `1 << 32`, once its blocks may have been taken.
+    pub(crate) opened: AtomicU64,
 }
 
 #[cfg(not(loom))]
@@ -301,4 +313,6 @@ pub trait Memory {
     fn reserve_record(&self, index: u32) -> Result<(), Trouble>;
     /// Gives the memory of a chunk back. It may do nothing.
     fn discard(&self, chunk: u32);
+    /// Frees the blocks in the message with this token, which nobody will decode any more. It can be repeated.
+    fn revoke(&self, token: u64);
 }

@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use std::{os::unix::net::UnixStream, time::Duration};
 
 #[derive(Serialize, Deserialize)]
-struct Frame {
-    number: u64,
-    pixels: SharedVec<u8>,
-    header: Option<SharedBox<[u64; 4]>>,
-    name: SharedStr,
-    table: Vec<SharedSlice<u32>>,
+pub(crate) struct Frame {
+    pub(crate) number: u64,
+    pub(crate) pixels: SharedVec<u8>,
+    pub(crate) header: Option<SharedBox<[u64; 4]>>,
+    pub(crate) name: SharedStr,
+    pub(crate) table: Vec<SharedSlice<u32>>,
 }
 
-fn heap() -> Heap {
+pub(crate) fn heap() -> Heap {
     Heap::builder().cap(64 << 20).overcommit(true).build().unwrap()
 }
 
-fn frame(heap: &Heap, number: u64) -> Frame {
+pub(crate) fn frame(heap: &Heap, number: u64) -> Frame {
     let mut pixels = heap.vec::<u8>(100_000).unwrap();
     pixels.fill(number as u8);
     let table = heap.vec_from(&[1_u32, 2, number as u32]).unwrap().freeze().unwrap();
@@ -34,7 +34,7 @@ fn frame(heap: &Heap, number: u64) -> Frame {
     }
 }
 
-fn check(frame: &Frame, number: u64) {
+pub(crate) fn check(frame: &Frame, number: u64) {
     assert_eq!(frame.number, number);
     assert!(frame.pixels.len() == 100_000 && frame.pixels.iter().all(|&byte| byte == number as u8));
     assert_eq!(**frame.header.as_ref().unwrap(), [number; 4]);

@@ -37,11 +37,19 @@ mod queue;
 #[cfg(crash_points)]
 mod queue_crash;
 mod queue_edges;
+mod queue_heap;
+#[cfg(crash_points)]
+mod queue_heap_crash;
+#[cfg(not(crash_points))]
+mod queue_heap_steps;
+mod queue_heap_storm;
 mod queue_hostile;
 #[cfg(feature = "async")]
 mod queue_later;
 mod queue_memory;
 mod queue_methods;
+#[cfg(not(crash_points))]
+mod queue_recovery_steps;
 #[cfg(not(crash_points))]
 mod queue_steps;
 mod queue_storm;

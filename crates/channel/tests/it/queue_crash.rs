@@ -4,9 +4,9 @@ use crate::{
     queue_world::{Item, MEMORY, all_memory_is_there, drain, item},
     support::{give, take},
 };
-use procession_channel::queue::{Policy, Queue};
+use procession_channel::queue::{Policy, Queue, Trouble};
 use procession_sys::{Deadline, crash};
-use procession_testkit::{role, watchdog};
+use procession_testkit::{role, wait::eventually, watchdog};
 use std::{
     os::unix::{net::UnixStream, process::ExitStatusExt},
     time::Duration,
@@ -281,4 +281,43 @@ fn a_wake_that_dies_with_its_process_is_made_up_for_after_a_slice() {
             died(&mut process, "sleep", point);
         }
     }
+}
+
+#[test]
+fn no_deadline_is_missed_while_a_lock_s_holder_is_stopped() {
+    let _watchdog = watchdog!(Duration::from_secs(120));
+    for (action, point) in [("put", "queue.put.copied"), ("get", "queue.get.copied")] {
+        let queue = make(Policy::Report);
+        queue.put(item(1, 40)).unwrap();
+        let process = start(&queue, action, &format!("stop {point}"));
+        let soon = || Deadline::after(Duration::from_millis(5));
+        let stopped = || match action {
+            "put" => queue.close_deadline(soon()) == Err(Trouble::TimedOut),
+            _ => queue.stats_deadline(soon()) == Err(Trouble::TimedOut),
+        };
+        if action == "put" {
+            // Not before it holds the lock: that would close the queue.
+            eventually("it is stopped", BOUND, || is_stopped(process.pid()));
+        }
+        eventually("its lock is held", BOUND, stopped);
+        if action == "put" {
+            assert!(!queue.is_closed());
+            assert_eq!(queue.stats_deadline(Deadline::after(BOUND)).unwrap().accepted, 1);
+        } else {
+            assert_eq!(queue.in_doubt_deadline(soon()), Err(Trouble::TimedOut));
+            assert_eq!(queue.settle_deadline(soon()), Err(Trouble::TimedOut));
+            queue.close_deadline(Deadline::after(BOUND)).unwrap();
+        }
+        let mut process = process;
+        process.kill();
+        process.wait();
+        queue.close_deadline(Deadline::after(BOUND)).unwrap();
+        assert_eq!(queue.settle_deadline(Deadline::after(BOUND)).unwrap(), []);
+        assert_eq!(drain(&queue), [1]);
+    }
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
 }

@@ -2,7 +2,7 @@
 
 use procession_channel::queue::{GetError, Policy, PutError, Queue};
 use procession_parcel::Parcel;
-use procession_shm::Segment;
+use procession_shm::{Heap, HeapRing, Segment, SharedBox};
 use procession_testkit::{storm::Rng, watchdog};
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -28,7 +28,8 @@ struct Victim {
 impl Victim {
     fn new(policy: Policy) -> Victim {
         let queue = Queue::builder().capacity(50).memory(1 << 18).policy(policy).build().unwrap();
-        let segment = Parcel::pack(&queue).unwrap().unpack().unwrap();
+        let (segment, heap): (Segment, Option<HeapRing>) = Parcel::pack(&queue).unwrap().unpack().unwrap();
+        assert!(heap.is_none());
         Victim { segment, queue }
     }
 
@@ -41,7 +42,7 @@ impl Victim {
     }
 
     fn attach(&self) -> Result<Queue<Vec<u8>>, String> {
-        Parcel::pack(&self.segment).unwrap().unpack().map_err(|error| error.to_string())
+        Parcel::pack(&(&self.segment, None::<HeapRing>)).unwrap().unpack().map_err(|error| error.to_string())
     }
 }
 
@@ -58,6 +59,8 @@ fn a_shape_that_its_segment_has_no_room_for_is_refused() {
         (SHAPE, u64::MAX),
         (SHAPE + 8, 0),
         (SHAPE + 24, 3),
+        // It lies on a heap that did not come.
+        (SHAPE + 32, 1),
     ] {
         let victim = Victim::new(Policy::Report);
         victim.attach().unwrap();
@@ -71,7 +74,8 @@ fn a_shape_that_its_segment_has_no_room_for_is_refused() {
 fn another_kind_of_segment_is_refused() {
     let _watchdog = watchdog!();
     let segment = Segment::anonymous(procession_shm::Kind::new("other", 1, 1), 4096).unwrap();
-    let error = Parcel::pack(&segment).unwrap().unpack::<Queue<u32>>().unwrap_err().to_string();
+    let error =
+        Parcel::pack(&(&segment, None::<HeapRing>)).unwrap().unpack::<Queue<u32>>().unwrap_err().to_string();
     assert!(error.contains("kind"), "{error}");
 }
 
@@ -96,6 +100,35 @@ fn impossible_words_are_errors_for_both_sides() {
     victim.poke(TAIL, 5);
     assert!(matches!(victim.queue.try_put(vec![1]), Err(PutError::Unusable(..))));
     assert!(matches!(victim.queue.try_get(), Err(GetError::Unusable(_))));
+}
+
+#[test]
+fn impossible_tokens_bring_nothing() {
+    let _watchdog = watchdog!();
+    let heap = Heap::builder().cap(1 << 20).build().unwrap();
+    // The header and the token of the first item are overwritten.
+    for (place, wrong) in [(0, 0_u64), (1, u64::MAX), (1, 0)] {
+        let queue: Queue<SharedBox<u64>> = Queue::builder().heap(&heap).memory(1 << 18).build().unwrap();
+        let (segment, _): (Segment, Option<HeapRing>) = Parcel::pack(&queue).unwrap().unpack().unwrap();
+        queue.put(heap.alloc(7).unwrap()).unwrap();
+        let data = (TABLES + 8 * 4 + 2 * 5 * 4).next_multiple_of(4096);
+        // SAFETY: the offset lies within the payload.
+        let word = unsafe { segment.as_ptr().add(data + 8 * place) };
+        // SAFETY: it is aligned and mapped as long as the segment lives.
+        let before = unsafe { AtomicU64::from_ptr(word.as_ptr().cast()) }.swap(wrong, Ordering::Relaxed);
+        assert_ne!(before, 0);
+        match (queue.try_get(), place, wrong) {
+            // Too short for a token.
+            (Err(GetError::Unusable(_)), 0, _) => {}
+            // It says that there are no blocks.
+            (Err(GetError::Decode(_)), 1, 0) => {}
+            // The blocks say themselves in which message they are.
+            (Ok(block), 1, u64::MAX) => assert_eq!(*block, 7),
+            (came, ..) => panic!("{place}, {wrong}: {came:?}"),
+        }
+        drop((queue, segment));
+        crate::support::assert_soon_empty(&heap);
+    }
 }
 
 /// Nobody panics, hangs or reaches beyond the segment, whatever is written where.

@@ -12,17 +12,17 @@ use std::time::Duration;
 
 /// All instructions where the code is optimised. Where it is not it takes several times as many, and one of `thin`
 /// stands for its neighbours.
-fn options(thin: u64) -> Options {
+pub(crate) fn options(thin: u64) -> Options {
     let stride = if cfg!(debug_assertions) { stride(thin) } else { 1 };
     Options { stride, limit: 100_000, ..Options::default() }
 }
 
-fn isolated(name: &str, body: impl FnOnce()) {
+pub(crate) fn isolated(name: &str, body: impl FnOnce()) {
     isolated_within(name, Duration::from_secs(240), body);
 }
 
 /// A queue with two items, whose next one ends `before_the_end` bytes before the end of a chunk or behind it.
-fn world(policy: Policy, before_the_end: usize) -> Queue<Item> {
+pub(crate) fn world(policy: Policy, before_the_end: usize) -> Queue<Item> {
     let queue = Queue::builder().memory(MEMORY).policy(policy).build().unwrap();
     // 65,536 bytes in a chunk, of which number, length and header of three items take some 16 each.
     queue.put(item(0, 65_536 - 150 - before_the_end)).unwrap();

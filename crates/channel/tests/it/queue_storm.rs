@@ -19,16 +19,16 @@ use std::{
 const PRODUCERS: usize = 2;
 const CONSUMERS: usize = 2;
 /// Places in the log for tickets, and for producers by the number of their start.
-const TICKETS: usize = 1 << 26;
-const STARTS: usize = 1 << 20;
+pub(crate) const TICKETS: usize = 1 << 26;
+pub(crate) const STARTS: usize = 1 << 20;
 
 /// What the processes did, in memory that survives them.
-struct Log {
-    segment: Segment,
+pub(crate) struct Log {
+    pub(crate) segment: Segment,
 }
 
 impl Log {
-    const KIND: Kind = Kind::new("log", 7, 7);
+    pub(crate) const KIND: Kind = Kind::new("log", 7, 7);
 
     fn word(&self, index: usize) -> &AtomicU64 {
         assert!(index < TICKETS + STARTS + 1);
@@ -39,7 +39,7 @@ impl Log {
     }
 
     /// Who saw the item with a ticket: the item's word, plus 1.
-    fn seen(&self, ticket: u64) -> &AtomicU64 {
+    pub(crate) fn seen(&self, ticket: u64) -> &AtomicU64 {
         self.word(ticket as usize)
     }
 
@@ -49,12 +49,12 @@ impl Log {
     }
 
     /// How many items were seen twice without a mark.
-    fn twice(&self) -> &AtomicU64 {
+    pub(crate) fn twice(&self) -> &AtomicU64 {
         self.word(TICKETS + STARTS)
     }
 
     /// Notes that the item of a ticket was seen.
-    fn see(&self, ticket: u64, (start, n): Item, marked: bool) {
+    pub(crate) fn see(&self, ticket: u64, (start, n): Item, marked: bool) {
         let before = self.seen(ticket).swap((start << 32 | n) + 1, Ordering::Relaxed);
         if before != 0 && !marked {
             self.twice().fetch_add(1, Ordering::Relaxed);
@@ -63,7 +63,7 @@ impl Log {
 }
 
 /// The number of a producer's start, and how many it had put before.
-type Item = (u64, u64);
+pub(crate) type Item = (u64, u64);
 
 #[test]
 fn role_producer() {

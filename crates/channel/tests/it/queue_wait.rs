@@ -1,6 +1,10 @@
-//! Queues among what is waited for.
+//! Queues and receivers of channels among what is waited for.
 
-use procession_channel::{Pipe, Queue, SimpleQueue, queue::Policy, wait};
+use procession_channel::{
+    Pipe, Queue, Receiver, SimpleQueue, channel,
+    queue::{GetError, Policy},
+    wait,
+};
 use procession_process::Process;
 use procession_testkit::{wait::eventually, watchdog};
 use std::time::Duration;
@@ -94,4 +98,172 @@ fn items_of_another_process_and_of_a_dead_one_end_a_wait() {
     dies.unwrap().join().unwrap_err();
     assert_eq!(wait(&[&queue], BOUND).unwrap(), [0]);
     assert_eq!(queue.claim().unwrap().attempts(), 1);
+}
+
+#[test]
+fn a_receiver_is_ready_while_there_is_a_value_and_at_its_end() {
+    let _watchdog = watchdog!();
+    let (mut sender, mut receiver) = channel::<u32>().unwrap();
+    let (idle, _other) = Pipe::<u8>::duplex().unwrap();
+    let queue = Queue::<u8>::unbounded().unwrap();
+    assert_eq!(wait(&[&receiver, &idle, &queue], AT_ONCE).unwrap(), [0; 0]);
+    sender.send(1).unwrap();
+    assert_eq!(wait(&[&idle, &receiver, &receiver], BOUND).unwrap(), [1, 2]);
+    queue.put(2).unwrap();
+    assert_eq!(wait(&[&queue, &idle, &receiver], BOUND).unwrap(), [0, 2]);
+    assert_eq!(receiver.try_recv().unwrap(), Some(1));
+    assert_eq!(wait(&[&receiver], AT_ONCE).unwrap(), [0; 0]);
+    drop(sender);
+    assert_eq!(wait(&[&receiver], BOUND).unwrap(), [0]);
+    assert!(receiver.try_recv().unwrap_err().is_disconnected());
+    // One that is elsewhere by now says so at once.
+    let (_sender, receiver) = channel::<u32>().unwrap();
+    let parcel = procession_parcel::Parcel::pack(&receiver).unwrap();
+    assert_eq!(wait(&[&receiver], BOUND).unwrap(), [0]);
+    drop(parcel);
+}
+
+#[test]
+fn a_wait_for_a_receiver_sleeps_until_a_value_comes_in_every_round() {
+    let _watchdog = watchdog!();
+    let (mut sender, mut receiver) = channel::<u64>().unwrap();
+    let (mut answers, mut answered) = channel::<u64>().unwrap();
+    let (idle, _other) = Pipe::<u8>::duplex().unwrap();
+    std::thread::scope(|scope| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let waits = scope.spawn(move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            loop {
+                assert_eq!(wait(&[&idle, &receiver], None).unwrap(), [1]);
+                match receiver.try_recv() {
+                    Ok(Some(number)) => answers.send(number).unwrap(),
+                    Ok(None) => panic!("nobody else receives here"),
+                    Err(end) => return end.is_disconnected(),
+                }
+            }
+        });
+        let thread = format!("/proc/self/task/{}/syscall", told.recv().unwrap());
+        for number in 0..10 {
+            eventually("it sleeps", BOUND, || sleeps(&thread));
+            sender.send(number).unwrap();
+            assert_eq!(answered.recv().unwrap(), number);
+        }
+        drop(sender);
+        assert!(waits.join().unwrap());
+    });
+}
+
+#[test]
+fn a_wait_for_a_receiver_ends_when_the_sender_s_process_dies() {
+    let _watchdog = watchdog!();
+    let (sender, mut receiver) = channel::<u32>().unwrap();
+    let dies = Process::spawn(
+        |mut sender: procession_channel::Sender<u32>| -> () {
+            sender.send(7).unwrap();
+            std::process::abort()
+        },
+        sender,
+    );
+    assert_eq!(wait(&[&receiver], BOUND).unwrap(), [0]);
+    assert_eq!(receiver.try_recv().unwrap(), Some(7));
+    assert_eq!(wait(&[&receiver], BOUND).unwrap(), [0]);
+    assert!(receiver.try_recv().unwrap_err().is_disconnected());
+    dies.unwrap().join().unwrap_err();
+    let _: Receiver<u32> = receiver;
+}
+
+#[test]
+fn who_holds_claims_does_not_wait_for_those_of_others() {
+    let _watchdog = watchdog!();
+    let queue: Queue<u32> = Queue::builder().policy(Policy::Redeliver).build().unwrap();
+    (0..2).for_each(|n| queue.put(n).unwrap());
+    let ours = queue.claim().unwrap();
+    // The other one has a claim too, and asks for more: each would wait for the other.
+    let (told, tell) = Pipe::<bool>::one_way().unwrap();
+    let other = Process::spawn(
+        |(queue, tell): (Queue<u32>, procession_channel::connection::PipeSender<bool>)| {
+            let claim = queue.claim().unwrap();
+            tell.send(&true).unwrap();
+            let error = queue.claim().unwrap_err();
+            assert!(matches!(error, GetError::InHand) && error.is_closed(), "{error}");
+            assert!(queue.iter().next().is_none());
+            drop(claim);
+            // With nothing in hand it waits for what the others have.
+            queue.get().unwrap()
+        },
+        (queue.clone(), tell),
+    );
+    assert!(told.recv().unwrap());
+    queue.close().unwrap();
+    assert_eq!(wait(&[&queue], BOUND).unwrap(), [0]);
+    // Until the other one is done with its own.
+    while let Err(GetError::InHand) = queue.try_get() {
+        std::thread::yield_now();
+    }
+    ours.give_back();
+    assert_eq!(other.unwrap().join().unwrap(), 0);
+    assert!(matches!(queue.get(), Err(GetError::Closed)));
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_wait_as_a_future_is_woken_by_whatever_becomes_ready() {
+    use procession_channel::wait_async;
+    use std::{
+        future::Future,
+        pin::pin,
+        sync::mpsc::{Sender, channel as tell},
+        task::{Context, Poll, Wake},
+    };
+    struct Tells(std::sync::Mutex<Sender<()>>);
+    impl Wake for Tells {
+        fn wake(self: std::sync::Arc<Self>) {
+            let _ = self.0.lock().unwrap().send(());
+        }
+    }
+    fn crosses<T: Send>(value: T) -> T {
+        value
+    }
+    let _watchdog = watchdog!();
+    let (woken, wakes) = tell();
+    let waker = std::sync::Arc::new(Tells(std::sync::Mutex::new(woken))).into();
+    let mut context = Context::from_waker(&waker);
+    let queue = Queue::<u32>::unbounded().unwrap();
+    let (mut sender, receiver) = channel::<u32>().unwrap();
+    let (end, other) = Pipe::<u8>::duplex().unwrap();
+    // By the type of the objects: it is for futures that cross threads.
+    let objects: [&(dyn procession_channel::Waitable + Sync); 4] = [&end, &queue, &end, &receiver];
+    for round in 0..3 {
+        let mut wait = pin!(crosses(wait_async(&objects)));
+        assert!(wait.as_mut().poll(&mut context).is_pending());
+        match round {
+            0 => queue.put(1).unwrap(),
+            1 => other.send(&1).unwrap(),
+            _ => sender.send(1).unwrap(),
+        }
+        let ready = loop {
+            wakes.recv_timeout(BOUND).unwrap();
+            if let Poll::Ready(ready) = wait.as_mut().poll(&mut context) {
+                break ready.unwrap();
+            }
+        };
+        assert_eq!(ready, [vec![1], vec![0, 2], vec![3]][round]);
+        match round {
+            0 => assert_eq!(queue.get().unwrap(), 1),
+            1 => assert_eq!(end.recv().unwrap(), 1),
+            _ => {}
+        }
+    }
+    // One that is dropped leaves the others as they are.
+    let empty = Queue::<u32>::unbounded().unwrap();
+    let objects: [&(dyn procession_channel::Waitable + Sync); 1] = [&empty];
+    {
+        let dropped = pin!(wait_async(&objects));
+        assert!(dropped.poll(&mut context).is_pending());
+    }
+    let mut nothing = pin!(wait_async(&[]));
+    assert!(nothing.as_mut().poll(&mut context).is_ready());
+    empty.put(1).unwrap();
+    let mut at_once = pin!(wait_async(&objects));
+    assert!(at_once.as_mut().poll(&mut context).is_ready());
 }

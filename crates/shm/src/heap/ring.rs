@@ -33,7 +33,8 @@
 //!   ring is gone. With one sender and one receiver that is one message each, and the survivor lets go of its claim as
 //!   soon as it learns that it is alone. A ring with many senders notes the token of a message before it departs
 //!   ([`HeapRing::token`]), under the senders' lock; who recovers a sender that did not commit calls
-//!   [`HeapRing::revoke`] before the next one departs.
+//!   [`HeapRing::revoke`] before the next one departs. One with many receivers keeps the token beside the message, and notes
+//!   it with who takes that; who recovers a receiver calls `revoke` where nobody will decode the message any more.
 
 use super::{
     Heap,
@@ -58,7 +59,7 @@ use procession_sys::crash_point;
 use rustix::io::Errno;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 use std::{
-    os::fd::AsFd,
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -73,7 +74,9 @@ use std::{
 /// The receiver has copied the bytes out, and calls [`codec::decode_with`] and [`carrier_in`](HeapRing::carrier_in), then
 /// [`received`](HeapRing::received), whether that failed or not.
 ///
-/// Inside a parcel it moves, as the end that it belongs to: the one here is [released](HeapRing::release).
+/// Inside a parcel it moves, as the end that it belongs to: the one here is [released](HeapRing::release). A ring whose ends
+/// are copied sends a [copy](HeapRing::serialize_copy), and has a place of its own for each message that is on its way at the
+/// same time ([`beside`](HeapRing::beside)).
 ///
 /// # When a process dies
 ///
@@ -84,7 +87,7 @@ use std::{
 /// [`codec::decode_with`]: procession_parcel::codec::decode_with
 pub struct HeapRing {
     core: Arc<Core>,
-    claim: Unique,
+    claim: Arc<Unique>,
     outbox: Arc<Outbox>,
     carrier_out: Carrier,
     inbox: Arc<Inbox>,
@@ -264,10 +267,10 @@ impl HeapRing {
             let what = format!("it has {RINGS} rings, which is all that it can have");
             Error::new("make a ring on", arena.name(), Cause::Invalid { what })
         })?;
-        Ok(HeapRing::over(Arc::new(Core { arena, ring, token }), Unique::new(claim)))
+        Ok(HeapRing::over(Arc::new(Core { arena, ring, token }), Arc::new(Unique::new(claim))))
     }
 
-    fn over(core: Arc<Core>, claim: Unique) -> HeapRing {
+    fn over(core: Arc<Core>, claim: Arc<Unique>) -> HeapRing {
         let outbox = Arc::new(Outbox { core: core.clone(), trip: Mutex::default() });
         let inbox = Arc::new(Inbox { core: core.clone(), slots: Mutex::default() });
         HeapRing { core, claim, carrier_out: outbox.clone(), outbox, carrier_in: inbox.clone(), inbox }
@@ -286,7 +289,35 @@ impl HeapRing {
             Error::os("share a ring on", self.core.arena.name(), "fcntl(F_DUPFD_CLOEXEC)", errno)
         })?;
         let claim = copy.ok_or_else(|| fail(what()))?;
-        Ok(HeapRing::over(self.core.clone(), Unique::new(claim)))
+        Ok(HeapRing::over(self.core.clone(), Arc::new(Unique::new(claim))))
+    }
+
+    /// This end again, for a message that is sent or received while others are: without a descriptor of its own.
+    #[must_use]
+    pub fn beside(&self) -> HeapRing {
+        HeapRing::over(self.core.clone(), self.claim.clone())
+    }
+
+    /// Makes this process a member of the heap, if it is none: then [`revoke`](HeapRing::revoke) does not fail.
+    ///
+    /// # Errors
+    ///
+    /// This process cannot become a member of the heap.
+    #[inline]
+    pub fn join(&self) -> Result<(), Error> {
+        self.core.arena.me().map(drop)
+    }
+
+    /// Serialises a copy of this end, which stays here. It is deserialised as a `HeapRing`.
+    ///
+    /// # Errors
+    ///
+    /// The serialiser's, if it packs no parcel; no descriptors; the end is gone.
+    pub fn serialize_copy<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let copy = self.another().map_err(S::Error::custom)?;
+        let claim = copy.claim.take().ok_or_else(|| S::Error::custom("this end of a ring is gone"))?;
+        let (ring, token) = (self.core.ring, self.core.token.number());
+        OutCopy { claim, ring, token }.serialize(serializer)
     }
 
     /// The heap.
@@ -404,10 +435,23 @@ struct Out<'a> {
     token: u64,
 }
 
+/// The same for an end that stays.
+#[derive(Serialize)]
+struct OutCopy {
+    #[serde(serialize_with = "copied")]
+    claim: OwnedFd,
+    ring: u32,
+    token: u64,
+}
+
+fn copied<S: Serializer>(fd: &OwnedFd, serializer: S) -> Result<S::Ok, S::Error> {
+    handle::serialize(fd.as_fd(), serializer)
+}
+
 #[derive(Deserialize)]
 struct In {
     #[serde(deserialize_with = "handle::deserialize")]
-    claim: std::os::fd::OwnedFd,
+    claim: OwnedFd,
     ring: u32,
     token: u64,
 }
@@ -433,7 +477,7 @@ impl<'de> Deserialize<'de> for HeapRing {
         if ring >= RINGS || arena.entry(ring).load(Ordering::Acquire) != token.transit() {
             return Err(D::Error::custom(format_args!("{} has no such ring", arena.name())));
         }
-        Ok(HeapRing::over(Arc::new(Core { arena, ring, token }), Unique::new(claim)))
+        Ok(HeapRing::over(Arc::new(Core { arena, ring, token }), Arc::new(Unique::new(claim))))
     }
 }
 
