@@ -1,11 +1,13 @@
 //! The pool's behaviour, as a user sees it.
 
 mod basics;
+mod conformance;
 mod copies;
 mod damage;
 mod deaths;
 mod failures;
 mod functions;
+mod handles;
 mod lazy;
 mod policies;
 mod scripted;
