@@ -1,8 +1,8 @@
 //! Values, order and small errors, with real workers.
 
+use crate::support::settled;
 use procession_pool::{Pool, TaskError, task};
 use procession_process::StartMethod;
-use procession_testkit::Census;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -218,19 +218,6 @@ fn a_task_may_own_a_pool() {
         )
         .unwrap();
     assert_eq!(sums, [5, 14, 30]);
-}
-
-/// A census at a moment when nothing is under way.
-fn settled() -> Census {
-    let mut census = Census::take();
-    loop {
-        std::thread::sleep(Duration::from_millis(50));
-        let next = Census::take();
-        if census.difference(&next).is_none() {
-            return next;
-        }
-        census = next;
-    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The pool's behaviour, as a user sees it.
 
 mod basics;
+mod captured;
+mod conformance;
 mod copies;
 mod damage;
 mod deaths;

@@ -1,5 +1,8 @@
 //! What several tests need.
 
+use procession_pool::Pool;
+use procession_process::{Process, StartMethod};
+use procession_testkit::Census;
 use std::{
     fs::{File, OpenOptions},
     io::Write,
@@ -75,4 +78,57 @@ pub(crate) fn die_by(signal: i32) -> ! {
     loop {
         std::thread::park();
     }
+}
+
+/// A census at a moment when nothing is under way.
+pub(crate) fn settled() -> Census {
+    let mut census = Census::take();
+    loop {
+        std::thread::sleep(Duration::from_millis(50));
+        let next = Census::take();
+        if census.difference(&next).is_none() {
+            return next;
+        }
+        census = next;
+    }
+}
+
+/// Makes a test of each function of the list for each start method, in modules of their names.
+///
+/// A process with threads is not forked, so there the function runs in a process of its own, with one thread until it
+/// makes its pool: the first one. It may make one only.
+macro_rules! each_method {
+    ($($name:ident),* $(,)?) => {
+        $crate::support::each_method!(@module forkserver ForkServer [$($name)*]);
+        $crate::support::each_method!(@module spawn Spawn [$($name)*]);
+        $crate::support::each_method!(@module fork Fork [$($name)*]);
+    };
+    (@module $module:ident $method:ident [$($name:ident)*]) => {
+        mod $module {
+            $(#[test]
+            fn $name() {
+                let _watchdog = procession_testkit::test_watchdog();
+                $crate::support::under(procession_process::StartMethod::$method, super::$name);
+            })*
+        }
+    };
+}
+pub(crate) use each_method;
+
+/// Runs a body under a start method, on this thread where that is possible.
+#[track_caller]
+pub(crate) fn under(method: StartMethod, body: fn(StartMethod)) {
+    if method != StartMethod::Fork {
+        return body(method);
+    }
+    let host = Process::builder().name("host").start_method(StartMethod::Spawn);
+    if let Err(error) = host.spawn(body, method).unwrap().join() {
+        panic!("{error}");
+    }
+}
+
+/// A pool whose workers start by `method`.
+#[track_caller]
+pub(crate) fn pool_under(method: StartMethod, workers: usize) -> Pool {
+    Pool::builder().workers(workers).start_method(method).build().unwrap()
 }
