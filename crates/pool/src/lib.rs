@@ -29,7 +29,7 @@
 //! driver                    hands tasks to the back, events to the front; one waiting thread at a time
 //! front                     pure state machine: keys, order, windows, attempts
 //! ------------------------- the trait Back: envelopes down, events up
-//! local | simulated         worker processes | seeded faults in simulated time
+//! local | threads | simulated   worker processes | threads of this process | seeded faults in simulated time
 //! ```
 //!
 //! The front assumes neither order nor exactly-once nor loss-free events: results are keyed by task and attempt, and
@@ -71,6 +71,7 @@ mod records;
 pub mod simulated;
 mod slab;
 mod tasks;
+pub mod threads;
 mod token;
 mod work;
 

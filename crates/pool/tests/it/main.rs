@@ -1,5 +1,6 @@
 //! The pool's behaviour, as a user sees it.
 
+mod bare;
 mod basics;
 mod copies;
 mod damage;
@@ -11,4 +12,5 @@ mod scripted;
 mod simulated;
 mod storm;
 mod support;
+mod thread_pool;
 mod threads;

@@ -1,5 +1,6 @@
 //! What several tests need.
 
+use procession_pool::Pool;
 use std::{
     fs::{File, OpenOptions},
     io::Write,
@@ -7,6 +8,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
+
+/// A pool of each kind that really runs things, with so many workers: processes, then threads.
+pub(crate) fn pools(workers: usize) -> impl Iterator<Item = Pool> {
+    ["processes", "threads"].into_iter().map(move |kind| {
+        println!("over {kind}");
+        if kind == "threads" { Pool::threads(workers) } else { Pool::new(workers) }.unwrap()
+    })
+}
 
 /// A file in which processes note what they do, in one atomic append each.
 pub(crate) struct Notebook {
