@@ -14,3 +14,4 @@ mod storm;
 mod support;
 mod thread_pool;
 mod threads;
+mod worlds;
