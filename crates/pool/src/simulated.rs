@@ -29,7 +29,7 @@ use self::{random::Random, world::Happening};
 use crate::{
     Death, Pool, TaskError,
     back::{
-        Back, Cancel, Capabilities, Envelope, Events, FunctionId, Key, NoSleep, Submit, Waiter, WorkerInfo,
+        Back, Cancel, Capabilities, Envelope, Events, FunctionId, Key, Submit, Waiter, WorkerInfo,
         WorkerState,
     },
 };
@@ -87,6 +87,9 @@ const DEPTH: usize = 4;
 const ITEM: u64 = 10_000;
 const SLOWER: u64 = 1000;
 const RESTART: u64 = 100_000;
+
+/// How many polls there are between two looks at the real clock.
+const STEPS: u32 = 1 << 14;
 
 thread_local! {
     /// What the item that this thread simulates has asked for by [`pass`], in nanoseconds.
@@ -278,6 +281,27 @@ impl Simulated {
     }
 }
 
+/// Lets simulated time pass. It looks at the clock so seldom that what happens does not depend on real time, unless
+/// somebody waits for nothing.
+#[derive(Debug)]
+struct Steps;
+
+impl Waiter for Steps {
+    fn wait_while(&self, deadline: Option<Deadline>, pending: &mut dyn FnMut() -> bool) {
+        let mut step = 0_u32;
+        while pending() {
+            step = step.wrapping_add(1);
+            if step % STEPS == 0 && deadline.is_some_and(Deadline::passed) {
+                return;
+            }
+            if step % 64 == 0 {
+                // Others may want the pool's lock.
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
 impl Back for Simulated {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
@@ -366,7 +390,7 @@ impl Back for Simulated {
     }
 
     fn waiter(&self) -> Arc<dyn Waiter> {
-        Arc::new(NoSleep)
+        Arc::new(Steps)
     }
 
     fn kill_worker(&mut self, index: usize) -> bool {

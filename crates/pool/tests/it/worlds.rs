@@ -177,7 +177,7 @@ fn share(rng: &mut Rng, most: u64) -> f64 {
 }
 
 /// How often each kind of outcome was seen.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 struct Tally {
     values: u64,
     panics: u64,
@@ -242,6 +242,12 @@ impl World {
                     "seed {seed}: {n} is not as slow as {limit:?}"
                 );
                 assert!(died.attempt <= retries + 1);
+                // It is not tried again for that.
+                assert!(
+                    kills || is_bad(n) || died.attempt == 1,
+                    "seed {seed}: {n} spent {} attempts",
+                    died.attempt
+                );
             }
             Err(TaskError::Cancelled) => {
                 tally.cancels += 1;
@@ -388,6 +394,17 @@ fn in_every_world_of_a_storm_of_seeds_each_item_has_one_right_outcome() {
         (asked, "items that saw that they were asked"),
     ] {
         assert!(count > seeds() / 20, "only {count} {what}: the worlds show nothing");
+    }
+}
+
+#[test]
+fn a_world_is_the_same_each_time() {
+    let _watchdog = procession_testkit::test_watchdog();
+    for seed in 3_019_026_285..3_019_026_285 + 100 {
+        let (mut one, mut two) = (Tally::default(), Tally::default());
+        one_world(seed, &mut one);
+        one_world(seed, &mut two);
+        assert_eq!(one, two, "seed {seed}");
     }
 }
 
