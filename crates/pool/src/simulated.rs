@@ -291,10 +291,10 @@ impl Waiter for Steps {
         let mut step = 0_u32;
         while pending() {
             step = step.wrapping_add(1);
-            if step % STEPS == 0 && deadline.is_some_and(Deadline::passed) {
+            if step.is_multiple_of(STEPS) && deadline.is_some_and(Deadline::passed) {
                 return;
             }
-            if step % 64 == 0 {
+            if step.is_multiple_of(64) {
                 // Others may want the pool's lock.
                 std::thread::yield_now();
             }

@@ -4,6 +4,7 @@ mod bare;
 mod basics;
 mod copies;
 mod damage;
+mod death_table;
 mod deaths;
 mod failures;
 mod functions;

@@ -376,7 +376,7 @@ fn seeds() -> u64 {
 
 #[test]
 fn in_every_world_of_a_storm_of_seeds_each_item_has_one_right_outcome() {
-    let _watchdog = procession_testkit::test_watchdog();
+    let _watchdog = procession_testkit::watchdog!(Duration::from_secs(300));
     let first = Rng::from_env_or(1).next_u64() >> 32;
     let mut tally = Tally::default();
     let start = std::time::Instant::now();
