@@ -18,7 +18,9 @@
 use crate::{
     TaskError,
     back::{Attendant, Back, Capabilities, Events, FunctionId, Submit, Waiter},
+    bug::{Bug, planted},
     front::{Front, JobId, JobOptions},
+    sync::{Condvar, Mutex, MutexGuard, yield_now},
     work::{Callable, Encoding},
 };
 use procession_sys::{
@@ -28,7 +30,7 @@ use procession_sys::{
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, Once, PoisonError, Weak,
+        Arc, Once, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -273,7 +275,7 @@ impl Shared {
             if let Ok(mut state) = self.state.try_lock() {
                 return self.pump(&mut state);
             }
-            std::thread::yield_now();
+            yield_now();
         }
     }
 
@@ -328,7 +330,7 @@ impl Shared {
     pub(crate) fn pump(&self, state: &mut State) {
         let before = state.front.settlements();
         state.pump();
-        if state.waiting > 0 && state.front.settlements() != before {
+        if state.waiting > 0 && state.front.settlements() != before && !planted(Bug::NoWordOfSettlement) {
             self.others.notify_all();
         }
     }
@@ -348,7 +350,7 @@ impl Shared {
             let is_done = done(&mut state);
             if is_done || deadline.is_some_and(Deadline::passed) {
                 // Whoever waits may have to drive now.
-                if state.waiting > 0 {
+                if state.waiting > 0 && !planted(Bug::NoHandOver) {
                     self.others.notify_all();
                 }
                 return is_done;

@@ -19,6 +19,7 @@
 use crate::{
     Cause, Death, TaskError,
     back::{Arguments, Envelope, Event, FunctionId, Key},
+    bug::{Bug, planted},
     records,
     slab::Slab,
 };
@@ -503,9 +504,13 @@ impl Front {
         task.ended = true;
         let (items, attempt, first) = (task.items, task.attempt, task.first);
         let completed = completed.min(items);
+        let in_hand = if planted(Bug::HandRunsAgain) { 0 } else { in_hand };
         let hand = completed..completed.saturating_add(in_hand).min(items);
         // Each goes to the head of the queue, those in hand last, and so first.
         self.requeue(key.task, hand.end..items);
+        if planted(Bug::EndForgetsResults) {
+            self.requeue(key.task, 0..completed);
+        }
         let gaps = self.task(key).map_or(Vec::new(), |task| task.settled.gaps(hand));
         for gap in gaps.into_iter().rev() {
             let error = |item| TaskError::of_death(death.clone(), first + u64::from(item), attempt);
@@ -546,7 +551,8 @@ impl Front {
     /// Puts the unsettled items of `range` back into the queue, under new keys, without spending an attempt.
     fn requeue(&mut self, key: u64, range: Range<u32>) {
         let Some(task) = self.tasks.get_mut(key) else { return };
-        let (job, first, attempt) = (task.job, task.first, task.attempt);
+        let (job, first) = (task.job, task.first);
+        let attempt = task.attempt + u32::from(planted(Bug::BehindSpends));
         let mut parts = Vec::new();
         for gap in task.settled.gaps(range) {
             parts.push((gap.clone(), cut(&task.arguments, gap.clone())));

@@ -62,6 +62,7 @@
 compile_error!("procession supports Linux only");
 
 pub mod back;
+mod bug;
 mod driver;
 mod error;
 mod front;
@@ -70,11 +71,15 @@ mod pool;
 mod records;
 pub mod simulated;
 mod slab;
+mod sync;
 mod tasks;
 pub mod threads;
 mod token;
 mod work;
 
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub use bug::{Bug, plant};
 pub use error::{Cause, Death, Died, Error, Result, TaskError};
 pub use local::Builder;
 pub use pool::{Pool, Submitted};
