@@ -86,9 +86,9 @@ pub(super) struct Crew {
 /// Where the driver sleeps.
 #[derive(Debug, Default)]
 struct Bell {
-    /// How many drivers wait, awake or asleep.
+    /// How many drivers wait, and how many of those sleep: one, but for moments.
     drivers: AtomicUsize,
-    asleep: AtomicBool,
+    asleep: AtomicUsize,
     lock: Mutex<()>,
     rung: Condvar,
 }

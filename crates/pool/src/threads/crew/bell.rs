@@ -15,11 +15,11 @@ impl Crew {
     /// Says that there are events to fetch.
     pub(in crate::threads) fn ring(&self) {
         // If it was set and not yet cleared, whoever clears it looks after that.
-        if self.news.load(Ordering::SeqCst) && !self.bell.asleep.load(Ordering::SeqCst) {
+        if self.news.load(Ordering::SeqCst) && self.bell.asleep.load(Ordering::SeqCst) == 0 {
             return;
         }
         self.news.store(true, Ordering::SeqCst);
-        if self.bell.asleep.load(Ordering::SeqCst) {
+        if self.bell.asleep.load(Ordering::SeqCst) > 0 {
             drop(locked(&self.bell.lock));
             self.bell.rung.notify_all();
         }
@@ -39,7 +39,7 @@ impl Crew {
 #[derive(Debug)]
 pub(in crate::threads) struct CrewWaiter {
     pub(in crate::threads) crew: Arc<Crew>,
-    /// One driver waits at a time, so this is free.
+    /// One driver waits at a time, but for moments.
     pub(in crate::threads) spin: Mutex<Spin>,
 }
 
@@ -54,7 +54,10 @@ impl Waiter for CrewWaiter {
         let Crew { bell, news, .. } = &*self.crew;
         bell.drivers.fetch_add(1, Ordering::SeqCst);
         let _driving = Driving(&bell.drivers);
-        let mut spin = locked(&self.spin);
+        // Another driver may be about to leave. Then this one does not spin.
+        let mut lent = self.spin.try_lock().ok();
+        let mut none = Spin::none();
+        let spin = lent.as_deref_mut().unwrap_or(&mut none);
         while pending() {
             let time = deadline.map_or(Duration::MAX, Deadline::remaining);
             if time.is_zero() {
@@ -64,12 +67,12 @@ impl Waiter for CrewWaiter {
                 continue;
             }
             let lock = locked(&bell.lock);
-            bell.asleep.store(true, Ordering::SeqCst);
+            bell.asleep.fetch_add(1, Ordering::SeqCst);
             if !news.load(Ordering::SeqCst) {
                 // Who is woken looks again, whatever woke it.
                 drop(bell.rung.wait_timeout(lock, time.min(Duration::from_secs(3600))));
             }
-            bell.asleep.store(false, Ordering::SeqCst);
+            bell.asleep.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }
