@@ -90,6 +90,7 @@ fn steps() -> Result<Vec<Step>, String> {
         }
     }
     steps.extend(packages.iter().filter_map(loom));
+    steps.extend(packages.iter().filter_map(shuttle));
     steps.extend(packages.iter().filter_map(crash_points));
     steps.extend(packages.iter().filter_map(lock_steps));
     steps.push(Step::cargo("bench", "xtask bench --quick"));
@@ -148,6 +149,20 @@ fn loom(package: &Package) -> Option<Step> {
         &format!("test --release -p {} {}", package.name, places.join(" ")),
     );
     package.published.then(|| step.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", &folder("loom")))
+}
+
+/// What runs under random schedules: in tests whose names start so.
+fn shuttle(package: &Package) -> Option<Step> {
+    let places: Vec<String> = test_files(package)
+        .filter(|name| name.starts_with("shuttle"))
+        .map(|name| format!("--test {name}"))
+        .collect();
+    let line = format!("test --release -p {} {}", package.name, places.join(" "));
+    (package.published && !places.is_empty()).then(|| {
+        Step::cargo(format!("{}, shuttle", package.name), &line)
+            .env("RUSTFLAGS", "--cfg shuttle")
+            .env("CARGO_TARGET_DIR", &folder("shuttle"))
+    })
 }
 
 /// The tests of a crate that has crash points, with the points switched on.

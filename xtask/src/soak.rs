@@ -17,6 +17,7 @@ Usage: cargo xtask soak [OPTION…]
 
   --minutes N     how long at least, in whole rounds (60)
   --kills N       how many kills in each storm (10000)
+  --seeds N       how many simulated worlds in each storm of seeds (100000)
   --only PATTERN  only packages whose name contains PATTERN";
 
 /// In the long form a test may take that many seconds.
@@ -28,7 +29,7 @@ const SECONDS: &str = "7200";
 ///
 /// The storm that failed, and the line to run it by hand; its seed is in what it printed. Or what a round left behind.
 pub fn run(args: &[String]) -> Outcome {
-    let (mut minutes, mut kills) = (60, 10_000);
+    let (mut minutes, mut kills, mut seeds) = (60, 10_000, 100_000);
     let mut only = String::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -43,6 +44,7 @@ pub fn run(args: &[String]) -> Outcome {
             }
             "--minutes" => minutes = number()?,
             "--kills" => kills = number()?,
+            "--seeds" => seeds = number()?,
             "--only" => only = args.next().ok_or("--only needs a pattern")?.clone(),
             other => return Err(format!("unknown option `{other}`; see `cargo xtask soak --help`")),
         }
@@ -55,7 +57,7 @@ pub fn run(args: &[String]) -> Outcome {
         let seed = RandomState::new().hash_one(0);
         eprintln!("xtask: a round of storms with seed {seed:#x}");
         let before = Before::take(false)?;
-        for step in packages.iter().filter_map(|package| storms(package, kills, seed)) {
+        for step in packages.iter().filter_map(|package| storms(package, [kills, seeds], seed)) {
             step.run(before.temp())?;
         }
         before.check()?;
@@ -65,12 +67,13 @@ pub fn run(args: &[String]) -> Outcome {
     }
 }
 
-fn storms(package: &Package, kills: u64, seed: u64) -> Option<Step> {
+fn storms(package: &Package, [kills, seeds]: [u64; 2], seed: u64) -> Option<Step> {
     let has_some = ci::test_files(package).any(|name| name.contains("storm"));
     let line = format!("test --release -p {} --test it -- storm --nocapture --test-threads=1", package.name);
     (has_some && package.published).then(|| {
         Step::cargo(format!("{}, storms", package.name), &line)
             .env("PROCESSION_KILLS", &kills.to_string())
+            .env("PROCESSION_SEEDS", &seeds.to_string())
             .env("PROCESSION_SEED", &format!("{seed:#x}"))
             .env("PROCESSION_TEST_TIMEOUT", SECONDS)
     })

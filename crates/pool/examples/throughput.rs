@@ -1,6 +1,6 @@
 //! How fast a pool hands out work: tasks of nothing, counted.
 //!
-//! `cargo run --release -p procession-pool --example throughput -- [WORKERS]`
+//! `cargo run --release -p procession-pool --example throughput -- [WORKERS] [threads]`
 
 use procession_pool::Pool;
 use std::{error::Error, time::Instant};
@@ -23,7 +23,8 @@ fn measure<E>(what: &str, items: u64, run: impl FnOnce() -> Result<(), E>) -> Re
 
 fn main() -> Result<(), Box<dyn Error>> {
     let workers = std::env::args().nth(1).map_or(Ok(2), |n| n.parse())?;
-    let pool = Pool::new(workers)?;
+    let over_threads = std::env::args().nth(2).is_some_and(|kind| kind == "threads");
+    let pool = if over_threads { Pool::threads(workers)? } else { Pool::new(workers)? };
     pool.map(nothing, 0..1000)?;
     for _ in 0..3 {
         measure("apply", 20_000, || (0..20_000).try_for_each(|n| pool.apply(nothing, n).map(drop)))?;

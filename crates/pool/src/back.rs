@@ -134,6 +134,8 @@ pub struct WorkerInfo {
     pub state: WorkerState,
     /// How many processes came before it at this index.
     pub restarts: u64,
+    /// How many of those were left behind, where workers are threads: they still ran an item that was given up.
+    pub left_behind: u64,
     /// How many items it has finished, and how many tasks it has been given and not finished.
     pub items: u64,
     /// See `items`.
@@ -158,6 +160,7 @@ impl WorkerInfo {
             pid: None,
             state: WorkerState::Starting,
             restarts: 0,
+            left_behind: 0,
             items: 0,
             queued: 0,
             age: Duration::ZERO,
@@ -281,6 +284,11 @@ impl Events {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Takes out all events: for those who drive a back themselves.
+    pub fn drain(&mut self) -> impl Iterator<Item = Event> + '_ {
+        self.list.drain(..)
     }
 
     pub(crate) fn take(&mut self) -> Vec<Event> {

@@ -54,7 +54,7 @@ pub struct Died {
 pub struct Death {
     /// The worker's name.
     pub worker: String,
-    /// Its pid.
+    /// Its pid; 0 if it is a thread, which was left behind.
     pub pid: u32,
     /// Its exit status, or the signal that ended it.
     pub exit: ExitStatus,
@@ -159,6 +159,9 @@ impl TaskError {
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.pid == 0 {
+            return write!(f, "thread `{}` was left behind", self.worker);
+        }
         write!(f, "worker `{}` (pid {}) ", self.worker, self.pid)?;
         match self.exit {
             ExitStatus::Code(code) => write!(f, "exited with status {code}"),

@@ -29,7 +29,7 @@
 //! driver                    hands tasks to the back, events to the front; one waiting thread at a time
 //! front                     pure state machine: keys, order, windows, attempts
 //! ------------------------- the trait Back: envelopes down, events up
-//! local | simulated         worker processes | seeded faults in simulated time
+//! local | threads | simulated   worker processes | threads of this process | seeded faults in simulated time
 //! ```
 //!
 //! The front assumes neither order nor exactly-once nor loss-free events: results are keyed by task and attempt, and
@@ -65,6 +65,7 @@
 compile_error!("procession supports Linux only");
 
 pub mod back;
+mod bug;
 mod calls;
 mod driver;
 mod error;
@@ -76,10 +77,15 @@ mod records;
 pub mod simulated;
 mod slab;
 mod slices;
+mod sync;
 mod tasks;
+pub mod threads;
 mod token;
 mod work;
 
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub use bug::{Bug, plant};
 pub use error::{Cause, Death, Died, Error, Result, TaskError};
 pub use handle::{AsCompleted, InTime, Task, Unfinished, WaitFor, Waited, as_completed, wait};
 pub use local::Builder;

@@ -6,26 +6,40 @@
 //! pool:
 //!
 //! ```
-//! use procession_pool::{Pool, simulated::{Faults, Simulated}};
+//! use procession_pool::{Pool, simulated::Faults};
 //!
 //! let faults = Faults { death: 0.05, loss: 0.1, ..Faults::NONE };
-//! let pool = Pool::with_back(Simulated::new(42, 3, faults));
+//! let pool = Pool::simulated_builder(42).workers(3).faults(faults).build();
 //! let tasks = pool.tasks(|n: u32| n + 1, 0..100).retry(100).quarantine(0);
 //! assert_eq!(tasks.collect()?, (1..=100).collect::<Vec<_>>());
 //! # Ok::<(), procession_pool::TaskError>(())
 //! ```
+//!
+//! # Simulated time
+//!
+//! An item takes up to 10 µs, and [slow](Faults::slow) ones up to 10 ms. Its function is called when that time is over, so
+//! [`cancelled`](crate::cancelled) tells it what was asked until then. By [`pass`] it takes as much longer as it wants;
+//! meanwhile its worker may die, or be killed since the item runs longer than its limit. Limits, and the grace of a
+//! [cancel](Cancel::Kill), are in simulated time, which stands still while nobody polls.
 
+mod random;
+mod world;
+
+use self::{random::Random, world::Happening};
 use crate::{
-    Cause, Death, TaskError,
-    back::{Back, Capabilities, Envelope, Event, Events, FunctionId, Key, NoSleep, Submit, Waiter},
-    records,
-    work::judge,
+    Death, Pool, TaskError,
+    back::{
+        Back, Cancel, Capabilities, Envelope, Events, FunctionId, Key, Submit, Waiter, WorkerInfo,
+        WorkerState,
+    },
+    pool::Defaults,
 };
 use procession_parcel::{Erased, Parcel};
-use procession_process::ExitStatus;
 use procession_sys::Deadline;
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap, VecDeque},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -42,6 +56,8 @@ pub struct Faults {
     pub loss: f64,
     /// An event arrives twice.
     pub duplicate: f64,
+    /// An item takes a thousand times as long as others, up to 10 ms.
+    pub slow: f64,
     /// The longest delay of a task or an event, in simulated time. An item takes up to 10 µs, so a larger delay
     /// brings them out of order.
     pub delay: Duration,
@@ -50,16 +66,108 @@ pub struct Faults {
 impl Faults {
     /// A world where nothing goes wrong.
     pub const NONE: Faults =
-        Faults { death: 0.0, idle_death: 0.0, loss: 0.0, duplicate: 0.0, delay: Duration::ZERO };
+        Faults { death: 0.0, idle_death: 0.0, loss: 0.0, duplicate: 0.0, slow: 0.0, delay: Duration::ZERO };
+
+    /// A world where everything goes wrong now and then.
+    pub const SOME: Faults = Faults {
+        death: 0.02,
+        idle_death: 0.02,
+        loss: 0.05,
+        duplicate: 0.05,
+        slow: 0.02,
+        delay: Duration::from_micros(30),
+    };
 }
 
 /// How long the front waits for a sign of life, in simulated time.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How many tasks a worker is given at once.
 const DEPTH: usize = 4;
-/// How long an item takes at most, and how long until a dead worker is replaced, in simulated nanoseconds.
+/// How long an item takes at most, how much slower a slow one is, and how long until a dead worker is replaced, in
+/// simulated nanoseconds.
 const ITEM: u64 = 10_000;
+const SLOWER: u64 = 1000;
 const RESTART: u64 = 100_000;
+
+/// How many polls there are between two looks at the real clock.
+const STEPS: u32 = 1 << 14;
+
+thread_local! {
+    /// What the item that this thread simulates has asked for by [`pass`], in nanoseconds.
+    static PASSED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Lets simulated time pass in the item that calls it: it takes that much longer. Outside of a simulation it does nothing.
+pub fn pass(time: Duration) {
+    PASSED.set(PASSED.get().saturating_add(nanos(time)));
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Pool {
+    /// A simulated pool of four workers in which [everything goes wrong now and then](Faults::SOME), as `seed` decides; see
+    /// [`simulated`](crate::simulated).
+    #[must_use]
+    pub fn simulated(seed: u64) -> Pool {
+        Pool::simulated_builder(seed).build()
+    }
+
+    /// Describes a simulated pool in detail.
+    pub fn simulated_builder(seed: u64) -> Builder {
+        Builder { seed, workers: 4, faults: Faults::SOME, retries: 0 }
+    }
+}
+
+/// Describes a simulated pool. Made by [`Pool::simulated_builder`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct Builder {
+    seed: u64,
+    workers: usize,
+    faults: Faults,
+    retries: u32,
+}
+
+impl Builder {
+    /// How many workers there are. The default is 4.
+    pub fn workers(self, workers: usize) -> Builder {
+        Builder { workers, ..self }
+    }
+
+    /// What goes wrong. The default is [`Faults::SOME`].
+    pub fn faults(self, faults: Faults) -> Builder {
+        Builder { faults, ..self }
+    }
+
+    /// How often an item is tried again after its worker died with it in hand, or after it panicked, unless the call
+    /// says otherwise. The default is 0.
+    pub fn retry(self, times: u32) -> Builder {
+        Builder { retries: times, ..self }
+    }
+
+    /// Makes the pool.
+    ///
+    /// # Panics
+    ///
+    /// As [`Simulated::new`].
+    #[must_use]
+    pub fn build(self) -> Pool {
+        let defaults = Defaults { retries: self.retries, ..Defaults::default() };
+        Pool::new_with(Box::new(self.back()), defaults)
+    }
+
+    /// Makes only the back: for a back that wraps it.
+    ///
+    /// # Panics
+    ///
+    /// As [`Simulated::new`].
+    #[must_use]
+    pub fn back(self) -> Simulated {
+        Simulated::new(self.seed, self.workers, self.faults)
+    }
+}
 
 /// The simulated back.
 #[derive(Debug)]
@@ -71,6 +179,8 @@ pub struct Simulated {
     agenda: BTreeMap<(u64, u64), Happening>,
     happenings: u64,
     workers: Vec<Worker>,
+    /// How many of the workers are kept. Those behind them were retired.
+    kept: usize,
     /// What is known of each task that the front has not told us to forget.
     ledger: HashMap<Key, Record>,
     functions: HashMap<FunctionId, Arc<Erased>>,
@@ -84,46 +194,50 @@ struct Worker {
     /// Tasks that were given to it, those on their way included.
     given: usize,
     alive: bool,
-    /// Counts its processes.
+    /// It ends after the task that it runs, to be replaced unless it was retired.
+    leaving: bool,
+    /// Counts its processes, the deaths of its place included, and the items of each.
     life: u32,
-    /// Whether an item of it is on the agenda.
-    busy: bool,
+    restarts: u64,
+    turn: u64,
+    /// The item that it runs.
+    busy: Option<Item>,
+    items: u64,
+    busy_time: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// An item that runs.
+#[derive(Debug)]
+struct Item {
+    since: u64,
+    /// What it came to, once its function was called, and whether the worker dies before that is committed.
+    result: Option<Result<Vec<u8>, TaskError>>,
+    dies: bool,
 }
 
 #[derive(Debug)]
 struct Job {
     key: Key,
     function: Arc<Erased>,
-    items: u32,
     arguments: Vec<u8>,
-    /// Items that are done, and how many of them were reported.
+    limit: Option<Duration>,
+    /// Items that are done, and how many of them were reported. The one behind them may run.
     done: u32,
     reported: u32,
+    /// Nothing is started from this item on.
+    end: u32,
+    asked: bool,
 }
 
 /// What became of a task so far.
 #[derive(Debug, Default)]
 struct Record {
     lost: bool,
-    results: Vec<Result<Vec<u8>, TaskError>>,
+    cancelled: bool,
+    results: Vec<Option<Result<Vec<u8>, TaskError>>>,
     ended: Option<(u32, bool, Arc<Death>)>,
-}
-
-#[derive(Debug)]
-enum Happening {
-    Arrival { worker: usize, job: Job },
-    ItemEnds { worker: usize, life: u32 },
-    Restart { worker: usize },
-    Report(Report),
-    Query(Key),
-}
-
-/// An event on its way; what it says is looked up in the ledger when it arrives.
-#[derive(Clone, Copy, Debug)]
-enum Report {
-    Items { key: Key, from: u32, to: u32 },
-    Ended(Key),
-    Unknown(Key),
 }
 
 impl Simulated {
@@ -135,8 +249,8 @@ impl Simulated {
     #[must_use]
     pub fn new(seed: u64, workers: usize, faults: Faults) -> Simulated {
         assert!(workers > 0, "a pool has at least one worker");
-        let Faults { death, idle_death, loss, duplicate, .. } = faults;
-        for share in [death, idle_death, loss, duplicate] {
+        let Faults { death, idle_death, loss, duplicate, slow, .. } = faults;
+        for share in [death, idle_death, loss, duplicate, slow] {
             assert!(
                 (0.0..1.0).contains(&share),
                 "a fault's share is at least 0 and less than 1, not {share}"
@@ -149,6 +263,7 @@ impl Simulated {
             agenda: BTreeMap::new(),
             happenings: 0,
             workers: (0..workers).map(|_| Worker { alive: true, ..Worker::default() }).collect(),
+            kept: workers,
             ledger: HashMap::new(),
             functions: HashMap::new(),
             closed: false,
@@ -156,199 +271,56 @@ impl Simulated {
         }
     }
 
-    fn schedule(&mut self, after: u64, happening: Happening) {
-        self.happenings += 1;
-        self.agenda.insert((self.now.saturating_add(after), self.happenings), happening);
+    /// How many workers have died so far.
+    #[must_use]
+    pub fn deaths(&self) -> u64 {
+        self.deaths
     }
 
-    fn delay(&mut self) -> u64 {
-        let longest = u64::try_from(self.faults.delay.as_nanos()).unwrap_or(u64::MAX);
-        self.random.below(longest.saturating_add(1))
+    fn takes_more(&self, worker: usize) -> bool {
+        let state = &self.workers[worker];
+        state.alive && !state.leaving && state.given < DEPTH
+    }
+}
+
+/// Lets simulated time pass. It looks at the clock so seldom that what happens does not depend on real time, unless
+/// somebody waits for nothing.
+#[derive(Debug)]
+struct Steps;
+
+impl Waiter for Steps {
+    fn sleeps(&self) -> bool {
+        false
     }
 
-    fn chance(&mut self, share: f64) -> bool {
-        self.random.chance(share)
-    }
-
-    fn report(&mut self, report: Report) {
-        let copies = if self.chance(self.faults.duplicate) { 2 } else { 1 };
-        for _ in 0..copies {
-            if !self.chance(self.faults.loss) {
-                let delay = self.delay();
-                self.schedule(delay, Happening::Report(report));
+    fn wait_while(&self, deadline: Option<Deadline>, pending: &mut dyn FnMut() -> bool) {
+        let mut step = 0_u32;
+        while pending() {
+            step = step.wrapping_add(1);
+            if step.is_multiple_of(STEPS) && deadline.is_some_and(Deadline::passed) {
+                return;
             }
-        }
-    }
-
-    fn happen(&mut self, happening: Happening, events: &mut Events) {
-        match happening {
-            Happening::Arrival { worker, job } => {
-                if self.workers[worker].alive {
-                    self.workers[worker].tasks.push_back(job);
-                    self.go_on(worker);
-                } else {
-                    // It waits in the lane, and dies with the worker's successor not knowing of it.
-                    self.workers[worker].given -= 1;
-                    let death = self.death(worker);
-                    self.end(&job, 0, false, &death);
-                }
+            if step.is_multiple_of(64) {
+                // Others may want the pool's lock.
+                std::thread::yield_now();
             }
-            Happening::ItemEnds { worker, life } => {
-                if self.workers[worker].life == life {
-                    self.item(worker);
-                }
-            }
-            Happening::Restart { worker } => {
-                let worker = &mut self.workers[worker];
-                worker.alive = true;
-                worker.life += 1;
-            }
-            Happening::Report(report) => self.deliver(report, events),
-            Happening::Query(key) => self.answer(key),
-        }
-    }
-
-    fn go_on(&mut self, worker: usize) {
-        let state = &mut self.workers[worker];
-        if state.busy || state.tasks.is_empty() {
-            return;
-        }
-        state.busy = true;
-        let life = state.life;
-        let time = 1 + self.random.below(ITEM);
-        self.schedule(time, Happening::ItemEnds { worker, life });
-    }
-
-    fn item(&mut self, worker: usize) {
-        self.workers[worker].busy = false;
-        if self.chance(self.faults.idle_death) {
-            return self.die(worker, false);
-        }
-        let dies = self.chance(self.faults.death);
-        if dies && self.chance(0.5) {
-            return self.die(worker, true);
-        }
-        let Some(mut job) = self.workers[worker].tasks.pop_front() else { return };
-        let rest = &job.arguments[records::offset_of(&job.arguments, job.done)..];
-        let mut output = Vec::new();
-        let result = match records::split(rest) {
-            Some((input, _)) => judge(job.function.call_bytes(input, &mut output)),
-            None => Err(TaskError::BadArguments("the task has fewer items than it says".to_owned())),
-        };
-        if dies {
-            self.workers[worker].tasks.push_front(job);
-            return self.die(worker, true);
-        }
-        if let Some(record) = self.ledger.get_mut(&job.key) {
-            record.results.push(result.map(|()| output));
-        }
-        job.done += 1;
-        let complete = job.done == job.items;
-        if complete || self.chance(0.5) {
-            self.report(Report::Items { key: job.key, from: job.reported, to: job.done });
-            job.reported = job.done;
-        }
-        if complete {
-            self.workers[worker].given -= 1;
-        } else {
-            self.workers[worker].tasks.push_front(job);
-        }
-        self.go_on(worker);
-    }
-
-    fn die(&mut self, worker: usize, in_hand: bool) {
-        self.deaths += 1;
-        let death = self.death(worker);
-        let state = &mut self.workers[worker];
-        state.alive = false;
-        state.life += 1;
-        state.busy = false;
-        let tasks = std::mem::take(&mut state.tasks);
-        state.given -= tasks.len();
-        for (index, job) in tasks.iter().enumerate() {
-            self.end(job, job.done, in_hand && index == 0, &death);
-        }
-        self.schedule(RESTART, Happening::Restart { worker });
-    }
-
-    fn end(&mut self, job: &Job, completed: u32, in_hand: bool, death: &Arc<Death>) {
-        if let Some(record) = self.ledger.get_mut(&job.key) {
-            record.ended = Some((completed, in_hand, death.clone()));
-        }
-        // In any order: what was done but not reported, and the end.
-        self.report(Report::Ended(job.key));
-        if job.done > job.reported {
-            self.report(Report::Items { key: job.key, from: job.reported, to: job.done });
-        }
-    }
-
-    fn death(&self, worker: usize) -> Arc<Death> {
-        Arc::new(Death {
-            worker: format!("Simulated-{}", worker + 1),
-            pid: self.workers[worker].life,
-            exit: ExitStatus::Signal { signal: libc::SIGKILL, core_dumped: false },
-            cause: Cause::Itself,
-            peak_memory: None,
-        })
-    }
-
-    fn deliver(&mut self, report: Report, events: &mut Events) {
-        match report {
-            Report::Unknown(key) => events.push(Event::Unknown { key }),
-            Report::Ended(key) => {
-                let ended = self.ledger.get(&key).and_then(|record| record.ended.clone());
-                if let Some((completed, in_hand, death)) = ended {
-                    events.push(Event::Ended { key, completed, in_hand: in_hand.into(), death });
-                }
-            }
-            Report::Items { key, from, to } => {
-                let Some(record) = self.ledger.get(&key) else { return };
-                let mut first = from;
-                let mut run = events.buffer();
-                for item in from..to.min(record.results.len() as u32) {
-                    match &record.results[item as usize] {
-                        Ok(value) => records::append(&mut run, value),
-                        Err(error) => {
-                            if item > first {
-                                let records = std::mem::take(&mut run);
-                                events.push(Event::Results { key, first, count: item - first, records });
-                            }
-                            events.push(Event::Failed { key, item, error: error.clone() });
-                            first = item + 1;
-                        }
-                    }
-                }
-                if to > first {
-                    events.push(Event::Results { key, first, count: to - first, records: run });
-                } else {
-                    events.recycle(run);
-                }
-            }
-        }
-    }
-
-    fn answer(&mut self, key: Key) {
-        let Some(record) = self.ledger.get(&key) else { return self.report(Report::Unknown(key)) };
-        if record.lost {
-            return self.report(Report::Unknown(key));
-        }
-        let (results, ended) = (record.results.len() as u32, record.ended.is_some());
-        if results > 0 {
-            self.report(Report::Items { key, from: 0, to: results });
-        }
-        if ended {
-            self.report(Report::Ended(key));
         }
     }
 }
 
 impl Back for Simulated {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { patience: Some(PATIENCE), ..Capabilities::default() }
+        Capabilities {
+            kills: true,
+            resizes: true,
+            started: true,
+            patience: Some(PATIENCE),
+            ..Capabilities::default()
+        }
     }
 
     fn workers(&self) -> usize {
-        self.workers.len()
+        self.kept
     }
 
     fn define(&mut self, id: FunctionId, function: &Arc<Erased>, _parcel: &Arc<Parcel>) {
@@ -360,9 +332,7 @@ impl Back for Simulated {
     }
 
     fn submit(&mut self, task: &Envelope<'_>) -> Submit {
-        let free = |worker: &&usize| self.workers[**worker].alive && self.workers[**worker].given < DEPTH;
-        let all: Vec<usize> = (0..self.workers.len()).collect();
-        let free: Vec<usize> = all.iter().filter(free).copied().collect();
+        let free: Vec<usize> = (0..self.kept).filter(|worker| self.takes_more(*worker)).collect();
         if free.is_empty() {
             return Submit::Full;
         }
@@ -373,16 +343,20 @@ impl Back for Simulated {
         let job = Job {
             key: task.key,
             function: function.clone(),
-            items: task.items,
             arguments: arguments.to_vec(),
+            limit: task.limit,
             done: 0,
             reported: 0,
+            end: task.items,
+            asked: false,
         };
         let worker = free[self.random.below(free.len() as u64) as usize];
         let lost = self.chance(self.faults.loss);
-        self.ledger.insert(task.key, Record { lost, ..Record::default() });
+        let results = (0..task.items).map(|_| None).collect();
+        self.ledger.insert(task.key, Record { lost, results, ..Record::default() });
         if !lost {
             self.workers[worker].given += 1;
+            self.workers[worker].bytes_in += arguments.len() as u64;
             let delay = self.delay();
             self.schedule(delay, Happening::Arrival { worker, job });
         }
@@ -393,7 +367,7 @@ impl Back for Simulated {
         // Time passes until there is something to tell, and a little where nothing will ever happen.
         while events.is_empty() {
             let Some(((time, _), happening)) = self.agenda.pop_first() else {
-                self.now += PATIENCE.as_nanos() as u64 / 4;
+                self.now += nanos(PATIENCE) / 4;
                 return;
             };
             self.now = time;
@@ -422,7 +396,61 @@ impl Back for Simulated {
     }
 
     fn waiter(&self) -> Arc<dyn Waiter> {
-        Arc::new(NoSleep)
+        Arc::new(Steps)
+    }
+
+    fn kill_worker(&mut self, index: usize) -> bool {
+        let lives = index < self.kept && self.workers[index].alive;
+        if lives {
+            self.die(index, crate::Cause::Requested);
+        }
+        lives
+    }
+
+    fn restart_worker(&mut self, index: usize) -> bool {
+        let lives = index < self.kept && self.workers[index].alive;
+        if lives {
+            self.dismiss(index);
+        }
+        lives
+    }
+
+    fn resize(&mut self, workers: usize) {
+        let before = std::mem::replace(&mut self.kept, workers.max(1));
+        for index in self.kept..before {
+            if self.workers[index].alive {
+                self.dismiss(index);
+            }
+        }
+        for index in before..self.kept {
+            if index == self.workers.len() {
+                self.workers.push(Worker { alive: true, ..Worker::default() });
+            } else if !self.workers[index].alive {
+                self.schedule(RESTART, Happening::Restart { worker: index });
+            }
+        }
+    }
+
+    fn worker_infos(&self) -> Vec<WorkerInfo> {
+        let infos = self.workers[..self.kept].iter().enumerate().map(|(index, worker)| {
+            let mut info = WorkerInfo::new(index, world::name(index, worker.life));
+            info.state = match worker {
+                Worker { alive: false, .. } => WorkerState::Absent,
+                Worker { leaving: true, .. } => WorkerState::Ending,
+                Worker { busy: Some(_), .. } => WorkerState::Busy,
+                _ => WorkerState::Idle,
+            };
+            (info.restarts, info.items, info.queued) = (worker.restarts, worker.items, worker.given);
+            (info.bytes_in, info.bytes_out) = (worker.bytes_in, worker.bytes_out);
+            (info.age, info.busy) = (Duration::from_nanos(self.now), Duration::from_nanos(worker.busy_time));
+            info
+        });
+        infos.collect()
+    }
+
+    fn cancel(&mut self, key: Key, how: Cancel) {
+        let delay = self.delay();
+        self.schedule(delay, Happening::Cancel { key, how });
     }
 
     fn close(&mut self) {
@@ -439,30 +467,15 @@ impl Back for Simulated {
     }
 
     fn has_ended(&mut self) -> bool {
-        self.closed
+        self.closed && self.workers.iter().all(|worker| worker.given == 0)
     }
 }
 
-/// SplitMix64: small, and good enough to decide who dies.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `limit`, which is not 0.
-    fn below(&mut self, limit: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
-    }
-
-    fn chance(&mut self, share: f64) -> bool {
-        // 53 bits, as many as a double holds.
-        share > 0.0 && ((self.next() >> 11) as f64) < share * (1u64 << 53) as f64
-    }
+/// Calls a function as an item that was asked to end, or was not; tells what it came to, and how much longer it takes.
+fn call(function: &Erased, argument: &[u8], asked: bool) -> (Result<Vec<u8>, TaskError>, u64) {
+    let before = PASSED.replace(0);
+    let mut output = Vec::new();
+    let call = || crate::work::judge(function.call_bytes(argument, &mut output));
+    let result = crate::token::with_token(Rc::new(move || asked), call);
+    (result.map(|()| output), PASSED.replace(before))
 }

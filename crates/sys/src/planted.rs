@@ -4,28 +4,28 @@
 
 /// Makes `plant` and `planted` for an enumeration of mistakes: `repr(u32)`, `Copy`, the first one 1.
 ///
-/// `plant(Some(bug))` exists under `--cfg loom` alone; `planted(bug)` is a constant `false` without it.
+/// `plant(Some(bug))` exists under `--cfg loom` and `--cfg shuttle` alone; `planted(bug)` is a constant `false` without it.
 #[macro_export]
 macro_rules! plantable {
     ($bug:ty) => {
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         static PLANTED: ::core::sync::atomic::AtomicU32 = ::core::sync::atomic::AtomicU32::new(0);
 
         /// Plants a mistake, or takes it out again.
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         #[allow(dead_code, unreachable_pub, reason = "called by the model only")]
         pub fn plant(bug: Option<$bug>) {
             PLANTED.store(bug.map_or(0, |bug| bug as u32), ::core::sync::atomic::Ordering::SeqCst);
         }
 
         /// Whether this mistake is planted.
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         pub(crate) fn planted(bug: $bug) -> bool {
             PLANTED.load(::core::sync::atomic::Ordering::SeqCst) == bug as u32
         }
 
         /// Whether this mistake is planted: never outside the model.
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         #[inline(always)]
         pub(crate) const fn planted(_: $bug) -> bool {
             false
@@ -39,7 +39,7 @@ macro_rules! plantable {
 /// # Panics
 ///
 /// If it does not fail.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub fn finds(bug: &dyn std::fmt::Debug, with_the_mistake: impl FnOnce()) {
     const VARIABLE: &str = "PROCESSION_PLANTED_BUG";
     if std::env::var(VARIABLE).is_ok() {

@@ -22,12 +22,14 @@
 //! there every call fails before it would.
 
 use super::{Driver, Listener, SLICE, Shared, State};
-use crate::front::Need;
+use crate::{
+    front::Need,
+    sync::{Builder, JoinHandle, MutexGuard, ThreadId, current},
+};
 use procession_sys::Deadline;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, MutexGuard, PoisonError},
-    thread::{self, JoinHandle, ThreadId},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -98,7 +100,7 @@ impl Shared {
             return;
         }
         let shared = self.clone();
-        let keeper = thread::Builder::new().name("procession-keeper".to_owned());
+        let keeper = Builder::new().name("procession-keeper".to_owned());
         // Without a thread it is tried again by the next call that has a need.
         if let Ok(thread) = keeper.spawn(move || shared.keep()) {
             state.keeper.thread = Some(thread);
@@ -123,7 +125,8 @@ impl Shared {
 
     /// Whether this thread is the keeper.
     pub(crate) fn in_keeper(&self) -> bool {
-        self.is_ours() && self.lock().keeper.thread.as_ref().is_some_and(|it| it.thread().id() == current())
+        self.is_ours()
+            && self.lock().keeper.thread.as_ref().is_some_and(|it| it.thread().id() == current_id())
     }
 
     /// Waits for a dismissed keeper for a short time.
@@ -131,7 +134,7 @@ impl Shared {
         let last = Deadline::after(FAREWELL);
         let mut state = self.lock();
         let Some(thread) = state.keeper.thread.take() else { return };
-        if thread.thread().id() == current() {
+        if thread.thread().id() == current_id() {
             state.keeper.thread = Some(thread);
             return;
         }
@@ -214,6 +217,6 @@ impl Shared {
     }
 }
 
-fn current() -> ThreadId {
-    thread::current().id()
+fn current_id() -> ThreadId {
+    current().id()
 }

@@ -1,11 +1,14 @@
 //! Who is to be told of a job, and how.
 
 use super::{Shared, State};
-use crate::front::{JobId, Want};
+use crate::{
+    front::{JobId, Want},
+    sync::{Condvar, Mutex},
+};
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     task::Waker,
     time::Duration,
 };

@@ -31,7 +31,9 @@ pub(crate) use listeners::{Listener, Mailbox, Notice};
 use crate::{
     TaskError,
     back::{Attendant, Back, Cancel, Capabilities, Events, FunctionId, Key, Submit, Waiter},
+    bug::{Bug, planted},
     front::{Front, JobId, JobOptions},
+    sync::{Condvar, Mutex, MutexGuard, yield_now},
     work::Callable,
 };
 use functions::Functions;
@@ -43,7 +45,7 @@ use procession_sys::{
 };
 use std::{
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, Once, PoisonError,
+        Arc, Once, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -211,7 +213,7 @@ impl Shared {
                 self.pump(&mut state);
                 return self.leave(&mut state);
             }
-            std::thread::yield_now();
+            yield_now();
         }
     }
 
@@ -320,7 +322,7 @@ impl Shared {
         if state.front.has_signalled() {
             self.deliver(state);
         }
-        if state.waiting > 0 && state.front.settlements() != before {
+        if state.waiting > 0 && state.front.settlements() != before && !planted(Bug::NoWordOfSettlement) {
             self.others.notify_all();
         }
     }
@@ -340,7 +342,7 @@ impl Shared {
             let is_done = done(&mut state);
             if is_done || deadline.is_some_and(Deadline::passed) {
                 // Whoever waits may have to drive now.
-                if state.waiting > 0 {
+                if state.waiting > 0 && !planted(Bug::NoHandOver) {
                     self.others.notify_all();
                 }
                 self.leave(&mut state);

@@ -4,6 +4,7 @@ use super::{Body, Front, Queued, Segment, Task};
 use crate::{
     Cause, Death, TaskError,
     back::{Event, Key},
+    bug::{Bug, planted},
     records,
 };
 use procession_sys::Deadline;
@@ -120,9 +121,13 @@ impl Front {
         task.ended = true;
         let (items, attempt, first) = (task.items, task.attempt, task.first);
         let completed = completed.min(items);
+        let in_hand = if planted(Bug::HandRunsAgain) { 0 } else { in_hand };
         let hand = completed..completed.saturating_add(in_hand).min(items);
         // Each goes to the head of the queue, those in hand last, and so first.
         self.requeue(key.task, hand.end..items);
+        if planted(Bug::EndForgetsResults) {
+            self.requeue(key.task, 0..completed);
+        }
         let (gaps, deaths) = self.task(key).map_or((Vec::new(), 0), |task| {
             (task.settled.gaps(hand), task.deaths.saturating_add(u32::from(death.cause != Cause::Requested)))
         });
@@ -182,7 +187,8 @@ impl Front {
     /// Puts the unsettled items of `range` back into the queue, under new keys, without spending an attempt.
     fn requeue(&mut self, key: u64, range: Range<u32>) {
         let Some(task) = self.tasks.get_mut(key) else { return };
-        let (job, first, attempt, deaths) = (task.job, task.first, task.attempt, task.deaths);
+        let (job, first, deaths) = (task.job, task.first, task.deaths);
+        let attempt = task.attempt + u32::from(planted(Bug::BehindSpends));
         if self.jobs.get(job.0).is_some_and(|job| job.cancelled) {
             for gap in task.settled.gaps(range) {
                 self.fail(key, gap, |_| TaskError::Cancelled);

@@ -27,6 +27,7 @@ use crate::{
     driver::{Listener, Notice, Shared},
     front::{Body, JobOptions, Segment, Want},
     records,
+    sync::{Condvar, Mutex, MutexGuard, ThreadId, current},
     tasks::{How, Job},
 };
 use procession_parcel::codec;
@@ -39,9 +40,9 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll},
-    thread::{self, ThreadId},
+    thread,
     time::Duration,
 };
 
@@ -153,7 +154,7 @@ impl<T> Inner<T> {
         mut outcome: MutexGuard<'a, Outcome<T>>,
         look: impl FnOnce(&Result<T, TaskError>) -> U,
     ) -> (MutexGuard<'a, Outcome<T>>, Option<thread::Result<U>>) {
-        let stage = mem::replace(&mut outcome.stage, Stage::Lent(thread::current().id()));
+        let stage = mem::replace(&mut outcome.stage, Stage::Lent(current().id()));
         let Stage::Done(result) = stage else {
             outcome.stage = stage;
             return (outcome, None);
@@ -174,7 +175,7 @@ impl<T> Inner<T> {
     fn unlent(&self) -> MutexGuard<'_, Outcome<T>> {
         let mut outcome = self.outcome();
         while let Stage::Lent(thread) = outcome.stage {
-            assert!(thread != thread::current().id(), "a callback waits for the call that it was called for");
+            assert!(thread != current().id(), "a callback waits for the call that it was called for");
             outcome = self.returned.wait(outcome).unwrap_or_else(PoisonError::into_inner);
         }
         outcome

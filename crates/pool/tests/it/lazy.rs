@@ -1,6 +1,6 @@
 //! Input is taken as it is needed, and no sooner.
 
-use crate::support::{Notebook, note};
+use crate::support::{Notebook, note, pools};
 use procession_pool::{Pool, TaskError, TimedOut, Work, task};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -13,17 +13,18 @@ use std::{
 #[test]
 fn an_infinite_input_is_taken_within_the_window() {
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(2).unwrap();
-    for ordered in [true, false] {
-        let taken = Cell::new(0_u64);
-        let input = (0_u64..).inspect(|n| taken.set(n + 1));
-        let tasks = pool.tasks(|n: u64| n, input).window(50);
-        assert_eq!(taken.get(), 0, "nothing is taken before a result is asked for");
-        let mut results = if ordered { tasks.ordered() } else { tasks.unordered() };
-        for given in 0..2000 {
-            let value = results.next().unwrap().unwrap();
-            assert!(!ordered || value == given);
-            assert!(taken.get() <= given + 51, "{} were taken when {given} were given", taken.get());
+    for pool in pools(2) {
+        for ordered in [true, false] {
+            let taken = Cell::new(0_u64);
+            let input = (0_u64..).inspect(|n| taken.set(n + 1));
+            let tasks = pool.tasks(|n: u64| n, input).window(50);
+            assert_eq!(taken.get(), 0, "nothing is taken before a result is asked for");
+            let mut results = if ordered { tasks.ordered() } else { tasks.unordered() };
+            for given in 0..2000 {
+                let value = results.next().unwrap().unwrap();
+                assert!(!ordered || value == given);
+                assert!(taken.get() <= given + 51, "{} were taken when {given} were given", taken.get());
+            }
         }
     }
 }
@@ -31,93 +32,99 @@ fn an_infinite_input_is_taken_within_the_window() {
 #[test]
 fn slow_items_are_not_taken_far_ahead_of_the_workers() {
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(2).unwrap();
-    let taken = Cell::new(0_usize);
-    let input = (0_u64..).inspect(|_| taken.set(taken.get() + 1));
-    let notebook = Notebook::new();
-    let path = notebook.path();
-    let slow = task!(move |n: u64| {
+    for pool in pools(2) {
+        let taken = Cell::new(0_usize);
+        let input = (0_u64..).inspect(|_| taken.set(taken.get() + 1));
+        let notebook = Notebook::new();
+        let path = notebook.path();
+        let slow = task!(move |n: u64| {
         note(path, n);
         std::thread::sleep(Duration::from_millis(5));
         n
     }; path);
-    let mut results = pool.tasks_of(Work::task(&slow), input).ordered();
-    for given in 0..30 {
-        let before = taken.get();
-        let begun = notebook.read().len();
-        assert!(before <= begun + 5, "{before} were taken when {begun} were begun");
-        assert_eq!(results.next().unwrap().unwrap(), given);
+        let mut results = pool.tasks_of(Work::task(&slow), input).ordered();
+        for given in 0..30 {
+            let before = taken.get();
+            let begun = notebook.read().len();
+            assert!(before <= begun + 5, "{before} were taken when {begun} were begun");
+            assert_eq!(results.next().unwrap().unwrap(), given);
+        }
     }
 }
 
 #[test]
 fn an_adaptive_chunk_grows_for_fast_items() {
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(2).unwrap();
-    let sum: u64 = pool.imap(|n: u64| n, 0..300_000).map(Result::unwrap).sum();
-    assert_eq!(sum, 299_999 * 300_000 / 2);
+    for pool in pools(2) {
+        let sum: u64 = pool.imap(|n: u64| n, 0..300_000).map(Result::unwrap).sum();
+        assert_eq!(sum, 299_999 * 300_000 / 2);
+    }
 }
 
 #[test]
 fn a_timeout_loses_nothing() {
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(1).unwrap();
-    let slow = |n: u32| {
-        std::thread::sleep(Duration::from_millis(100));
-        n
-    };
-    let mut results = pool.tasks(slow, 0..2).chunk_size(1).ordered();
-    assert!(matches!(results.next_timeout(Duration::from_millis(1)), Err(TimedOut)));
-    let values: Vec<u32> = results.map(Result::unwrap).collect();
-    assert_eq!(values, [0, 1]);
+    for pool in pools(1) {
+        let slow = |n: u32| {
+            std::thread::sleep(Duration::from_millis(100));
+            n
+        };
+        let mut results = pool.tasks(slow, 0..2).chunk_size(1).ordered();
+        assert!(matches!(results.next_timeout(Duration::from_millis(1)), Err(TimedOut)));
+        let values: Vec<u32> = results.map(Result::unwrap).collect();
+        assert_eq!(values, [0, 1]);
+    }
 }
 
 #[test]
 fn what_is_dropped_before_it_was_started_is_never_run() {
     static BEGUN: AtomicU64 = AtomicU64::new(0);
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(1).unwrap();
-    let slow = |n: u64| {
-        BEGUN.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(5));
-        n
-    };
-    let mut results = pool.tasks(slow, 0..1_000_000).chunk_size(1).unordered();
-    assert!(results.next().unwrap().is_ok());
-    let submitted: Vec<_> = (0..200).map(|n| pool.submit(slow, n).unwrap()).collect();
-    drop(submitted);
-    drop(results);
-    let begun = pool.apply(|()| BEGUN.load(Ordering::Relaxed), ()).unwrap();
-    assert!(begun < 20, "{begun} were begun");
+    for pool in pools(1) {
+        let slow = |n: u64| {
+            BEGUN.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(5));
+            n
+        };
+        let mut results = pool.tasks(slow, 0..1_000_000).chunk_size(1).unordered();
+        assert!(results.next().unwrap().is_ok());
+        let submitted: Vec<_> = (0..200).map(|n| pool.submit(slow, n).unwrap()).collect();
+        drop(submitted);
+        drop(results);
+        let begun = pool.apply(|()| BEGUN.load(Ordering::Relaxed), ()).unwrap();
+        assert!(begun < 20, "{begun} were begun");
+    }
 }
 
 #[test]
 fn the_front_of_an_ordered_iteration_does_not_stop_the_others() {
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(2).unwrap();
-    let uneven = |n: u64| {
-        if n == 0 {
-            std::thread::sleep(Duration::from_millis(300));
-        }
-        (n, std::process::id())
-    };
-    let results = pool.tasks(uneven, 0..500).chunk_size(1).collect().unwrap();
-    let first = results[0].1;
-    let others = results.iter().filter(|(_, pid)| *pid != first).count();
-    assert!(results.iter().map(|(n, _)| *n).eq(0..500));
-    assert!(others > 400, "{others} of 500 were run by the free worker");
+    for pool in pools(2) {
+        let uneven = |n: u64| {
+            if n == 0 {
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            (n, format!("{}, {:?}", std::process::id(), std::thread::current().id()))
+        };
+        let results = pool.tasks(uneven, 0..500).chunk_size(1).collect().unwrap();
+        let first = &results[0].1;
+        let others = results.iter().filter(|(_, worker)| worker != first).count();
+        assert!(results.iter().map(|(n, _)| *n).eq(0..500));
+        assert!(others > 400, "{others} of 500 were run by the free worker");
+    }
 }
 
 #[test]
 fn a_chain_of_iterations_of_one_pool_ends_with_it() {
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(2).unwrap();
-    let inner = pool.imap(|n: u64| n + 1, 0_u64..);
-    let mut outer = pool.imap(|n: u64| n * 2, inner.map_while(Result::ok));
-    assert_eq!(outer.next().unwrap().unwrap(), 2);
-    pool.terminate();
-    // The outer one drops the inner one, whose end is noted by the same pool.
-    assert!(outer.last().unwrap().unwrap_err().is_terminated());
+    for pool in pools(2) {
+        let inner = pool.imap(|n: u64| n + 1, 0_u64..);
+        let mut outer = pool.imap(|n: u64| n * 2, inner.map_while(Result::ok));
+        assert_eq!(outer.next().unwrap().unwrap(), 2);
+        pool.terminate();
+        // The outer one drops the inner one, whose end is noted by the same pool.
+        assert!(outer.last().unwrap().unwrap_err().is_terminated());
+    }
 }
 
 /// Takes everything from `results`, through panics; gives the values and the number of panics.
@@ -135,13 +142,14 @@ fn through_panics<T>(mut results: impl Iterator<Item = Result<T, TaskError>>) ->
 #[test]
 fn a_panic_of_the_input_loses_nothing_that_was_taken_from_it() {
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(2).unwrap();
-    for chunk in [1, 4, 7] {
-        let input = (0_u64..3000).inspect(|n| assert!(n % 1000 != 777, "no {n}"));
-        let tasks = pool.tasks(|n: u64| n, input).chunk_size(chunk).window(1 << 20);
-        let (values, panics) = through_panics(tasks.ordered());
-        assert_eq!(panics, 3);
-        assert!(values.into_iter().eq((0..3000).filter(|n| n % 1000 != 777)), "in chunks of {chunk}");
+    for pool in pools(2) {
+        for chunk in [1, 4, 7] {
+            let input = (0_u64..3000).inspect(|n| assert!(n % 1000 != 777, "no {n}"));
+            let tasks = pool.tasks(|n: u64| n, input).chunk_size(chunk).window(1 << 20);
+            let (values, panics) = through_panics(tasks.ordered());
+            assert_eq!(panics, 3);
+            assert!(values.into_iter().eq((0..3000).filter(|n| n % 1000 != 777)), "in chunks of {chunk}");
+        }
     }
 }
 
@@ -159,37 +167,39 @@ impl<'de> Deserialize<'de> for Explosive {
 #[test]
 fn a_panic_in_decoding_a_result_costs_that_result_only() {
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(2).unwrap();
-    let (values, panics) = through_panics(pool.tasks(Explosive, 0..100).chunk_size(10).ordered());
-    assert_eq!((values.len(), panics), (90, 10));
-    assert!(values.into_iter().map(|value| value.0).eq((0..100).filter(|n| n % 10 != 3)));
+    for pool in pools(2) {
+        let (values, panics) = through_panics(pool.tasks(Explosive, 0..100).chunk_size(10).ordered());
+        assert_eq!((values.len(), panics), (90, 10));
+        assert!(values.into_iter().map(|value| value.0).eq((0..100).filter(|n| n % 10 != 3)));
+    }
 }
 
 #[test]
 fn sizes_beyond_all_measure_are_as_good_as_large_ones() {
     let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::new(2).unwrap();
-    for size in [usize::MAX, usize::MAX / 4 + 1, 1 << 32] {
-        let tasks = pool.tasks(|n: u64| n, 0..10).chunk_size(size);
-        assert!(tasks.ordered().map(Result::unwrap).eq(0..10));
-        let tasks = pool.tasks(|n: u64| n, 0..10).window(size).retry(u32::MAX);
-        assert!(tasks.ordered().map(Result::unwrap).eq(0..10));
-    }
-    // An input may say of itself what it likes.
-    struct Liar(u64);
-    impl Iterator for Liar {
-        type Item = u64;
-        fn next(&mut self) -> Option<u64> {
-            self.0 += 1;
-            (self.0 <= 10).then_some(self.0)
+    for pool in pools(2) {
+        for size in [usize::MAX, usize::MAX / 4 + 1, 1 << 32] {
+            let tasks = pool.tasks(|n: u64| n, 0..10).chunk_size(size);
+            assert!(tasks.ordered().map(Result::unwrap).eq(0..10));
+            let tasks = pool.tasks(|n: u64| n, 0..10).window(size).retry(u32::MAX);
+            assert!(tasks.ordered().map(Result::unwrap).eq(0..10));
         }
-        fn size_hint(&self) -> (usize, Option<usize>) {
-            (usize::MAX, Some(usize::MAX))
+        // An input may say of itself what it likes.
+        struct Liar(u64);
+        impl Iterator for Liar {
+            type Item = u64;
+            fn next(&mut self) -> Option<u64> {
+                self.0 += 1;
+                (self.0 <= 10).then_some(self.0)
+            }
+            fn size_hint(&self) -> (usize, Option<usize>) {
+                (usize::MAX, Some(usize::MAX))
+            }
         }
+        assert!(pool.map(|n: u64| n, Liar(0)).unwrap().into_iter().eq(1..=10));
+        let mut results = pool.imap(|n: u64| n, 0..1);
+        assert!(results.next_timeout(Duration::MAX).unwrap().unwrap().is_ok());
     }
-    assert!(pool.map(|n: u64| n, Liar(0)).unwrap().into_iter().eq(1..=10));
-    let mut results = pool.imap(|n: u64| n, 0..1);
-    assert!(results.next_timeout(Duration::MAX).unwrap().unwrap().is_ok());
 }
 
 /// Ends when the file exists; at once for an empty path.

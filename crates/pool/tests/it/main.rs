@@ -1,10 +1,12 @@
 //! The pool's behaviour, as a user sees it.
 
+mod bare;
 mod basics;
 mod captured;
 mod conformance;
 mod copies;
 mod damage;
+mod death_table;
 mod deaths;
 mod failures;
 mod functions;
@@ -16,4 +18,6 @@ mod simulated;
 mod slices;
 mod storm;
 mod support;
+mod thread_pool;
 mod threads;
+mod worlds;

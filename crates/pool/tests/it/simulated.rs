@@ -34,6 +34,7 @@ fn one_world(seed: u64) -> u64 {
         idle_death: share(&mut rng, 15),
         loss: share(&mut rng, 40),
         duplicate: share(&mut rng, 40),
+        slow: share(&mut rng, 5),
         delay: Duration::from_micros(rng.below(100)),
     };
     let workers = 1 + rng.below(5) as usize;

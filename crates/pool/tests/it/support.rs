@@ -11,6 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A pool of each kind that really runs things, with so many workers: processes, then threads.
+pub(crate) fn pools(workers: usize) -> impl Iterator<Item = Pool> {
+    ["processes", "threads"].into_iter().map(move |kind| {
+        println!("over {kind}");
+        if kind == "threads" { Pool::threads(workers) } else { Pool::new(workers) }.unwrap()
+    })
+}
+
 /// A file in which processes note what they do, in one atomic append each.
 pub(crate) struct Notebook {
     path: PathBuf,
