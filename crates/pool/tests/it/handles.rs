@@ -2,7 +2,6 @@
 
 use crate::support::{Notebook, note, settled, wait_until};
 use procession_pool::{Pool, Task, TaskError, WaitFor, as_completed, wait};
-use procession_testkit::Census;
 use std::{
     future::{Future, IntoFuture},
     pin::{Pin, pin},
@@ -298,7 +297,8 @@ fn a_join_waits_for_callbacks_and_a_drop_tells_those_that_wait() {
     let slow = send.clone();
     let task = pool.submit(nap, 1).unwrap();
     task.on_done(move |result| {
-        nap(30);
+        // Longer than the pool's drop would wait.
+        nap(500);
         slow.send(result.is_ok()).unwrap();
     });
     pool.join();
@@ -330,7 +330,7 @@ fn a_keeper_goes_with_its_pool() {
             pool.join();
         };
         run();
-        let before = Census::take();
+        let before = settled();
         (0..3).for_each(|_| run());
         assert_eq!(before.difference(&settled()), None);
     });
