@@ -29,7 +29,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, Once, PoisonError, Weak,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     /// Where those wait that do not drive.
     others: Condvar,
     waiter: Arc<dyn Waiter>,
-    pub(crate) workers: usize,
+    workers: AtomicUsize,
     /// Whose it is: the process with this pid, and as many forks.
     owner: (u32, u32),
 }
@@ -240,7 +240,7 @@ impl Shared {
         let capabilities = back.capabilities();
         let shared = Arc::new(Shared {
             waiter: back.waiter(),
-            workers: back.workers().max(1),
+            workers: AtomicUsize::new(back.workers().max(1)),
             owner: (std::process::id(), FORKS.load(Ordering::Relaxed)),
             others: Condvar::new(),
             state: Mutex::new(State {
@@ -372,6 +372,19 @@ impl Shared {
             state = self.lock();
             state.driving = false;
         }
+    }
+
+    /// How many workers the back means to keep.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.load(Ordering::Relaxed)
+    }
+
+    /// Has the back keep this many workers, if it can.
+    pub(crate) fn resize(&self, workers: usize) {
+        let mut state = self.lock();
+        state.back.resize(workers);
+        self.workers.store(state.back.workers().max(1), Ordering::Relaxed);
+        self.pump(&mut state);
     }
 
     /// Refuses new jobs.

@@ -56,7 +56,7 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 /// Where some code calls `fork`, the copy cannot use the pool: every call fails with [`TaskError::ForkedCopy`] or, if it
 /// cannot fail, does nothing, and so does dropping it.
 pub struct Pool {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     retries: u32,
 }
 
@@ -91,7 +91,7 @@ impl Pool {
     /// How many workers it keeps.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.shared.workers
+        self.shared.workers()
     }
 
     /// The pids of the workers that it has now.
@@ -295,7 +295,7 @@ impl Drop for Pool {
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
-            .field("workers", &self.shared.workers)
+            .field("workers", &self.shared.workers())
             .field("retries", &self.retries)
             .finish_non_exhaustive()
     }

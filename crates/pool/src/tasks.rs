@@ -114,7 +114,7 @@ where
     }
 
     fn start(self, ordered: bool, eager: bool) -> Results<A, R, I> {
-        let workers = self.shared.workers;
+        let workers = self.shared.workers();
         let (retries, priority) = (self.retries, self.priority);
         let opened = self.work.callable().and_then(|function| {
             self.shared.open(function, |function| JobOptions {
@@ -462,7 +462,7 @@ where
             Window::Items(items) => items,
             Window::PerWorker => {
                 let (Chunk::Fixed(chunk) | Chunk::Adaptive(chunk)) = self.chunk;
-                (self.job.shared.workers as u64).saturating_mul((chunk as u64).saturating_mul(4).max(512))
+                (self.job.shared.workers() as u64).saturating_mul((chunk as u64).saturating_mul(4).max(512))
             }
         };
         window.saturating_sub(self.outstanding)

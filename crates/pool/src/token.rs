@@ -27,7 +27,6 @@ pub fn cancelled() -> bool {
 }
 
 /// Calls `run`, in which [`cancelled`] asks `asked`.
-#[expect(dead_code, reason = "for backs that can ask")]
 pub(crate) fn with_token<R>(asked: Asked, run: impl FnOnce() -> R) -> R {
     struct Reset(Option<Asked>);
     impl Drop for Reset {

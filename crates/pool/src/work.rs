@@ -66,7 +66,7 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    fn new(erased: Result<Erased, procession_parcel::Error>) -> Work<A, R> {
+    pub(crate) fn new(erased: Result<Erased, procession_parcel::Error>) -> Work<A, R> {
         let encoded = erased.and_then(|erased| {
             let mut bytes = Vec::new();
             codec::encode(&erased, &mut bytes)?;

@@ -7,6 +7,7 @@ mod deaths;
 mod failures;
 mod functions;
 mod lazy;
+mod lifetimes;
 mod scripted;
 mod simulated;
 mod storm;

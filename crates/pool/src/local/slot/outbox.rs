@@ -1,0 +1,240 @@
+//! What goes to a worker: messages, at once or as soon as there is room.
+
+use super::{Given, Slot};
+use crate::{
+    back::{Envelope, FunctionId, Key},
+    local::wire::{self, PIECE, TaskHeader},
+    records,
+};
+use procession_channel::lane::{RawSender, TrySendError};
+
+#[derive(Debug)]
+pub(super) enum Outgoing {
+    /// The rest of a task: its next items and their records, from `at`; how many of them make the next piece, and
+    /// where that ends, if it was tried before.
+    Items { head: Head, records: Vec<u8>, at: usize, piece: Option<(u32, usize)> },
+    /// The rest of one message, in fragments.
+    Fragments { message: Vec<u8>, at: usize, carries: Carries },
+}
+
+/// The head of a piece of a task.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    header: TaskHeader,
+    /// For its first item.
+    watched: Option<wire::Watched>,
+}
+
+impl Head {
+    /// Room for the longest one.
+    const SIZE: usize = TaskHeader::SIZE + wire::Watched::SIZE;
+
+    /// Its bytes.
+    fn encode(&self) -> ([u8; Head::SIZE], usize) {
+        let mut bytes = [0; Head::SIZE];
+        bytes[..TaskHeader::SIZE].copy_from_slice(&self.header.encode());
+        let Some(watched) = &self.watched else { return (bytes, TaskHeader::SIZE) };
+        bytes[1] |= wire::WATCHED;
+        bytes[TaskHeader::SIZE..].copy_from_slice(&watched.encode());
+        (bytes, Head::SIZE)
+    }
+
+    /// Of the next `count` items.
+    fn of_next(&self, count: u32, flags: u8) -> Head {
+        Head { header: TaskHeader { flags, items: count, ..self.header }, watched: self.watched }
+    }
+
+    /// Of those behind them.
+    fn pass(&mut self, count: u32) {
+        self.header.first += count;
+        self.header.items -= count;
+        if let Some(watched) = &mut self.watched {
+            watched.number += u64::from(count);
+        }
+    }
+}
+
+/// What a message in fragments is.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Carries {
+    /// One item of this task, the last one before this index.
+    Item(Key, u32),
+    /// A function, for the task behind it.
+    Function(FunctionId, Key),
+    Other,
+}
+
+impl Slot {
+    /// Gives it a task, which should take `time` nanoseconds. What there is no room for is kept and sent on later.
+    pub(in crate::local) fn give(&mut self, task: &Envelope<'_>, records: &[u8], encoded: &[u8], time: u64) {
+        if self.last != Some(task.function) && self.functions.insert(task.function) {
+            let mut message = Vec::with_capacity(5 + encoded.len());
+            message.push(wire::DEFINE);
+            message.extend_from_slice(&task.function.0.to_le_bytes());
+            message.extend_from_slice(encoded);
+            self.send_message(message, Carries::Function(task.function, task.key));
+        }
+        self.last = Some(task.function);
+        self.load = self.load.saturating_add(time);
+        let watched = self.watched(task);
+        let head =
+            Head { header: TaskHeader::of(task), watched: watched.as_ref().map(|watched| watched.head(0)) };
+        self.tally.tasks_given += 1;
+        self.tally.items_given += u64::from(task.items);
+        self.given.push_back(Given {
+            key: task.key,
+            items: task.items,
+            done: 0,
+            time,
+            whole: None,
+            pieces: Vec::new(),
+            watched,
+        });
+        let (bytes, len) = head.encode();
+        if self.outbox.is_empty() && len + records.len() <= PIECE && self.send(&[&bytes[..len], records]) {
+            self.sent_items(task.key, task.items);
+            return;
+        }
+        self.outbox.push_back(Outgoing::Items { head, records: records.to_vec(), at: 0, piece: None });
+        self.flush();
+    }
+
+    pub(in crate::local) fn undefine(&mut self, id: FunctionId) {
+        self.last = None;
+        if self.functions.remove(&id) {
+            let mut message = vec![wire::UNDEFINE];
+            message.extend_from_slice(&id.0.to_le_bytes());
+            self.send_message(message, Carries::Other);
+            self.ring();
+        }
+    }
+
+    pub(super) fn send_message(&mut self, message: Vec<u8>, carries: Carries) {
+        if self.outbox.is_empty() && message.len() <= PIECE && self.send(&[&message]) {
+            return;
+        }
+        self.outbox.push_back(Outgoing::Fragments { message, at: 0, carries });
+    }
+
+    /// Sends one message, without waking the worker; false if there is no room, or never will be. A worker that was told
+    /// to end takes anything.
+    fn send(&mut self, parts: &[&[u8]]) -> bool {
+        let Some(tasks) = &mut self.tasks else { return true };
+        match tasks.send_quiet(parts) {
+            Ok(()) => {
+                self.tally.bytes_in += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+                true
+            }
+            Err(TrySendError::Full) => false,
+            // A worker that lives does not close its lane. What it was not given is found so after its death.
+            Err(_) => {
+                self.end_damaged();
+                false
+            }
+        }
+    }
+
+    /// The last message had the items of `key` up to `end`.
+    fn sent_items(&mut self, key: Key, end: u32) {
+        let ticket = self.tasks.as_ref().map_or(0, RawSender::sent);
+        if let Some(given) = self.given.iter_mut().rev().find(|given| given.key == key) {
+            if given.pieces.is_empty() && end == given.items {
+                given.whole = Some(ticket);
+            } else {
+                given.pieces.push((end, ticket));
+            }
+        }
+    }
+
+    /// Wakes the worker if it sleeps.
+    pub(in crate::local) fn ring(&self) {
+        if let Some(tasks) = &self.tasks {
+            tasks.ring();
+        }
+    }
+
+    /// Sends on what there was no room for.
+    pub(in crate::local) fn flush(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        while let Some(next) = self.outbox.pop_front() {
+            if let Some(rest) = self.flush_one(next) {
+                self.outbox.push_front(rest);
+                break;
+            }
+        }
+        self.ring();
+    }
+
+    /// Sends what it can of `next`, and gives back the rest.
+    fn flush_one(&mut self, next: Outgoing) -> Option<Outgoing> {
+        match next {
+            Outgoing::Fragments { message, mut at, carries } => {
+                while at < message.len() {
+                    let end = message.len().min(at + PIECE - 1);
+                    let kind = if end == message.len() { wire::LAST_FRAGMENT } else { wire::FRAGMENT };
+                    if !self.send(&[&[kind], &message[at..end]]) {
+                        return Some(Outgoing::Fragments { message, at, carries });
+                    }
+                    // The ticket that counts is the first fragment's.
+                    match carries {
+                        _ if at > 0 => {}
+                        Carries::Item(key, end) => self.sent_items(key, end),
+                        Carries::Function(id, key) => {
+                            self.large = Some((id, key, self.tasks.as_ref().map_or(0, RawSender::sent)));
+                        }
+                        Carries::Other => {}
+                    }
+                    at = end;
+                }
+                None
+            }
+            Outgoing::Items { mut head, records, mut at, mut piece } => {
+                let key = head.header.key;
+                while head.header.items > 0 {
+                    let (count, end) =
+                        piece.take().unwrap_or_else(|| fitting(&records, at, head.header.items));
+                    if count == 0 {
+                        // One item that is larger than a piece.
+                        let end = at + records::offset_of(&records[at..], 1);
+                        let (bytes, len) = head.of_next(1, head.header.flags).encode();
+                        let message = [&bytes[..len], &records[at..end]].concat();
+                        head.pass(1);
+                        let carries = Carries::Item(key, head.header.first);
+                        self.outbox.push_front(Outgoing::Items { head, records, at: end, piece: None });
+                        return self.flush_one(Outgoing::Fragments { message, at: 0, carries });
+                    }
+                    let more = if count < head.header.items { wire::MORE } else { 0 };
+                    let (bytes, len) = head.of_next(count, more).encode();
+                    if !self.send(&[&bytes[..len], &records[at..end]]) {
+                        return Some(Outgoing::Items { head, records, at, piece: Some((count, end)) });
+                    }
+                    at = end;
+                    head.pass(count);
+                    self.sent_items(key, head.header.first);
+                }
+                None
+            }
+        }
+    }
+}
+
+/// How many of the next `items` records, from `at`, go into one piece, and where they end.
+fn fitting(records: &[u8], at: usize, items: u32) -> (u32, usize) {
+    let room = PIECE - Head::SIZE;
+    if records.len() - at <= room {
+        return (items, records.len());
+    }
+    let (mut count, mut end) = (0, at);
+    while count < items {
+        match records::split(&records[end..]) {
+            Some((_, behind)) if records.len() - behind.len() - at <= room => {
+                end = records.len() - behind.len();
+                count += 1;
+            }
+            _ => break,
+        }
+    }
+    (count, end)
+}
