@@ -79,6 +79,8 @@ mod work;
 mod workers;
 
 pub use error::{Cause, Death, Died, Error, Result, TaskError};
+#[cfg(feature = "sandbox")]
+pub use local::Sandbox;
 pub use local::{Builder, OutputLine, OutputStream};
 pub use pool::{Pool, Submitted};
 pub use procession_parcel::task;

@@ -220,6 +220,13 @@ impl Builder {
         self
     }
 
+    /// Has each worker enter a sandbox after its initialiser, before its first task. See [`Sandbox`](crate::Sandbox).
+    #[cfg(feature = "sandbox")]
+    pub fn sandbox(mut self, sandbox: crate::Sandbox) -> Builder {
+        self.recipe.sandbox = Some(sandbox);
+        self
+    }
+
     /// Tells libraries that start threads of their own to start this many in each worker: sets `OMP_NUM_THREADS`,
     /// `RAYON_NUM_THREADS`, `MKL_NUM_THREADS`, `OPENBLAS_NUM_THREADS`, `NUMEXPR_NUM_THREADS` and `VECLIB_MAXIMUM_THREADS`
     /// there. By default workers have the environment of this process, in which such libraries start one thread per
@@ -255,7 +262,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// If the initialiser or its argument cannot be sent, or a worker cannot be started; those that were are ended.
+    /// If the initialiser or its argument cannot be sent, or a worker cannot be started; those that were are ended. If
+    /// this kernel has no means for the sandbox that was asked for.
     pub fn build(self) -> Result<Pool> {
         let retries = self.retries;
         Ok(Pool::new_with(Box::new(self.local()?), retries))
@@ -265,6 +273,10 @@ impl Builder {
     pub(super) fn local(self) -> Result<Local> {
         if let Some(error) = self.failure {
             return Err(error);
+        }
+        #[cfg(feature = "sandbox")]
+        if let Some(sandbox) = &self.recipe.sandbox {
+            sandbox.check().map_err(|why| Error::new("make a sandbox for a pool's workers", why))?;
         }
         let workers = self.workers.unwrap_or_else(cpu_count);
         Local::start(self.recipe, self.policy, workers)

@@ -47,6 +47,8 @@ mod control;
 mod hand;
 mod memory;
 mod output;
+#[cfg(feature = "sandbox")]
+mod sandbox;
 mod slot;
 mod supervision;
 mod timer;
@@ -57,6 +59,8 @@ mod worker;
 
 pub use builder::Builder;
 pub use output::{OutputLine, OutputStream};
+#[cfg(feature = "sandbox")]
+pub use sandbox::Sandbox;
 
 use crate::{
     Error, TaskError,
@@ -273,6 +277,7 @@ impl Back for Local {
         for slot in slots.iter_mut().flatten() {
             slot.flush();
             slot.ring();
+            slot.judge_suspect(events);
             if !slot.has_news() {
                 continue;
             }

@@ -60,6 +60,8 @@ pub(super) struct Recipe {
     pub(super) limits: Vec<(Resource, u64)>,
     pub(super) pins: Vec<Vec<usize>>,
     pub(super) environment: Vec<(OsString, OsString)>,
+    #[cfg(feature = "sandbox")]
+    pub(super) sandbox: Option<super::Sandbox>,
 }
 
 impl Default for Recipe {
@@ -75,6 +77,8 @@ impl Default for Recipe {
             limits: Vec::new(),
             pins: Vec::new(),
             environment: Vec::new(),
+            #[cfg(feature = "sandbox")]
+            sandbox: None,
         }
     }
 }
@@ -174,6 +178,8 @@ pub(super) struct Slot {
     leaving: bool,
     /// Whether that was for want of work.
     retired: bool,
+    /// Whether its lane was found closed though it has not said yet that it leaves.
+    suspect: bool,
     /// In bytes.
     memory_limit: Option<u64>,
     pub(super) tally: Tally,
@@ -263,6 +269,8 @@ impl Slot {
             exit: copy(&recipe.exit)?,
             recycle_memory: recipe.recycle_memory,
             memory_limited: recipe.memory_limit.is_some(),
+            #[cfg(feature = "sandbox")]
+            sandbox: recipe.sandbox.clone(),
         };
         let builder = recipe.process(index, reader.is_some()).name(name.clone());
         let process = builder.spawn(worker::run, boot).map_err(|error| failed(error.into()))?;
@@ -300,6 +308,7 @@ impl Slot {
             condemned: None,
             leaving: false,
             retired: false,
+            suspect: false,
             memory_limit: recipe.memory_limit,
             tally: Tally {
                 born: Deadline::now(),

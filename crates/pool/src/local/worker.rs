@@ -39,6 +39,8 @@ pub(super) struct Boot {
     /// In bytes.
     pub(super) recycle_memory: Option<u64>,
     pub(super) memory_limited: bool,
+    #[cfg(feature = "sandbox")]
+    pub(super) sandbox: Option<super::sandbox::Sandbox>,
 }
 
 /// How much work may go by before the parent is rung, in nanoseconds.
@@ -56,26 +58,28 @@ const PAUSE_BUSY: u64 = 20_000_000;
 pub(super) fn run(boot: Boot) {
     // SAFETY: ignoring a signal has no handler that could do harm.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
-    let Boot { tasks, mut results, control, initializer, state, exit, recycle_memory, memory_limited } = boot;
+    let (tasks, mut results, control) = (boot.tasks, boot.results, boot.control);
     if current_process().start_method() == Some(StartMethod::Spawn) {
         tell_inherited_peak(&control);
     }
-    if memory_limited {
+    if boot.memory_limited {
         aborts::tell(&control);
     }
-    let heap = recycle_memory.and_then(|limit| Some(Heap { limit, resident: Resident::open()?, next: 0 }));
-    if initializer.is_some() || state.is_some() {
+    let heap =
+        boot.recycle_memory.and_then(|limit| Some(Heap { limit, resident: Resident::open()?, next: 0 }));
+    if boot.initializer.is_some() || boot.state.is_some() {
         // So that an initialiser that ends this process is known for it.
         let _ = results.send(&[&[wire::BEGUN]], None);
     }
-    for (function, argument) in initializer.into_iter().chain(state) {
+    for (function, argument) in boot.initializer.into_iter().chain(boot.state) {
         let outcome = function.call(argument).map(drop);
         if !outcome.is_value() {
-            let mut report = vec![wire::INIT_FAILED];
-            let _ = codec::encode(&outcome, &mut report);
-            let _ = results.send(&[&report], None);
-            std::process::exit(1);
+            refuse(&mut results, &outcome);
         }
+    }
+    #[cfg(feature = "sandbox")]
+    if let Some(Err(why)) = boot.sandbox.map(|sandbox| sandbox.enter()) {
+        refuse(&mut results, &Outcome::BadArguments(format!("failed to enter the sandbox: {why}")));
     }
     let now = Deadline::now().as_nanos();
     let watch = Rc::new(Watch { control, ordinal: Cell::new(None), heavy: Cell::new(false) });
@@ -107,7 +111,7 @@ pub(super) fn run(boot: Boot) {
             Leaving => drop(worker.results.send(&[&[wire::LEAVING]], None)),
             Nonsense => drop(worker.results.send(&[&[wire::DAMAGED]], None)),
         }
-        if let Some((function, argument)) = exit {
+        if let Some((function, argument)) = boot.exit {
             let outcome = function.call(argument).map(drop);
             if !outcome.is_value() {
                 let name = current_process().name().to_owned();
@@ -161,6 +165,15 @@ impl Watch {
         }
         outcome
     }
+}
+
+/// Says why this worker cannot work, and ends.
+fn refuse(results: &mut RawSender, why: &Outcome<()>) -> ! {
+    let mut report = vec![wire::INIT_FAILED];
+    // Texts can always be encoded.
+    let _ = codec::encode(why, &mut report);
+    let _ = results.send(&[&report], None);
+    std::process::exit(1)
 }
 
 /// Looks whether this process has become too large.

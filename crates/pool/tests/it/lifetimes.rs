@@ -45,6 +45,29 @@ fn no_worker_gets_more_tasks_than_it_may_and_nothing_is_lost() {
 }
 
 #[test]
+fn what_was_submitted_before_a_close_is_done_by_workers_of_one_task_each() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let pool = Pool::builder().workers(3).recycle_after_tasks(1).build().unwrap();
+    let submitted: Vec<_> = (0..6).map(|n: u32| pool.submit(|n: u32| n * n, n).unwrap()).collect();
+    pool.close();
+    for (n, task) in submitted.into_iter().enumerate() {
+        assert_eq!(task.get().unwrap() as usize, n * n);
+    }
+    pool.join();
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_refused() {
+    for builder in [
+        || Pool::builder().recycle_after_tasks(0),
+        || Pool::builder().recycle_after_items(0),
+        || Pool::builder().workers(0),
+    ] {
+        assert!(std::panic::catch_unwind(|| drop(builder())).is_err());
+    }
+}
+
+#[test]
 fn a_chunk_is_one_task_and_its_items_are_counted_where_items_are() {
     let _watchdog = procession_testkit::test_watchdog();
     let pool = Pool::builder().workers(2).recycle_after_tasks(1).build().unwrap();

@@ -8,6 +8,8 @@ mod failures;
 mod functions;
 mod lazy;
 mod lifetimes;
+#[cfg(feature = "sandbox")]
+mod sandbox;
 mod scripted;
 mod simulated;
 mod storm;

@@ -6,7 +6,7 @@
 
 use super::{Slot, outbox::Carries};
 use crate::{
-    back::WorkerState,
+    back::{Events, WorkerState},
     local::{supervision::Policy, wire},
 };
 use procession_sys::Deadline;
@@ -28,6 +28,17 @@ impl Slot {
     /// Whether it gets nothing any more and ends.
     pub(in crate::local) fn is_leaving(&self) -> bool {
         self.leaving
+    }
+
+    /// Judges a worker whose lane was found closed: if it has not said that it leaves, nor ended, its memory is damaged.
+    pub(in crate::local) fn judge_suspect(&mut self, events: &mut Events) {
+        if !std::mem::take(&mut self.suspect) {
+            return;
+        }
+        while self.collect(events, |_| {}).is_some_and(|count| count > 0) {}
+        if !self.leaving {
+            self.end_damaged();
+        }
     }
 
     /// Whether it ends, or has ended, for want of work.

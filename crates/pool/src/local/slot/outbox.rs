@@ -126,7 +126,11 @@ impl Slot {
                 true
             }
             Err(TrySendError::Full) => false,
-            // A worker that lives does not close its lane. What it was not given is found so after its death.
+            // It has left, and said so before: what it was not given is found so after its end.
+            Err(TrySendError::Disconnected) => {
+                self.suspect = !self.leaving;
+                false
+            }
             Err(_) => {
                 self.end_damaged();
                 false
