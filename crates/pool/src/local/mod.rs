@@ -256,11 +256,13 @@ impl Back for Local {
             return Submit::Refused(TaskError::BadArguments("this pool passes no descriptors".to_owned()));
         };
         let time = function.item.map(|item| item.saturating_mul(u64::from(task.items)).min(LONGEST));
-        let encoding = function.encoding.clone();
-        let Some(index) = self.choose(time).or_else(|| self.bring_back()) else { return Submit::Full };
+        let Some(index) = self.choose(time) else {
+            // One that was retired and comes back has nothing to do.
+            return if self.bring_back().is_some() { self.submit(task) } else { Submit::Full };
+        };
         if let Some(slot) = &mut self.slots[index] {
             // What is not known may be long.
-            slot.give(task, records, &encoding, time.unwrap_or(LONG));
+            slot.give(task, records, &function.encoding, time.unwrap_or(LONG));
             if slot.has_had_enough(&self.policy) {
                 slot.leave(false);
             }
