@@ -90,8 +90,7 @@ impl Slot {
             pieces: Vec::new(),
             watched,
         });
-        let (bytes, len) = head.encode();
-        if self.outbox.is_empty() && len + records.len() <= PIECE && self.send(&[&bytes[..len], records]) {
+        if self.outbox.is_empty() && Head::SIZE + records.len() <= PIECE && self.send_head(&head, records) {
             self.sent_items(task.key, task.items);
             return;
         }
@@ -136,6 +135,14 @@ impl Slot {
                 false
             }
         }
+    }
+
+    fn send_head(&mut self, head: &Head, records: &[u8]) -> bool {
+        if head.watched.is_none() {
+            return self.send(&[&head.header.encode(), records]);
+        }
+        let (bytes, len) = head.encode();
+        self.send(&[&bytes[..len], records])
     }
 
     /// The last message had the items of `key` up to `end`.
