@@ -87,7 +87,7 @@ pub struct Capabilities {
     pub kills: bool,
     /// Whether [`Back::resize`] does anything.
     pub resizes: bool,
-    /// Whether it reports [`Event::Started`].
+    /// Whether it reports [`Event::Started`], for one item at least of each task that may be cancelled.
     pub started: bool,
     /// `None` if no task and no event is ever lost. Otherwise how long to wait for a sign of life of a task before
     /// asking by [`Back::query`].

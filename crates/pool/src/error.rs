@@ -60,7 +60,9 @@ pub struct Death {
     pub exit: ExitStatus,
     /// Why it ended, as far as the pool knows.
     pub cause: Cause,
-    /// The most memory that it had resident at once, in bytes, where that is known.
+    /// The most memory that it had resident at once, in bytes, where that is known: not where somebody else took its exit
+    /// status, nor if a process that was executed anew stayed below what its parent had. Children that it has waited for
+    /// count as well.
     pub peak_memory: Option<u64>,
 }
 
@@ -79,9 +81,12 @@ pub enum Cause {
     Cancelled,
     /// Somebody asked the pool to kill it.
     Requested,
-    /// The kernel's OOM killer ended it.
+    /// The kernel's OOM killer ended it: a SIGKILL of which the pool knows nothing came, and the kernel's count of such
+    /// kills went up, in this process's control group or, where that cannot be read, in the system. It errs only if
+    /// somebody else killed the worker while the kernel killed another process there.
     OutOfMemory,
-    /// It came up against its limit of memory, in bytes.
+    /// It came up against its [limit of memory](crate::Builder::memory_limit), in bytes: it aborted right after an
+    /// allocation had failed in the thread that aborted.
     MemoryLimit(u64),
 }
 
@@ -174,29 +179,37 @@ impl fmt::Display for Died {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} while running item {} (attempt {})", self.death, self.item, self.attempt)?;
         match self.death.cause {
-            Cause::Itself => {}
-            Cause::Damaged => return f.write_str("; the memory that it shares with the pool was damaged"),
-            Cause::TimeLimit(limit) => return write!(f, "; the task ran longer than {limit:?}"),
-            Cause::Cancelled => return f.write_str("; the task was cancelled"),
-            Cause::Requested => return f.write_str("; the pool was asked to kill it"),
-            Cause::OutOfMemory => {
-                return f.write_str("; the system was out of memory, and the kernel chose it");
-            }
+            Cause::Itself => f.write_str(guess(self.death.exit))?,
+            Cause::Damaged => f.write_str("; the memory that it shares with the pool was damaged")?,
+            Cause::TimeLimit(limit) => write!(f, "; the task ran longer than {limit:?}")?,
+            Cause::Cancelled => f.write_str("; the task was cancelled")?,
+            Cause::Requested => f.write_str("; the pool was asked to kill it")?,
+            Cause::OutOfMemory => f.write_str("; the system was out of memory, and the kernel chose it")?,
             Cause::MemoryLimit(limit) => {
-                return write!(f, "; it came up against its limit of {limit} bytes of memory");
+                write!(f, "; it came up against its limit of {limit} bytes of memory")?
             }
         }
-        f.write_str(match self.death.exit {
-            ExitStatus::Code(_) => "; the task called `exit`",
-            ExitStatus::Signal { signal: libc::SIGKILL, .. } => "; the system may be out of memory",
-            ExitStatus::Signal { signal: libc::SIGSEGV | libc::SIGBUS, .. } => {
-                "; it touched memory that is not its own, or overflowed its stack"
-            }
-            ExitStatus::Signal { signal: libc::SIGABRT, .. } => {
-                "; the task aborted, perhaps by a second panic or for want of memory"
-            }
-            _ => "",
-        })
+        match self.death.peak_memory {
+            Some(peak) => write!(f, "; it had {} MiB of memory at most", peak.div_ceil(1 << 20)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What may have been the cause of an end that nobody has explained.
+fn guess(exit: ExitStatus) -> &'static str {
+    match exit {
+        ExitStatus::Code(_) => "; the task called `exit`",
+        ExitStatus::Signal { signal: libc::SIGKILL, .. } => {
+            "; somebody killed it, or the system is out of memory"
+        }
+        ExitStatus::Signal { signal: libc::SIGSEGV | libc::SIGBUS, .. } => {
+            "; it touched memory that is not its own, or overflowed its stack"
+        }
+        ExitStatus::Signal { signal: libc::SIGABRT, .. } => {
+            "; the task aborted, perhaps by a second panic or for want of memory"
+        }
+        _ => "",
     }
 }
 

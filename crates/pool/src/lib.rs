@@ -59,6 +59,8 @@
 //! A worker: as above, and a replacement is started; no call hangs. Workers that die over and over before they do
 //! anything break the pool, with the cause ([`TaskError::Broken`]); see [`Pool`] for the rules. The parent: the kernel
 //! kills its workers.
+// The model has the one module that it checks by itself.
+#![cfg(not(loom))]
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
@@ -77,18 +79,22 @@ mod records;
 pub mod simulated;
 mod slab;
 mod slices;
+mod state;
 mod sync;
 mod tasks;
 pub mod threads;
 mod token;
 mod work;
+mod workers;
 
 #[cfg(shuttle)]
 #[doc(hidden)]
 pub use bug::{Bug, plant};
 pub use error::{Cause, Death, Died, Error, Result, TaskError};
 pub use handle::{AsCompleted, InTime, Task, Unfinished, WaitFor, Waited, as_completed, wait};
-pub use local::Builder;
+#[cfg(feature = "sandbox")]
+pub use local::Sandbox;
+pub use local::{Builder, OutputLine, OutputStream};
 pub use pool::Pool;
 pub use procession_parcel::task;
 pub use slices::{Chunks, Ranges, SharedChunk, Slices};

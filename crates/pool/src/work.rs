@@ -75,7 +75,7 @@ where
     A: DeserializeOwned + 'static,
     R: Serialize + DeserializeOwned + 'static,
 {
-    fn new(erased: Result<Erased, procession_parcel::Error>) -> Work<A, R> {
+    pub(crate) fn new(erased: Result<Erased, procession_parcel::Error>) -> Work<A, R> {
         let encoded = erased.and_then(|erased| {
             let encoding = Encoding::new(Parcel::pack(&erased)?);
             Ok(Arc::new(Callable { erased: Arc::new(erased), encoding }))

@@ -63,7 +63,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 enum State {
     Running,
-    Ended { status: ExitStatus, frame: Option<Arc<Frame>> },
+    Ended { status: ExitStatus, frame: Option<Arc<Frame>>, peak_memory: Option<u64> },
 }
 
 /// A child in the table.
@@ -127,7 +127,7 @@ impl Inner {
     /// Reaps the child if it has ended. `None` while it runs.
     pub(crate) fn settle(&self) -> io::Result<Option<(ExitStatus, Option<Arc<Frame>>)>> {
         let mut state = self.state();
-        if let State::Ended { status, frame } = &*state {
+        if let State::Ended { status, frame, .. } = &*state {
             return Ok(Some((*status, frame.clone())));
         }
         if self.end_group.load(Ordering::Acquire) {
@@ -137,13 +137,13 @@ impl Inner {
             // The zombie still holds the group's number.
             self.signal_group(libc::SIGKILL);
         }
-        let status = match self.pidfd.reap() {
+        let (status, peak_memory) = match self.pidfd.reap_with_usage() {
             // It runs, or it has ended and a tracer still holds the status.
             Ok(None) => return Ok(None),
-            Ok(Some(exit)) => ExitStatus::from(Some(exit)),
+            Ok(Some((exit, peak))) => (ExitStatus::from(Some(exit)), Some(peak)),
             // Ignored SIGCHLD, or a foreign wait for any child: the kernel may still tell.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
-                ExitStatus::from(self.pidfd.exit_after_reaping())
+                (ExitStatus::from(self.pidfd.exit_after_reaping()), None)
             }
             Err(error) => return Err(error),
         };
@@ -154,8 +154,13 @@ impl Inner {
             None => socket.and_then(|socket| drain(&socket)),
         };
         let frame = frame.map(Arc::new);
-        *state = State::Ended { status, frame: frame.clone() };
+        *state = State::Ended { status, frame: frame.clone(), peak_memory };
         Ok(Some((status, frame)))
+    }
+
+    /// The most memory it had resident, in bytes, once it was reaped here.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        if let State::Ended { peak_memory, .. } = &*self.state() { *peak_memory } else { None }
     }
 
     /// Waits for the end, at most until `deadline`. `None` at the deadline.

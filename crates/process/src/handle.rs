@@ -169,6 +169,27 @@ impl<T> Process<T> {
         self.inner.signal(signal).map(drop).map_err(|error| self.cannot("signal", error))
     }
 
+    /// Sends a signal to the whole process group that it leads ([`Builder::process_group`]), or to it alone if it leads
+    /// none. What is left of the group when it is reaped is killed. Nothing happens if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`terminate`](Process::terminate).
+    pub fn signal_group(&self, signal: i32) -> Result<()> {
+        children::check_owner(&self.inner)?;
+        self.inner.signal_all(signal).map(drop).map_err(|error| self.cannot("signal", error))
+    }
+
+    /// The most memory that it had resident at once, in bytes, once its end was seen here (`ru_maxrss` of
+    /// `getrusage(2)`). `None` before, and if somebody else took its exit status.
+    ///
+    /// The kernel carries the number over `execve`: under [`StartMethod::Spawn`](crate::StartMethod::Spawn) it is at
+    /// least what this process had. It counts children that the process has waited for as well.
+    #[must_use]
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.inner.peak_memory()
+    }
+
     /// Ends it in two stages: SIGTERM, up to `grace`, then SIGKILL; and waits for the end. If it has a process group
     /// of its own ([`Builder::process_group`]), the whole group gets the signals.
     ///

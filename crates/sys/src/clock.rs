@@ -52,6 +52,13 @@ impl Deadline {
         Deadline { nanos: Deadline::now().nanos.saturating_add(nanos) }
     }
 
+    /// The time `span` after this one.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Deadline {
+        let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Deadline { nanos: self.nanos.saturating_add(nanos) }
+    }
+
     /// The same point in time as `instant`.
     #[must_use]
     pub fn at(instant: Instant) -> Deadline {

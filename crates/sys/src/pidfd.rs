@@ -93,22 +93,56 @@ impl PidFd {
     ///
     /// [`exit_after_reaping`]: PidFd::exit_after_reaping
     pub fn reap(&self) -> io::Result<Option<ProcessExit>> {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        Ok(self.reap_with_usage()?.map(|(exit, _)| exit))
+    }
+
+    /// As [`reap`](PidFd::reap), with the most memory that it had resident at once, in bytes (`ru_maxrss` of
+    /// `getrusage(2)`).
+    ///
+    /// The kernel carries that number over `execve`, and counts children that the process has waited for: it may be that
+    /// of the process which executed it, or of one of those.
+    ///
+    /// # Errors
+    ///
+    /// As [`reap`](PidFd::reap).
+    pub fn reap_with_usage(&self) -> io::Result<Option<(ProcessExit, u64)>> {
+        // SAFETY: all of its fields are integers, for which zero is a value.
+        let mut info: libc::siginfo_t = unsafe { core::mem::zeroed() };
+        // SAFETY: as above.
+        let mut usage: libc::rusage = unsafe { core::mem::zeroed() };
         loop {
-            match waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
-                Ok(None) => return Ok(None),
-                Ok(Some(status)) => {
-                    return Ok(Some(match (status.exit_status(), status.terminating_signal()) {
-                        (Some(code), _) => ProcessExit::Code(code),
-                        (None, Some(signal)) => ProcessExit::Signal { signal, core_dumped: status.dumped() },
-                        // EXITED reports nothing else.
-                        (None, None) => ProcessExit::Code(0),
-                    }));
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            // glibc's `waitid` does not pass the usage on.
+            // SAFETY: the descriptor is open, and both records are of the types that the call writes.
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_waitid,
+                    libc::P_PIDFD,
+                    self.0.as_raw_fd(),
+                    &raw mut info,
+                    libc::WEXITED | libc::WNOHANG,
+                    &raw mut usage,
+                )
+            };
+            if result == 0 {
+                break;
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
             }
         }
+        if info.si_signo == 0 {
+            return Ok(None);
+        }
+        // SAFETY: the record is one of a child's end, which has a status.
+        let status = unsafe { info.si_status() };
+        let exit = match info.si_code {
+            libc::CLD_KILLED => ProcessExit::Signal { signal: status, core_dumped: false },
+            libc::CLD_DUMPED => ProcessExit::Signal { signal: status, core_dumped: true },
+            // WEXITED reports nothing else.
+            _ => ProcessExit::Code(status),
+        };
+        Ok(Some((exit, u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024))))
     }
 
     /// How a process ended that somebody else has reaped (`PIDFD_GET_INFO`, Linux 6.15). `None` on older kernels,

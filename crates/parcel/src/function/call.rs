@@ -104,6 +104,7 @@ struct Plain<A, R>(fn(A) -> R);
 struct Fallible<A, T, E>(fn(A) -> Result<T, E>);
 struct OfTask<'s, C, A, R>(&'s State, fn(&C, A) -> R);
 struct OfFallibleTask<'s, C, A, T, E>(&'s State, fn(&C, A) -> Result<T, E>);
+struct OfState<S, A, R>(fn(&mut S, A) -> R);
 
 impl<A: DeserializeOwned + 'static, R: Serialize> Call for Plain<A, R> {
     type Argument = A;
@@ -161,6 +162,20 @@ where
     }
 }
 
+impl<S, A, R> Call for OfState<S, A, R>
+where
+    S: 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize,
+{
+    type Argument = A;
+    type Value = R;
+    #[inline(always)]
+    fn call(&self, argument: A) -> Result<R, Failure> {
+        super::local::lend(|state| (self.0)(state, argument)).map_err(Failure::Arguments)
+    }
+}
+
 /// The signature of each kind: its types, and which entry takes them.
 pub(super) fn plain_signature<A: 'static, R: 'static>() -> u64 {
     signature::<PhantomData<fn(A) -> R>, A, R>()
@@ -173,6 +188,10 @@ pub(super) fn task_signature<C: 'static, A: 'static, R: 'static>() -> u64 {
 }
 pub(super) fn fallible_task_signature<C: 'static, A: 'static, T: 'static, E: 'static>() -> u64 {
     signature::<PhantomData<(C, fn(A, E) -> T)>, A, Result<T, E>>()
+}
+
+pub(super) fn state_signature<S: 'static, A: 'static, R: 'static>() -> u64 {
+    signature::<PhantomData<fn(&mut S, A) -> R>, A, R>()
 }
 
 pub(super) fn plain<A, R>(target: &Target, body: Body<'_, '_>)
@@ -230,6 +249,20 @@ where
     // SAFETY: as in `plain`, for an `fn(&C, A) -> Result<T, E>`.
     let function = unsafe { transmute::<usize, fn(&C, A) -> Result<T, E>>(target.function) };
     run(&OfFallibleTask(state, function), body);
+}
+
+pub(super) fn with_state<S, A, R>(target: &Target, body: Body<'_, '_>)
+where
+    S: 'static,
+    A: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+{
+    if target.signature != state_signature::<S, A, R>() {
+        return refuse::<fn(&mut S, A) -> R>(body);
+    }
+    // SAFETY: as in `plain`, for an `fn(&mut S, A) -> R`.
+    let function = unsafe { transmute::<usize, fn(&mut S, A) -> R>(target.function) };
+    run(&OfState(function), body);
 }
 
 /// Says no in the form that the caller waits for.

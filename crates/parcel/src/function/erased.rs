@@ -143,6 +143,23 @@ impl Erased {
         Erased::here(call::fallible_task::<C, A, T, E>, function, signature, Some(state), name)
     }
 
+    /// Refers to a function that is called with the state of the thread which runs it: the one that
+    /// [`set_local_state`](super::set_local_state) gave to it. Without one, or with one of another type, a call gives
+    /// [`Outcome::BadArguments`]. A call that panics leaves the state as it was at that moment.
+    ///
+    /// # Errors
+    /// As [`Erased::new`].
+    pub fn with_local_state<S, A, R>(function: fn(&mut S, A) -> R) -> Result<Erased, Error>
+    where
+        S: 'static,
+        A: DeserializeOwned + 'static,
+        R: Serialize + 'static,
+    {
+        let signature = call::state_signature::<S, A, R>();
+        let name = type_name::<fn(&mut S, A) -> R>();
+        Erased::here(call::with_state::<S, A, R>, function as usize, signature, None, name)
+    }
+
     /// Refers to the function registered here under `name`.
     ///
     /// # Errors

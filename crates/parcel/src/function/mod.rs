@@ -32,6 +32,7 @@
 mod call;
 mod erased;
 mod image;
+mod local;
 mod named;
 mod seal;
 mod signature;
@@ -42,6 +43,7 @@ mod typed;
 pub use call::Batch;
 pub use erased::Erased;
 pub use image::{BuildId, Image, image};
+pub use local::{drop_local_state, set_local_state};
 pub use named::{Registration, registered};
 pub use seal::{adopt_seal_key, seal_key};
 pub use spread::Arguments;

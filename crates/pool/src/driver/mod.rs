@@ -46,7 +46,7 @@ use procession_sys::{
 use std::{
     sync::{
         Arc, Once, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -69,7 +69,7 @@ pub(crate) struct Shared {
     waiter: Arc<dyn Waiter>,
     /// Whether the back tells of each item that it has been started.
     pub(crate) tells_starts: bool,
-    workers: usize,
+    workers: AtomicUsize,
     /// Whose it is: the process with this pid, and as many forks.
     owner: (u32, u32),
 }
@@ -176,7 +176,7 @@ impl Shared {
         let shared = Arc::new(Shared {
             waiter,
             tells_starts: capabilities.started,
-            workers: back.workers().max(1),
+            workers: AtomicUsize::new(back.workers().max(1)),
             owner: (std::process::id(), FORKS.load(Ordering::Relaxed)),
             others: Condvar::new(),
             parked: Condvar::new(),
@@ -275,11 +275,6 @@ impl Shared {
         self.leave(&mut state);
     }
 
-    /// How many workers there are meant to be.
-    pub(crate) fn workers(&self) -> usize {
-        self.workers
-    }
-
     /// Ends a job. What nobody has been told of it is not told.
     pub(crate) fn drop_job(&self, job: JobId) {
         let mut state = self.lock();
@@ -368,6 +363,20 @@ impl Shared {
             state = self.lock();
             state.driver = Driver::Nobody;
         }
+    }
+
+    /// How many workers the back means to keep.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.load(Ordering::Relaxed)
+    }
+
+    /// Has the back keep this many workers, if it can.
+    pub(crate) fn resize(self: &Arc<Shared>, workers: usize) {
+        let mut state = self.lock();
+        state.back.resize(workers);
+        self.workers.store(state.back.workers().max(1), Ordering::Relaxed);
+        self.pump(&mut state);
+        self.leave(&mut state);
     }
 
     /// Refuses new jobs.

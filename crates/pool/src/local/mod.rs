@@ -43,37 +43,47 @@
 //!    an attempt, or was meant.
 
 mod builder;
+mod control;
+mod hand;
+mod memory;
+mod output;
+#[cfg(feature = "sandbox")]
+mod sandbox;
 mod slot;
+mod supervision;
+mod timer;
+#[cfg(all(test, feature = "auto-init"))]
+mod truths;
 mod wire;
 mod worker;
 
 pub use builder::Builder;
+pub use output::{OutputLine, OutputStream};
+#[cfg(feature = "sandbox")]
+pub use sandbox::Sandbox;
 
 use crate::{
-    Death, Error, TaskError,
-    back::{Attendant, Back, Capabilities, Envelope, Event, Events, FunctionId, Submit, Waiter},
+    Error, TaskError,
+    back::{
+        Attendant, Back, Cancel, Capabilities, Envelope, Events, FunctionId, Key, Submit, Waiter, WorkerInfo,
+    },
 };
+use output::Reader;
 use procession_channel::Bell;
 use procession_parcel::{Erased, Parcel};
-use procession_process::{
-    StartMethod,
-    watch::{self, WatchId},
-};
+use procession_process::StartMethod;
 use procession_sys::{Deadline, Spin};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
-use slot::{Alarm, Failures, Recipe, Slot, Verdict};
+use slot::{Alarm, Failures, Recipe, Slot};
 use std::{
     collections::HashMap,
-    io,
-    os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+use supervision::{Deaths, Place, Policy};
+use timer::Timer;
 use wire::Times;
 
 /// How much work a worker has behind what it is running, in nanoseconds.
@@ -101,16 +111,24 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Local {
     recipe: Recipe,
-    /// `None` where a worker could not be replaced yet.
+    policy: Policy,
+    /// `None` where a worker could not be replaced yet, or need not be.
     slots: Vec<Option<Slot>>,
+    /// As many as `slots`.
+    places: Vec<Place>,
+    /// How many workers there should be. While there are more, the last ones are about to end.
+    target: usize,
+    deaths: Deaths,
+    /// What reads the output of workers, if somebody wants it.
+    reader: Option<Reader>,
     alarm: Arc<Alarm>,
     functions: HashMap<FunctionId, Function>,
     /// The number of the next worker's name.
     next_number: u64,
     next_look: Deadline,
     next_start: Deadline,
-    /// What tells that `next_start` has come.
-    timer: Option<WatchId>,
+    /// What tells that the time for something has come.
+    timer: Timer,
     failures: Failures,
     broken: bool,
     closed: bool,
@@ -127,47 +145,67 @@ struct Function {
 }
 
 impl Local {
-    fn start(recipe: Recipe, workers: usize) -> Result<Local, Error> {
+    fn start(recipe: Recipe, policy: Policy, workers: usize) -> Result<Local, Error> {
         let bell = Bell::new().map_err(|error| Error::new("make a pool's bell", error))?;
+        let failed = |error| Error::new("read the output of a pool's workers", error);
+        let reader = policy.listener.clone().map(Reader::new).transpose().map_err(failed)?;
         let now = Deadline::now();
+        memory::prepare();
         let mut local = Local {
             recipe,
+            policy,
             slots: Vec::new(),
+            places: Vec::new(),
+            target: workers,
+            deaths: Deaths::new(),
+            reader,
             alarm: Arc::new(Alarm { rung: AtomicBool::new(false), bell, attendant: OnceLock::new() }),
             functions: HashMap::new(),
             next_number: 1,
             next_look: now,
             next_start: now,
-            timer: None,
+            timer: Timer::default(),
             failures: Failures::default(),
             broken: false,
             closed: false,
         };
-        for _ in 0..workers {
+        for index in 0..workers {
             // If one cannot be started, those that were end with `local`.
-            let slot = local.start_unwatched()?;
+            let slot = local.start_unwatched(index)?;
             local.slots.push(Some(slot));
+            local.places.push(Place { starts: 1, retired: false });
         }
         // Only now, since the watch is a thread, and a process with threads is not forked. Later workers of a pool that
         // was to fork come from the fork server for the same reason.
         for slot in local.slots.iter_mut().flatten() {
             slot.watch(&local.alarm);
         }
+        if let Some(reader) = &mut local.reader {
+            reader.start().map_err(failed)?;
+        }
         if local.recipe.start_method.unwrap_or_else(StartMethod::default_method) == StartMethod::Fork {
             local.recipe.start_method = Some(StartMethod::ForkServer);
         }
+        // The first look at ages and idleness.
+        local.look_at_clock();
         Ok(local)
     }
 
-    fn start_worker(&mut self) -> Result<Slot, Error> {
-        let mut slot = self.start_unwatched()?;
+    /// Starts a worker where there is none.
+    fn replace(&mut self, index: usize) -> Result<(), Error> {
+        let mut slot = self.start_unwatched(index)?;
         slot.replacement = true;
         slot.watch(&self.alarm);
-        Ok(slot)
+        self.slots[index] = Some(slot);
+        self.places[index].starts += 1;
+        if self.policy.recycle_age.is_some() || self.policy.idle.is_some() {
+            self.look_at_clock();
+        }
+        Ok(())
     }
 
-    fn start_unwatched(&mut self) -> Result<Slot, Error> {
-        let slot = Slot::start(&self.recipe, self.next_number, &self.alarm)?;
+    fn start_unwatched(&mut self, index: usize) -> Result<Slot, Error> {
+        let slot = Slot::start(&self.recipe, index, self.next_number, &self.alarm, self.reader.as_ref())?;
         self.next_number += 1;
         Ok(slot)
     }
@@ -184,105 +222,15 @@ impl Local {
         let free = open.filter(|(_, slot)| takes(slot));
         free.min_by_key(|(_, slot)| (slot.load, slot.tasks())).map(|(index, _)| index)
     }
-
-    /// Takes in the deaths of workers, and replaces them.
-    fn look_after_workers(&mut self, events: &mut Events) {
-        // In an orderly end the workers are stopped, which says nothing about them, and new ones would only be in the
-        // way. Who waits for results that nobody is left to compute waits for the end of the process.
-        let ending = self.closed || self.broken || procession_process::interrupted();
-        for index in 0..self.slots.len() {
-            let ended = self.slots[index].as_ref().and_then(|slot| slot.process.exit_status());
-            if let Some(exit) = ended
-                && let Some(mut slot) = self.slots[index].take()
-            {
-                while slot.collect(events, |_| {}).is_some_and(|count| count > 0) {}
-                self.failures.learn(&mut slot);
-                let (verdict, function) = (slot.verdict(exit), slot.died_of_function());
-                let death = slot.end(exit, events);
-                if !ending {
-                    self.judge(verdict, &death, events);
-                    self.blame(function, &death);
-                }
-            }
-        }
-        while let Some(index) = self.slots.iter().position(Option::is_none) {
-            if ending || self.broken || !self.next_start.passed() {
-                return;
-            }
-            match self.start_worker() {
-                Ok(slot) => self.slots[index] = Some(slot),
-                Err(error) => {
-                    self.failures.starts += 1;
-                    self.put_off_starts();
-                    self.judge_starts(&error.to_string(), events);
-                }
-            }
-        }
-    }
-
-    /// What a death means for the starts to come.
-    fn judge(&mut self, verdict: Verdict, death: &Death, events: &mut Events) {
-        match verdict {
-            Verdict::Good => return,
-            Verdict::Idle => {}
-            Verdict::Start => self.failures.starts += 1,
-            Verdict::Initializer(why) => {
-                self.failures.inits += 1;
-                if self.failures.inits >= MAX_FAILED_INITS {
-                    let count = self.failures.inits;
-                    self.give_up(&format!("its initialiser failed {count} times: {why}"), events);
-                }
-            }
-        }
-        self.put_off_starts();
-        self.judge_starts(&format!("it ended before it had done anything: {death}"), events);
-    }
-
-    fn judge_starts(&mut self, last: &str, events: &mut Events) {
-        let count = self.failures.starts;
-        if count >= MAX_FAILED_STARTS && !self.slots.iter().flatten().any(|slot| slot.ready) {
-            self.give_up(&format!("{count} starts failed in a row, the last one: {last}"), events);
-        }
-    }
-
-    /// Counts a death for the function that was the cause of it, if one was.
-    fn blame(&mut self, function: Option<FunctionId>, death: &Death) {
-        let Some(function) = function.and_then(|id| self.functions.get_mut(&id)) else { return };
-        function.deaths += 1;
-        if function.deaths >= MAX_FUNCTION_DEATHS {
-            let bytes = function.parcel.bytes().len();
-            function.refused = Some(TaskError::BadFunction(format!(
-                "{MAX_FUNCTION_DEATHS} workers ended while its {bytes} bytes were on their way into them, the last: {death}"
-            )));
-        }
-    }
-
-    /// Lets some time pass before the next start, and sees to it that it comes though nobody may be waiting.
-    fn put_off_starts(&mut self) {
-        let delay = if self.failures.starts < MAX_FAILED_STARTS { RETRY_START } else { RETRY_SLOWLY };
-        self.next_start = Deadline::after(delay);
-        if let Some(timer) = self.timer.take() {
-            watch::unwatch(timer);
-        }
-        // Without a timer, it comes with the next call.
-        self.timer = timer(delay).and_then(|timer| watch::watch(timer.as_fd(), self.alarm.callback())).ok();
-    }
-
-    fn give_up(&mut self, why: &str, events: &mut Events) {
-        if !self.broken {
-            self.broken = true;
-            events.push(Event::Broken { error: TaskError::Broken(why.into()) });
-        }
-    }
 }
 
 impl Back for Local {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { kills: true, ..Capabilities::default() }
+        Capabilities { kills: true, resizes: true, started: true, ..Capabilities::default() }
     }
 
     fn workers(&self) -> usize {
-        self.slots.len()
+        self.target
     }
 
     fn define(&mut self, id: FunctionId, _function: &Arc<Erased>, parcel: &Arc<Parcel>) {
@@ -308,10 +256,20 @@ impl Back for Local {
             return Submit::Refused(TaskError::BadArguments("this pool passes no descriptors".to_owned()));
         };
         let time = function.item.map(|item| item.saturating_mul(u64::from(task.items)).min(LONGEST));
-        let Some(index) = self.choose(time) else { return Submit::Full };
+        let Some(index) = self.choose(time) else {
+            // One that was retired and comes back has nothing to do.
+            return if self.bring_back().is_some() { self.submit(task) } else { Submit::Full };
+        };
         if let Some(slot) = &mut self.slots[index] {
             // What is not known may be long.
             slot.give(task, records, &function.parcel, time.unwrap_or(LONG));
+            if slot.has_had_enough(&self.policy) {
+                slot.leave(false);
+            }
+        }
+        if let Some(limit) = task.limit {
+            // It may begin at once, and not earlier.
+            self.timer.arm_within(limit, &self.alarm);
         }
         Submit::Accepted
     }
@@ -321,6 +279,8 @@ impl Back for Local {
         for slot in slots.iter_mut().flatten() {
             slot.flush();
             slot.ring();
+            slot.judge_suspect(events);
+            slot.tell_started(events);
             if !slot.has_news() {
                 continue;
             }
@@ -337,6 +297,7 @@ impl Back for Local {
         if rung || self.next_look.passed() {
             self.next_look = Deadline::after(LOOK_FOR_DEATHS);
             self.look_after_workers(events);
+            self.look_at_clock();
         }
     }
 
@@ -359,9 +320,31 @@ impl Back for Local {
 
     fn kill_worker(&mut self, index: usize) -> bool {
         let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else { return false };
-        let kills = slot.process.is_alive() && slot.process.kill().is_ok();
+        let kills = slot.process.is_alive() && slot.process.signal_group(libc::SIGKILL).is_ok();
         slot.killed |= kills;
         kills
+    }
+
+    fn restart_worker(&mut self, index: usize) -> bool {
+        let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) else { return false };
+        slot.leave(true);
+        true
+    }
+
+    fn resize(&mut self, workers: usize) {
+        self.resize_to(workers);
+    }
+
+    fn worker_infos(&self) -> Vec<WorkerInfo> {
+        self.infos()
+    }
+
+    fn cancel(&mut self, key: Key, how: Cancel) {
+        if self.slots.iter_mut().flatten().any(|slot| slot.cancel(key, how))
+            && matches!(how, Cancel::Kill { .. })
+        {
+            self.look_at_clock();
+        }
     }
 
     fn close(&mut self) {
@@ -373,14 +356,15 @@ impl Back for Local {
 
     fn terminate(&mut self) {
         self.closed = true;
+        self.places.clear();
         let slots = std::mem::take(&mut self.slots);
         for slot in slots.iter().flatten() {
-            let _ = slot.process.terminate();
+            let _ = slot.process.signal_group(libc::SIGTERM);
         }
         let grace = Deadline::after(GRACE);
         for slot in slots.iter().flatten() {
             if !matches!(slot.process.wait_timeout(grace.remaining()), Ok(Some(_))) {
-                let _ = slot.process.kill();
+                let _ = slot.process.signal_group(libc::SIGKILL);
             }
         }
         let last = Deadline::after(LAST_WAIT);
@@ -397,9 +381,7 @@ impl Back for Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            watch::unwatch(timer);
-        }
+        self.timer.disarm();
         self.terminate();
     }
 }
@@ -411,17 +393,6 @@ impl Drop for Local {
 fn estimate(old: Option<u64>, times: Times) -> u64 {
     let new = (times.nanos / u64::from(times.items.max(1))).clamp(1, LONGEST);
     old.map_or(new, |old| new.max((3 * old + new) / 4))
-}
-
-/// A descriptor that is readable once `delay` has passed.
-fn timer(delay: Duration) -> io::Result<OwnedFd> {
-    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
-    let once = Itimerspec {
-        it_interval: Timespec { tv_sec: 0, tv_nsec: 0 },
-        it_value: Timespec::try_from(delay).map_err(|_| io::ErrorKind::InvalidInput)?,
-    };
-    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
-    Ok(timer)
 }
 
 /// Sleeps on the pool's bell.

@@ -2,32 +2,38 @@
 #![expect(unsafe_code, reason = "lays out the two lanes of a worker in one segment")]
 
 mod end;
+mod leave;
+mod outbox;
+mod watched;
 
 pub(super) use end::{Failures, Verdict};
+use outbox::Outgoing;
+use watched::Watched;
 
 use super::{
-    wire::{self, PIECE, TaskHeader, Times},
+    control::{self, Control},
+    output::{OutputStream, Reader},
+    wire::{self, PIECE, Times},
     worker::{self, Boot},
 };
 use crate::{
-    Error, TaskError,
-    back::{Attendant, Envelope, Event, Events, FunctionId, Key},
+    Cause, Error, TaskError,
+    back::{Attendant, Event, Events, FunctionId, Key},
     records,
     work::judge,
 };
 use procession_channel::{
     Bell,
-    lane::{self, Config, RawReceiver, RawSender, TrySendError},
+    lane::{self, Config, RawReceiver, RawSender},
 };
-use procession_parcel::{
-    Erased, Fd, Outcome, Parcel, codec,
-    wire::packet::{self, Packet},
-};
-use procession_process::{Process, Resource, StartMethod, watch};
+use procession_parcel::{Erased, Fd, Outcome, Parcel, codec, wire::packet};
+use procession_process::{Process, Resource, StartMethod, Stdio, watch};
 use procession_shm::{Kind, Segment};
+use procession_sys::Deadline;
 use std::{
     collections::{HashSet, VecDeque},
-    os::fd::{AsFd, OwnedFd},
+    ffi::OsString,
+    os::fd::OwnedFd,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -46,6 +52,63 @@ pub(super) struct Recipe {
     pub(super) name: String,
     pub(super) start_method: Option<StartMethod>,
     pub(super) initializer: Option<(Erased, Parcel)>,
+    /// What makes a worker's state, and what it calls before it ends.
+    pub(super) state: Option<(Erased, Parcel)>,
+    pub(super) exit: Option<(Erased, Parcel)>,
+    /// In bytes.
+    pub(super) recycle_memory: Option<u64>,
+    pub(super) memory_limit: Option<u64>,
+    pub(super) limits: Vec<(Resource, u64)>,
+    pub(super) pins: Vec<Vec<usize>>,
+    pub(super) environment: Vec<(OsString, OsString)>,
+    #[cfg(feature = "sandbox")]
+    pub(super) sandbox: Option<super::Sandbox>,
+}
+
+impl Default for Recipe {
+    fn default() -> Recipe {
+        Recipe {
+            name: "PoolWorker".to_owned(),
+            start_method: None,
+            initializer: None,
+            state: None,
+            exit: None,
+            recycle_memory: None,
+            memory_limit: None,
+            limits: Vec::new(),
+            pins: Vec::new(),
+            environment: Vec::new(),
+            #[cfg(feature = "sandbox")]
+            sandbox: None,
+        }
+    }
+}
+
+impl Recipe {
+    /// A process as it says.
+    fn process(&self, index: usize, captured: bool) -> procession_process::Builder {
+        // In a group of its own, so that a stop reaches what it starts.
+        let mut builder = Process::builder().daemon(true).process_group().limit(Resource::Core, 0);
+        if let Some(method) = self.start_method {
+            builder = builder.start_method(method);
+        }
+        for (resource, value) in &self.limits {
+            builder = builder.limit(*resource, *value);
+        }
+        if let Some(bytes) = self.memory_limit {
+            builder = builder.limit(Resource::Data, bytes);
+        }
+        if !self.pins.is_empty() {
+            builder = builder.affinity(self.pins[index % self.pins.len()].iter().copied());
+        }
+        for (name, value) in &self.environment {
+            builder = builder.env(name, value);
+        }
+        if captured {
+            builder = builder.stdout(Stdio::Piped).stderr(Stdio::Piped);
+        }
+        builder
+    }
 }
 
 /// What a worker's death is told by.
@@ -107,6 +170,41 @@ pub(super) struct Slot {
     large: Option<(FunctionId, Key, u64)>,
     /// The nanoseconds that everything in `given` should take.
     pub(super) load: u64,
+    control: Control,
+    /// The number of the next item that is watched, the ordinal of the next task that may be cancelled, and how many of the
+    /// tasks in `given` are watched.
+    next_number: u64,
+    next_ordinal: u32,
+    watched: usize,
+    /// What its worker was killed for, if an item was condemned.
+    condemned: Option<Cause>,
+    /// Whether it was told to end, or said that it does: it gets nothing any more, and its end says nothing about it.
+    leaving: bool,
+    /// Whether that was for want of work.
+    retired: bool,
+    /// Whether its lane was found closed though it has not said yet that it leaves.
+    suspect: bool,
+    /// In bytes.
+    memory_limit: Option<u64>,
+    pub(super) tally: Tally,
+}
+
+/// What was counted of a worker.
+#[derive(Debug)]
+pub(super) struct Tally {
+    /// When it was started.
+    pub(super) born: Deadline,
+    /// What it was given, and the items that it has finished.
+    pub(super) tasks_given: u64,
+    pub(super) items_given: u64,
+    pub(super) items: u64,
+    /// How long it has worked, in nanoseconds, as far as it has told.
+    pub(super) busy: u64,
+    /// Bytes to it, and from it.
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// Since when it is seen to have had nothing to do, and how many tasks it had been given then.
+    idle_since: (u64, Deadline),
 }
 
 /// A task that this worker has.
@@ -121,6 +219,7 @@ struct Given {
     /// and its ticket.
     whole: Option<u64>,
     pieces: Vec<(u32, u64)>,
+    watched: Option<Box<Watched>>,
 }
 
 impl Given {
@@ -130,45 +229,22 @@ impl Given {
     }
 }
 
-#[derive(Debug)]
-enum Outgoing {
-    /// The rest of a task: its next items and their records, from `at`; how many of them make the next piece, and
-    /// where that ends, if it was tried before.
-    Items { header: TaskHeader, records: Vec<u8>, at: usize, piece: Option<(u32, usize)> },
-    /// A function with descriptors, for this task.
-    Parcel { id: FunctionId, key: Key, parcel: Arc<Parcel> },
-    /// The rest of one message, in fragments.
-    Fragments { message: Vec<u8>, at: usize, carries: Carries },
-}
-
-/// What a message in fragments is.
-#[derive(Clone, Copy, Debug)]
-enum Carries {
-    /// One item of this task, the last one before this index.
-    Item(Key, u32),
-    /// A function, for the task behind it.
-    Function(FunctionId, Key),
-    Other,
-}
-
-/// The message `kind` about a function.
-fn about(kind: u8, id: FunctionId, more: &[u8]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(5 + more.len());
-    message.push(kind);
-    message.extend_from_slice(&id.0.to_le_bytes());
-    message.extend_from_slice(more);
-    message
-}
-
 impl Slot {
-    pub(super) fn start(recipe: &Recipe, number: u64, alarm: &Arc<Alarm>) -> Result<Slot, Error> {
+    pub(super) fn start(
+        recipe: &Recipe,
+        index: usize,
+        number: u64,
+        alarm: &Arc<Alarm>,
+        reader: Option<&Reader>,
+    ) -> Result<Slot, Error> {
         let name = format!("{}-{number}", recipe.name);
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(format!("start worker `{name}`"), error)
         };
         let to_worker = Config { capacity: LANE, max_message: u32::MAX as usize, ..Config::default() };
         let from_worker = Config { receiver_bell: Some(alarm.bell.clone()), ..to_worker.clone() };
-        let size = to_worker.footprint() + from_worker.footprint();
+        let words = to_worker.footprint() + from_worker.footprint();
+        let size = words + control::SIZE;
         let segment = Segment::anonymous(KIND, size).map_err(|error| failed(error.into()))?;
         // SAFETY: the segment was just made, and this lane is the only one in its first part.
         let first = unsafe { lane::pair_in(&segment, 0, &to_worker) };
@@ -176,19 +252,41 @@ impl Slot {
         // SAFETY: likewise in the rest, which begins where the first one ends.
         let second = unsafe { lane::pair_in(&segment, to_worker.footprint(), &from_worker) };
         let (ours, results) = second.map_err(|error| failed(error.into()))?;
-        let initializer = match &recipe.initializer {
-            None => None,
-            Some((function, argument)) => {
-                Some((function.clone(), argument.try_clone().map_err(|error| failed(error.into()))?))
-            }
+        // SAFETY: likewise behind the lanes.
+        let control = unsafe { Control::at(&segment, words) };
+        let control = control.ok_or_else(|| failed("the lanes do not end where words can lie".into()))?;
+        let copy = |called: &Option<(Erased, Parcel)>| {
+            let copy =
+                |(function, argument): &(Erased, Parcel)| Ok((function.clone(), argument.try_clone()?));
+            called
+                .as_ref()
+                .map(copy)
+                .transpose()
+                .map_err(|error: procession_parcel::Error| failed(error.into()))
         };
         let (socket, end) = packet::pair().map_err(|error| failed(error.into()))?;
-        let boot = Boot { tasks: theirs, results: ours, parcels: Fd::from(end), initializer };
-        let mut builder = Process::builder().name(name.clone()).daemon(true).limit(Resource::Core, 0);
-        if let Some(method) = recipe.start_method {
-            builder = builder.start_method(method);
-        }
+        let boot = Boot {
+            tasks: theirs,
+            results: ours,
+            parcels: Fd::from(end),
+            control: control.clone(),
+            initializer: copy(&recipe.initializer)?,
+            state: copy(&recipe.state)?,
+            exit: copy(&recipe.exit)?,
+            recycle_memory: recipe.recycle_memory,
+            memory_limited: recipe.memory_limit.is_some(),
+            #[cfg(feature = "sandbox")]
+            sandbox: recipe.sandbox.clone(),
+        };
+        let builder = recipe.process(index, reader.is_some()).name(name.clone());
         let process = builder.spawn(worker::run, boot).map_err(|error| failed(error.into()))?;
+        if let Some(reader) = reader {
+            let streams = [
+                (OutputStream::Stdout, process.take_stdout()),
+                (OutputStream::Stderr, process.take_stderr()),
+            ];
+            reader.add(&name, process.pid(), streams);
+        }
         Ok(Slot {
             process,
             watch: None,
@@ -210,6 +308,25 @@ impl Slot {
             last: None,
             large: None,
             load: 0,
+            control,
+            next_number: 1,
+            next_ordinal: 0,
+            watched: 0,
+            condemned: None,
+            leaving: false,
+            retired: false,
+            suspect: false,
+            memory_limit: recipe.memory_limit,
+            tally: Tally {
+                born: Deadline::now(),
+                tasks_given: 0,
+                items_given: 0,
+                items: 0,
+                busy: 0,
+                bytes_in: 0,
+                bytes_out: 0,
+                idle_since: (0, Deadline::now()),
+            },
         })
     }
 
@@ -232,181 +349,7 @@ impl Slot {
 
     /// Whether a message can be sent to it now.
     pub(super) fn takes_more(&self) -> bool {
-        self.tasks.is_some() && self.outbox.is_empty()
-    }
-
-    // --- to the worker ---
-
-    /// Gives it a task, which should take `time` nanoseconds. What there is no room for is kept and sent on later.
-    pub(super) fn give(&mut self, task: &Envelope<'_>, records: &[u8], function: &Arc<Parcel>, time: u64) {
-        if self.last != Some(task.function) && self.functions.insert(task.function) {
-            self.define(task.function, task.key, function);
-        }
-        self.last = Some(task.function);
-        self.load = self.load.saturating_add(time);
-        self.given.push_back(Given {
-            key: task.key,
-            items: task.items,
-            done: 0,
-            time,
-            whole: None,
-            pieces: Vec::new(),
-        });
-        let header = TaskHeader::of(task);
-        if self.outbox.is_empty()
-            && TaskHeader::SIZE + records.len() <= PIECE
-            && self.send(&[&header.encode(), records])
-        {
-            self.sent_items(task.key, task.items);
-            return;
-        }
-        self.outbox.push_back(Outgoing::Items { header, records: records.to_vec(), at: 0, piece: None });
-        self.flush();
-    }
-
-    /// Tells it of a function, for the sake of a task.
-    fn define(&mut self, id: FunctionId, key: Key, parcel: &Arc<Parcel>) {
-        if parcel.fds().is_empty() {
-            let message = about(wire::DEFINE, id, parcel.bytes());
-            return self.send_message(message, Carries::Function(id, key));
-        }
-        self.outbox.push_back(Outgoing::Parcel { id, key, parcel: parcel.clone() });
-        self.flush();
-    }
-
-    /// Sends a function with descriptors, and then the message that tells of it, if there is room.
-    fn send_parcel(&mut self, id: FunctionId, key: Key, parcel: Arc<Parcel>) -> Option<Outgoing> {
-        let tail = id.0.to_le_bytes();
-        let packet = Packet::new(&[parcel.bytes(), &tail], parcel.fds());
-        let message = match packet.and_then(|mut packet| packet.try_send(self.socket.as_fd())) {
-            Ok(false) => return Some(Outgoing::Parcel { id, key, parcel }),
-            Ok(true) => {
-                parcel.mark_delivered();
-                about(wire::DEFINE_PARCEL, id, &[])
-            }
-            // Where the worker has ended, this goes nowhere.
-            Err(error) => about(wire::REFUSE, id, error.to_string().as_bytes()),
-        };
-        self.flush_one(Outgoing::Fragments { message, at: 0, carries: Carries::Function(id, key) })
-    }
-
-    pub(super) fn undefine(&mut self, id: FunctionId) {
-        self.last = None;
-        if self.functions.remove(&id) {
-            self.send_message(about(wire::UNDEFINE, id, &[]), Carries::Other);
-            self.ring();
-        }
-    }
-
-    fn send_message(&mut self, message: Vec<u8>, carries: Carries) {
-        if self.outbox.is_empty() && message.len() <= PIECE && self.send(&[&message]) {
-            return;
-        }
-        self.outbox.push_back(Outgoing::Fragments { message, at: 0, carries });
-    }
-
-    /// Sends one message, without waking the worker; false if there is no room, or never will be. A worker that was told
-    /// to end takes anything.
-    fn send(&mut self, parts: &[&[u8]]) -> bool {
-        let Some(tasks) = &mut self.tasks else { return true };
-        match tasks.send_quiet(parts) {
-            Ok(()) => true,
-            Err(TrySendError::Full) => false,
-            // A worker that lives does not close its lane. What it was not given is found so after its death.
-            Err(_) => {
-                self.end_damaged();
-                false
-            }
-        }
-    }
-
-    /// The last message had the items of `key` up to `end`.
-    fn sent_items(&mut self, key: Key, end: u32) {
-        let ticket = self.tasks.as_ref().map_or(0, RawSender::sent);
-        if let Some(given) = self.given.iter_mut().rev().find(|given| given.key == key) {
-            if given.pieces.is_empty() && end == given.items {
-                given.whole = Some(ticket);
-            } else {
-                given.pieces.push((end, ticket));
-            }
-        }
-    }
-
-    /// Wakes the worker if it sleeps.
-    pub(super) fn ring(&self) {
-        if let Some(tasks) = &self.tasks {
-            tasks.ring();
-        }
-    }
-
-    /// Sends on what there was no room for.
-    pub(super) fn flush(&mut self) {
-        if self.outbox.is_empty() {
-            return;
-        }
-        while let Some(next) = self.outbox.pop_front() {
-            if let Some(rest) = self.flush_one(next) {
-                self.outbox.push_front(rest);
-                break;
-            }
-        }
-        self.ring();
-    }
-
-    /// Sends what it can of `next`, and gives back the rest.
-    fn flush_one(&mut self, next: Outgoing) -> Option<Outgoing> {
-        match next {
-            Outgoing::Parcel { id, key, parcel } => self.send_parcel(id, key, parcel),
-            Outgoing::Fragments { message, mut at, carries } => {
-                while at < message.len() {
-                    let end = message.len().min(at + PIECE - 1);
-                    let kind = if end == message.len() { wire::LAST_FRAGMENT } else { wire::FRAGMENT };
-                    if !self.send(&[&[kind], &message[at..end]]) {
-                        return Some(Outgoing::Fragments { message, at, carries });
-                    }
-                    // The ticket that counts is the first fragment's.
-                    match carries {
-                        _ if at > 0 => {}
-                        Carries::Item(key, end) => self.sent_items(key, end),
-                        Carries::Function(id, key) => {
-                            self.large = Some((id, key, self.tasks.as_ref().map_or(0, RawSender::sent)));
-                        }
-                        Carries::Other => {}
-                    }
-                    at = end;
-                }
-                None
-            }
-            Outgoing::Items { mut header, records, mut at, mut piece } => {
-                while header.items > 0 {
-                    let (count, end) = piece.take().unwrap_or_else(|| fitting(&records, at, header.items));
-                    if count == 0 {
-                        // One item that is larger than a piece.
-                        let end = at + records::offset_of(&records[at..], 1);
-                        let mut message = TaskHeader { items: 1, ..header }.encode().to_vec();
-                        message.extend_from_slice(&records[at..end]);
-                        header.first += 1;
-                        header.items -= 1;
-                        self.outbox.push_front(Outgoing::Items { header, records, at: end, piece: None });
-                        return self.flush_one(Outgoing::Fragments {
-                            message,
-                            at: 0,
-                            carries: Carries::Item(header.key, header.first),
-                        });
-                    }
-                    let more = if count < header.items { wire::MORE } else { 0 };
-                    let head = TaskHeader { flags: more, items: count, ..header };
-                    if !self.send(&[&head.encode(), &records[at..end]]) {
-                        return Some(Outgoing::Items { header, records, at, piece: Some((count, end)) });
-                    }
-                    at = end;
-                    header.first += count;
-                    header.items -= count;
-                    self.sent_items(header.key, header.first);
-                }
-                None
-            }
-        }
+        self.tasks.is_some() && self.outbox.is_empty() && !self.leaving && self.condemned.is_none()
     }
 
     // --- from the worker ---
@@ -417,52 +360,71 @@ impl Slot {
         if self.damaged {
             return None;
         }
-        let Slot { results, given, load, .. } = self;
-        let (mut begun, mut ready, mut result, mut failure) = (false, false, false, None);
+        let Slot { results, given, load, watched, .. } = self;
+        let (mut begun, mut ready, mut leaving, mut failure) = (false, false, false, None);
+        let (mut items, mut bytes, mut busy) = (0_u64, 0_u64, 0_u64);
         let mut run = Run { key: Key { task: 0, attempt: 0 }, first: 0, count: 0, records: Vec::new() };
         let mut sane = true;
-        let received = results.recv_batch(BATCH, |message| match message.split_first() {
-            // What comes after nonsense is no better.
-            _ if !sane => {}
-            Some((&wire::VALUE, value)) => {
-                let Some(task) = given.front_mut() else { return sane = false };
-                result = true;
-                if run.count == 0 {
-                    run.key = task.key;
-                    run.first = task.done;
-                    run.records = events.buffer();
+        let mut finish = |given: &mut VecDeque<Given>| {
+            if let Some(task) = given.pop_front() {
+                *load -= task.time;
+                *watched -= usize::from(task.watched.is_some());
+            }
+        };
+        let received = results.recv_batch(BATCH, |message| {
+            bytes += message.len() as u64;
+            match message.split_first() {
+                // What comes after nonsense is no better.
+                _ if !sane => {}
+                Some((&wire::VALUE, value)) => {
+                    let Some(task) = given.front_mut() else { return sane = false };
+                    items += 1;
+                    if run.count == 0 {
+                        run.key = task.key;
+                        run.first = task.done;
+                        run.records = events.buffer();
+                    }
+                    records::append(&mut run.records, value);
+                    run.count += 1;
+                    task.done += 1;
+                    if task.done == task.items {
+                        finish(given);
+                        run.flush(events);
+                    }
                 }
-                records::append(&mut run.records, value);
-                run.count += 1;
-                task.done += 1;
-                if task.done == task.items {
-                    *load -= task.time;
-                    given.pop_front();
+                Some((&kind @ (wire::FAILURE | wire::CANCELLED), outcome)) => {
                     run.flush(events);
+                    let Some(task) = given.front_mut() else { return sane = false };
+                    items += 1;
+                    let (key, item) = (task.key, task.done);
+                    let cancelled = kind == wire::CANCELLED;
+                    let error = if cancelled { TaskError::Cancelled } else { decode_failure(outcome) };
+                    events.push(Event::Failed { key, item, error });
+                    task.done += 1;
+                    if task.done == task.items {
+                        finish(given);
+                    }
                 }
+                Some((&wire::TIMES, _)) => match Times::decode(message) {
+                    Some(told) => {
+                        busy = busy.saturating_add(told.nanos);
+                        times(told);
+                    }
+                    None => sane = false,
+                },
+                Some((&wire::BEGUN, _)) => begun = true,
+                Some((&wire::READY, _)) => ready = true,
+                Some((&wire::LEAVING, _)) => leaving = true,
+                Some((&wire::INIT_FAILED, outcome)) => failure = Some(decode_failure(outcome)),
+                // That the worker was told nonsense is as bad.
+                _ => sane = false,
             }
-            Some((&wire::FAILURE, outcome)) => {
-                run.flush(events);
-                let Some(task) = given.front_mut() else { return sane = false };
-                result = true;
-                let (key, item) = (task.key, task.done);
-                events.push(Event::Failed { key, item, error: decode_failure(outcome) });
-                task.done += 1;
-                if task.done == task.items {
-                    *load -= task.time;
-                    given.pop_front();
-                }
-            }
-            Some((&wire::TIMES, _)) => match Times::decode(message) {
-                Some(told) => times(told),
-                None => sane = false,
-            },
-            Some((&wire::BEGUN, _)) => begun = true,
-            Some((&wire::READY, _)) => ready = true,
-            Some((&wire::INIT_FAILED, outcome)) => failure = Some(decode_failure(outcome)),
-            // That the worker was told nonsense is as bad.
-            _ => sane = false,
         });
+        let result = items > 0;
+        self.tally.items += items;
+        self.tally.bytes_out += bytes;
+        self.tally.busy = self.tally.busy.saturating_add(busy);
+        self.leaving |= leaving;
         run.flush(events);
         self.begun |= begun;
         self.newly_ready |= ready && !self.ready;
@@ -516,25 +478,6 @@ impl Run {
             self.count = 0;
         }
     }
-}
-
-/// How many of the next `items` records, from `at`, go into one piece, and where they end.
-fn fitting(records: &[u8], at: usize, items: u32) -> (u32, usize) {
-    let room = PIECE - TaskHeader::SIZE;
-    if records.len() - at <= room {
-        return (items, records.len());
-    }
-    let (mut count, mut end) = (0, at);
-    while count < items {
-        match records::split(&records[end..]) {
-            Some((_, behind)) if records.len() - behind.len() - at <= room => {
-                end = records.len() - behind.len();
-                count += 1;
-            }
-            _ => break,
-        }
-    }
-    (count, end)
 }
 
 fn decode_failure(outcome: &[u8]) -> TaskError {

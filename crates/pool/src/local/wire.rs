@@ -6,7 +6,8 @@
 //! | `UNDEFINE` | kind, function id (`u32`) |
 //! | `DEFINE_PARCEL` | kind, function id (`u32`): the encoded function and its descriptors are in the socket |
 //! | `REFUSE` | kind, function id (`u32`), why the function could not be sent, as text |
-//! | `TASK` | [`TaskHeader`], then one record per item |
+//! | `TASK` | [`TaskHeader`], then [`Watched`] if it is flagged so, then one record per item |
+//! | `LEAVE` | kind: it is to end; what was sent before is still run, unless its control words say otherwise |
 //! | `FRAGMENT`, `LAST_FRAGMENT` | kind, bytes of one message that is larger than a piece |
 //!
 //! | from the worker | |
@@ -15,6 +16,8 @@
 //! | `READY` | kind: the initialiser is done |
 //! | `VALUE` | kind, the encoded value of the next item |
 //! | `FAILURE` | kind, the encoded outcome of the next item |
+//! | `CANCELLED` | kind: the next item is not run |
+//! | `LEAVING` | kind: it ends by itself after this, and leaves what it has not begun |
 //! | `TIMES` | kind, function id (`u32`), items (`u32`), busy nanoseconds (`u64`) |
 //! | `INIT_FAILED` | kind, the encoded outcome of the initialiser |
 //! | `DAMAGED` | kind: what came to the worker was nonsense, and it ends |
@@ -32,8 +35,9 @@ pub(super) const UNDEFINE: u8 = 2;
 pub(super) const TASK: u8 = 3;
 pub(super) const FRAGMENT: u8 = 4;
 pub(super) const LAST_FRAGMENT: u8 = 5;
-pub(super) const DEFINE_PARCEL: u8 = 6;
-pub(super) const REFUSE: u8 = 7;
+pub(super) const LEAVE: u8 = 6;
+pub(super) const DEFINE_PARCEL: u8 = 7;
+pub(super) const REFUSE: u8 = 8;
 
 pub(super) const READY: u8 = 16;
 pub(super) const VALUE: u8 = 17;
@@ -42,6 +46,8 @@ pub(super) const TIMES: u8 = 19;
 pub(super) const INIT_FAILED: u8 = 20;
 pub(super) const BEGUN: u8 = 21;
 pub(super) const DAMAGED: u8 = 22;
+pub(super) const CANCELLED: u8 = 23;
+pub(super) const LEAVING: u8 = 24;
 
 /// Messages to a worker are no larger than this, a quarter of a lane, so that one is on its way while another is
 /// taken out. A task goes in as many messages as it needs; an item that is larger goes in fragments.
@@ -49,11 +55,13 @@ pub(super) const PIECE: usize = 64 * 1024;
 
 /// Set on a piece after which the parent has more for which there was no room: it wants to be woken.
 pub(super) const MORE: u8 = 1;
+/// Set on a task whose items are watched: they have a limit of time, or may be cancelled.
+pub(super) const WATCHED: u8 = 2;
 
 /// The head of a `TASK`: consecutive items of one task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct TaskHeader {
-    /// [`MORE`].
+    /// [`MORE`], [`WATCHED`].
     pub(super) flags: u8,
     pub(super) function: FunctionId,
     pub(super) key: Key,
@@ -115,6 +123,34 @@ impl TaskHeader {
     }
 }
 
+/// What a worker must know of a task whose items are watched. See [`hand`](super::hand).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Watched {
+    /// The number of the first item in the message.
+    pub(super) number: u64,
+    /// Which of the tasks that may be cancelled it is, if it is one.
+    pub(super) ordinal: Option<u32>,
+}
+
+impl Watched {
+    pub(super) const SIZE: usize = 13;
+
+    pub(super) fn encode(&self) -> [u8; Watched::SIZE] {
+        let mut bytes = [0; Watched::SIZE];
+        bytes[0] = u8::from(self.ordinal.is_some());
+        bytes[1..5].copy_from_slice(&self.ordinal.unwrap_or(0).to_le_bytes());
+        bytes[5..13].copy_from_slice(&self.number.to_le_bytes());
+        bytes
+    }
+
+    /// It and what is behind it.
+    pub(super) fn decode(bytes: &[u8]) -> Option<(Watched, &[u8])> {
+        let (head, rest) = bytes.split_first_chunk::<{ Watched::SIZE }>()?;
+        let ordinal = if head[0] == 0 { None } else { Some(u32_at(head, 1)?) };
+        Some((Watched { number: u64_at(head, 5)?, ordinal }, rest))
+    }
+}
+
 /// What a worker tells of its speed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Times {
@@ -172,6 +208,13 @@ mod tests {
         message[2] += 1;
         assert_eq!(TaskHeader::decode(&message), None);
         assert_eq!(TaskHeader::decode(&message[..20]), None);
+        for ordinal in [None, Some(u32::MAX)] {
+            let watched = Watched { number: 1 << 50, ordinal };
+            let mut message = watched.encode().to_vec();
+            message.push(7);
+            assert_eq!(Watched::decode(&message), Some((watched, &[7][..])));
+        }
+        assert_eq!(Watched::decode(&[0; 12]), None);
         let times = Times { function: FunctionId(1), items: 2, nanos: 3 };
         assert_eq!(Times::decode(&times.encode()), Some(times));
     }

@@ -10,16 +10,26 @@
 //!    item takes long: a parent that is awake sees them anyway.
 #![expect(unsafe_code, reason = "ignores a signal; vouches that the parent runs the same program")]
 
-use super::wire::{self, TaskHeader, Times};
-use crate::{back::FunctionId, records};
+use super::{
+    control::Control,
+    hand::ASKED,
+    memory::{Resident, own_peak},
+    wire::{self, TaskHeader, Times, Watched},
+};
+use crate::{back::FunctionId, records, token};
 use procession_channel::lane::{RawReceiver, RawSender, RecvError, TrySendError};
 use procession_parcel::{
     Erased, Fd, Outcome, Parcel, codec,
+    function::drop_local_state,
     wire::{Limits, Received, packet},
 };
+use procession_process::{StartMethod, current_process};
 use procession_sys::Deadline;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, convert::Infallible, rc::Rc};
+use std::{
+    cell::Cell, collections::HashMap, convert::Infallible, io::Write, rc::Rc, sync::atomic::Ordering,
+    time::Duration,
+};
 
 /// What a worker is started with.
 #[derive(Serialize, Deserialize, Debug)]
@@ -28,7 +38,15 @@ pub(super) struct Boot {
     pub(super) results: RawSender,
     /// Where functions with descriptors come.
     pub(super) parcels: Fd,
+    pub(super) control: Control,
     pub(super) initializer: Option<(Erased, Parcel)>,
+    pub(super) state: Option<(Erased, Parcel)>,
+    pub(super) exit: Option<(Erased, Parcel)>,
+    /// In bytes.
+    pub(super) recycle_memory: Option<u64>,
+    pub(super) memory_limited: bool,
+    #[cfg(feature = "sandbox")]
+    pub(super) sandbox: Option<super::sandbox::Sandbox>,
 }
 
 /// How much work may go by before the parent is rung, in nanoseconds.
@@ -38,39 +56,149 @@ const LOOK: u64 = 5_000;
 /// Buffers larger than this are given back after use.
 const KEEP: usize = 1 << 20;
 
+/// How long it is at least between two looks at the memory, in nanoseconds: when there is nothing to do, and between tasks.
+const PAUSE_IDLE: u64 = 2_000_000;
+const PAUSE_BUSY: u64 = 20_000_000;
+
 /// The function of a worker process.
 pub(super) fn run(boot: Boot) {
     // SAFETY: ignoring a signal has no handler that could do harm.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
-    let Boot { tasks, mut results, parcels, initializer } = boot;
-    if let Some((function, argument)) = initializer {
+    let (tasks, mut results, control) = (boot.tasks, boot.results, boot.control);
+    if current_process().start_method() == Some(StartMethod::Spawn) {
+        tell_inherited_peak(&control);
+    }
+    if boot.memory_limited {
+        aborts::tell(&control);
+    }
+    let heap =
+        boot.recycle_memory.and_then(|limit| Some(Heap { limit, resident: Resident::open()?, next: 0 }));
+    if boot.initializer.is_some() || boot.state.is_some() {
         // So that an initialiser that ends this process is known for it.
         let _ = results.send(&[&[wire::BEGUN]], None);
+    }
+    for (function, argument) in boot.initializer.into_iter().chain(boot.state) {
         let outcome = function.call(argument).map(drop);
         if !outcome.is_value() {
-            let mut report = vec![wire::INIT_FAILED];
-            let _ = codec::encode(&outcome, &mut report);
-            let _ = results.send(&[&report], None);
-            std::process::exit(1);
+            refuse(&mut results, &outcome);
         }
     }
+    #[cfg(feature = "sandbox")]
+    if let Some(Err(why)) = boot.sandbox.map(|sandbox| sandbox.enter()) {
+        refuse(&mut results, &Outcome::BadArguments(format!("failed to enter the sandbox: {why}")));
+    }
     let now = Deadline::now().as_nanos();
+    let watch = Rc::new(Watch { control, ordinal: Cell::new(None), heavy: Cell::new(false) });
     let mut worker = Worker {
         tasks,
         results,
-        parcels,
+        parcels: boot.parcels,
+        watch: watch.clone(),
+        heap,
         functions: HashMap::new(),
         current: None,
         fragments: Vec::new(),
         output: Vec::new(),
-        clock: Clock { function: None, items: 0, unread: 0, every: 1, read: now, rung: now, busy: 0 },
+        clock: Clock {
+            function: None,
+            any: false,
+            items: 0,
+            unread: 0,
+            every: 1,
+            read: now,
+            rung: now,
+            busy: 0,
+        },
     };
     if worker.results.send(&[&[wire::READY]], None).is_ok() {
         // The end of the lane is the end of the worker.
-        let Err(end) = worker.serve();
-        if matches!(end, End::Nonsense) {
-            let _ = worker.results.send(&[&[wire::DAMAGED]], None);
+        let Err(end) = token::with_token(Rc::new(move || watch.asked()), || worker.serve());
+        match end {
+            Gone => {}
+            Leaving => drop(worker.results.send(&[&[wire::LEAVING]], None)),
+            Nonsense => drop(worker.results.send(&[&[wire::DAMAGED]], None)),
         }
+        if let Some((function, argument)) = boot.exit {
+            let outcome = function.call(argument).map(drop);
+            if !outcome.is_value() {
+                let name = current_process().name().to_owned();
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "procession: the exit function of worker `{name}` failed: {outcome:?}"
+                );
+            }
+        }
+        drop_local_state();
+    }
+}
+
+/// What the parent may say while an item runs.
+struct Watch {
+    control: Control,
+    /// The ordinal of the task that is running, if that may be cancelled.
+    ordinal: Cell<Option<u32>>,
+    /// Whether this process is too large to go on.
+    heavy: Cell<bool>,
+}
+
+impl Watch {
+    /// Whether the item that is running was asked to end.
+    fn asked(&self) -> bool {
+        let asked = |ordinal| self.control.revoked(ordinal).load(Ordering::Relaxed) >= ASKED;
+        self.control.stop.load(Ordering::Relaxed) != 0 || self.ordinal.get().is_some_and(asked)
+    }
+
+    /// Whether no further message is begun.
+    fn is_stopped(&self) -> bool {
+        self.heavy.get() || self.control.stop.load(Ordering::Relaxed) != 0
+    }
+
+    /// Runs an item that is watched, `None` if it was revoked. It does not return if the item was condemned: then this
+    /// process is about to be killed, and nothing may be committed any more.
+    fn run<R>(&self, watched: &Watched, index: u32, limit: u64, call: impl FnOnce() -> R) -> Option<R> {
+        let number = watched.number.wrapping_add(u64::from(index));
+        let began = if limit == 0 { 0 } else { Deadline::now().as_nanos() };
+        let revoked = watched.ordinal.map(|ordinal| self.control.revoked(ordinal));
+        let outcome = self.control.hand.begin(number, began, revoked).then(|| {
+            self.ordinal.set(watched.ordinal);
+            let outcome = call();
+            self.ordinal.set(None);
+            outcome
+        });
+        if !self.control.hand.finish(number) {
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+        outcome
+    }
+}
+
+/// Says why this worker cannot work, and ends.
+fn refuse(results: &mut RawSender, why: &Outcome<()>) -> ! {
+    let mut report = vec![wire::INIT_FAILED];
+    // Texts can always be encoded.
+    let _ = codec::encode(why, &mut report);
+    let _ = results.send(&[&report], None);
+    std::process::exit(1)
+}
+
+/// Looks whether this process has become too large.
+struct Heap {
+    /// In bytes.
+    limit: u64,
+    resident: Resident,
+    /// When to look again, in nanoseconds.
+    next: u64,
+}
+
+impl Heap {
+    fn is_too_large(&mut self, now: u64, pause: u64) -> bool {
+        if now < self.next {
+            return false;
+        }
+        self.next = now + pause;
+        self.resident.bytes().is_some_and(|bytes| bytes > self.limit)
     }
 }
 
@@ -78,6 +206,8 @@ struct Worker {
     tasks: RawReceiver,
     results: RawSender,
     parcels: Fd,
+    watch: Rc<Watch>,
+    heap: Option<Heap>,
     functions: HashMap<FunctionId, Rc<Result<Erased, String>>>,
     /// The one that was called last.
     current: Option<(FunctionId, Rc<Result<Erased, String>>)>,
@@ -90,6 +220,8 @@ struct Worker {
 /// How long items take, read as seldom as possible.
 struct Clock {
     function: Option<FunctionId>,
+    /// Whether any item was run.
+    any: bool,
     /// Items not yet told of, those since the last reading, and how many there are between readings.
     items: u32,
     unread: u32,
@@ -104,10 +236,12 @@ struct Clock {
 enum End {
     /// The parent is gone, or has closed the lane.
     Gone,
+    /// It was told to.
+    Leaving,
     /// What came is nothing that a parent sends.
     Nonsense,
 }
-use End::{Gone, Nonsense};
+use End::{Gone, Leaving, Nonsense};
 
 impl Worker {
     fn serve(&mut self) -> Result<Infallible, End> {
@@ -119,9 +253,17 @@ impl Worker {
             });
             if !received? {
                 self.report()?;
+                self.look_at_heap(PAUSE_IDLE);
+                if self.watch.is_stopped() {
+                    return Err(Leaving);
+                }
                 self.tasks.wait(None);
                 self.clock.read = Deadline::now().as_nanos();
                 continue;
+            }
+            // What has come in part is in hand already.
+            if self.fragments.is_empty() && self.watch.is_stopped() {
+                return Err(Leaving);
             }
             match message.first().copied() {
                 Some(wire::FRAGMENT) => {
@@ -171,6 +313,10 @@ impl Worker {
                 self.current = None;
                 Ok(())
             }
+            Some(wire::LEAVE) => {
+                self.report()?;
+                Err(Leaving)
+            }
             _ => Err(Nonsense),
         }
     }
@@ -209,6 +355,7 @@ impl Worker {
         if self.clock.function != Some(header.function) {
             self.tell_times()?;
             self.clock.function = Some(header.function);
+            self.clock.any = true;
         }
         if self.current.as_ref().is_none_or(|(id, _)| *id != header.function) {
             let unknown = || Rc::new(Err("the worker was not told of the function".to_owned()));
@@ -217,13 +364,30 @@ impl Worker {
         }
         let Some((_, function)) = self.current.clone() else { return Err(Gone) };
         let mut output = std::mem::take(&mut self.output);
-        for _ in 0..header.items {
+        let watched = if header.flags & wire::WATCHED != 0 {
+            let (watched, rest) = Watched::decode(records).ok_or(Nonsense)?;
+            records = rest;
+            Some(watched)
+        } else {
+            None
+        };
+        for index in 0..header.items {
             let (argument, rest) = records::split(records).ok_or(Nonsense)?;
             records = rest;
             output.clear();
-            let outcome = match &*function {
-                Ok(function) => function.call_bytes(argument, &mut output),
+            let call = |output: &mut Vec<u8>| match &*function {
+                Ok(function) => function.call_bytes(argument, output),
                 Err(why) => Outcome::BadArguments(why.clone()),
+            };
+            let outcome = match &watched {
+                None => call(&mut output),
+                Some(watched) => match self.watch.run(watched, index, header.limit, || call(&mut output)) {
+                    Some(outcome) => outcome,
+                    None => {
+                        self.commit(wire::CANCELLED, &[])?;
+                        continue;
+                    }
+                },
             };
             if outcome.is_value() {
                 self.commit(wire::VALUE, &output)?;
@@ -283,8 +447,19 @@ impl Worker {
         took
     }
 
+    /// Has this worker leave before its next message, if it has become too large by what it ran.
+    fn look_at_heap(&mut self, pause: u64) {
+        let now = self.clock.read;
+        if self.heap.as_mut().is_some_and(|heap| self.clock.any && heap.is_too_large(now, pause)) {
+            self.watch.heavy.set(true);
+        }
+    }
+
     fn look_at_clock(&mut self) -> Result<(), End> {
         let took = self.read_clock();
+        if self.heap.is_some() {
+            self.look_at_heap(PAUSE_BUSY);
+        }
         if took < LOOK {
             self.clock.every = (self.clock.every * 2).min(1024);
         } else if took > 2 * LOOK {
@@ -324,6 +499,55 @@ impl Worker {
             }
         }
         Ok(())
+    }
+}
+
+/// A process that was executed begins with the peak of the one that did so (`getrusage(2)`).
+fn tell_inherited_peak(control: &Control) {
+    // SAFETY: all of its fields are integers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the record is of the type that the call writes.
+    let result = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
+    let peak = u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024);
+    // The kernel's two ways to count differ by a little.
+    let slack = 1 << 20;
+    if result == 0 && own_peak().is_none_or(|own| peak > own.saturating_add(slack)) {
+        control.inherited.store(peak, Ordering::Relaxed);
+    }
+}
+
+/// Tells apart, among aborts, those for want of memory.
+mod aborts {
+    use super::Control;
+    use crate::local::control::Words;
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicPtr, Ordering},
+    };
+
+    static CONTROL: OnceLock<Control> = OnceLock::new();
+    static WORDS: AtomicPtr<Words> = AtomicPtr::new(std::ptr::null_mut());
+
+    pub(super) fn tell(control: &Control) {
+        // Never dropped, so that the words stay mapped.
+        let words = CONTROL.get_or_init(|| control.clone()).as_ptr();
+        WORDS.store(words.cast_mut(), Ordering::Release);
+        // SAFETY: the handler does only what a handler may do.
+        unsafe { libc::signal(libc::SIGABRT, aborted as *const () as libc::sighandler_t) };
+    }
+
+    extern "C" fn aborted(signal: libc::c_int) {
+        // Whoever aborts since an allocation has failed does so in the same thread, and nothing in between fails.
+        let error = std::io::Error::last_os_error().raw_os_error();
+        // SAFETY: null, or the words, which stay mapped.
+        let words = unsafe { WORDS.load(Ordering::Acquire).as_ref() };
+        if let (Some(libc::ENOMEM), Some(words)) = (error, words) {
+            words.no_memory.store(1, Ordering::Relaxed);
+        }
+        // SAFETY: a disposition without a handler.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: a number. It ends this process when the handler has returned, if it was not `abort` that raised it.
+        unsafe { libc::raise(signal) };
     }
 }
 

@@ -12,7 +12,10 @@ mod failures;
 mod functions;
 mod handles;
 mod lazy;
+mod lifetimes;
 mod policies;
+#[cfg(feature = "sandbox")]
+mod sandbox;
 mod scripted;
 mod simulated;
 mod slices;

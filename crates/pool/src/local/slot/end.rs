@@ -2,11 +2,12 @@
 
 use super::{Given, Slot};
 use crate::{
-    Cause, Death,
+    Cause, Death, TaskError,
     back::{Event, Events, FunctionId},
+    local::memory,
 };
 use procession_process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 /// What a worker's death says about those to come.
 #[derive(Debug)]
@@ -54,12 +55,12 @@ impl Slot {
 
     /// What its death says. To be asked before [`end`](Slot::end).
     pub(in crate::local) fn verdict(&self, exit: ExitStatus) -> Verdict {
-        if self.killed {
+        if self.was_meant_to_end() {
             Verdict::Good
         } else if let Some(error) = &self.init_failure {
             Verdict::Initializer(error.to_string())
         } else if self.begun && !self.ready {
-            Verdict::Initializer(self.death(exit).to_string())
+            Verdict::Initializer(format!("worker `{}` ended while it ran: {exit}", self.process.name()))
         } else if !self.ready {
             Verdict::Start
         } else if self.resulted {
@@ -82,18 +83,26 @@ impl Slot {
     }
 
     fn death(&self, exit: ExitStatus) -> Death {
-        let cause = match () {
-            () if self.damaged => Cause::Damaged,
-            () if self.killed => Cause::Requested,
-            () => Cause::Itself,
+        let signal = exit.signal();
+        let cause = match self.condemned {
+            _ if self.damaged => Cause::Damaged,
+            Some(cause) => cause,
+            None if self.killed => Cause::Requested,
+            None if signal == Some(libc::SIGKILL) && memory::claim() => Cause::OutOfMemory,
+            None => match self.memory_limit {
+                Some(limit)
+                    if signal == Some(libc::SIGABRT)
+                        && self.control.no_memory.load(Ordering::Relaxed) != 0 =>
+                {
+                    Cause::MemoryLimit(limit)
+                }
+                _ => Cause::Itself,
+            },
         };
-        Death {
-            worker: self.process.name().to_owned(),
-            pid: self.process.pid(),
-            exit,
-            cause,
-            peak_memory: None,
-        }
+        // What it had from the process that executed it says nothing about it.
+        let inherited = self.control.inherited.load(Ordering::Relaxed);
+        let peak_memory = self.process.peak_memory().filter(|peak| *peak > inherited);
+        Death { worker: self.process.name().to_owned(), pid: self.process.pid(), exit, cause, peak_memory }
     }
 
     /// The ticket of the last message that may have been begun.
@@ -127,6 +136,12 @@ impl Slot {
         let death = Arc::new(self.death(exit));
         for task in std::mem::take(&mut self.given) {
             let in_hand = self.in_hand(&task);
+            if task.watched.as_ref().is_some_and(|watched| watched.cancelled) {
+                // Those behind were never started, and never will be.
+                for item in task.done + in_hand..task.items {
+                    events.push(Event::Failed { key: task.key, item, error: TaskError::Cancelled });
+                }
+            }
             events.push(Event::Ended { key: task.key, completed: task.done, in_hand, death: death.clone() });
         }
         self.outbox.clear();
