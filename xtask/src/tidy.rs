@@ -1,6 +1,9 @@
 //! `cargo xtask tidy`: the house rules that a program can check. Run by `cargo test` too.
 
+mod api;
 mod conformance;
+mod guide;
+mod items;
 mod manifests;
 mod sources;
 
@@ -17,7 +20,8 @@ Usage: cargo xtask tidy
 
 Each crate has a README, the workspace's lints and a reason beside each dependency. No placeholder macros, no ignored
 tests, a SAFETY line at each unsafe block, a test for each crash point, no machine's own paths. The changelog names the
-current version. Each test that docs/conformance.md names exists. A file of more than 600 lines is a warning.";
+current version. Each test that docs/conformance.md and the pitfalls of docs/guide.md name exists; so does what docs/api.md names as ours,
+which has a line for each row of CPython's API. A file of more than 600 lines is a warning.";
 
 /// The repository as tidy sees it: every text file that belongs to it.
 struct Tree {
@@ -88,6 +92,9 @@ fn check(root: &Path) -> Findings {
     manifests::check(&tree, &mut findings);
     sources::check(&tree, &mut findings);
     conformance::check(&tree, &mut findings);
+    let items = items::Items::read(&tree);
+    api::check(&tree, &items, &mut findings);
+    guide::check(&tree, &mut findings);
     findings
 }
 
