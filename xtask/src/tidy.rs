@@ -18,7 +18,8 @@ Checks the house rules that a program can check; `cargo test` runs it too.
 
 Usage: cargo xtask tidy
 
-Each crate has a README, the workspace's lints and a reason beside each dependency. No placeholder macros, no ignored
+Each crate has a README, the workspace's lints and a reason beside each dependency; one that is published also licences
+and metadata. No placeholder macros, no ignored
 tests, a SAFETY line at each unsafe block, a test for each crash point, no machine's own paths. The changelog names the
 current version. Each test that docs/conformance.md and the pitfalls of docs/guide.md name exists; so does what docs/api.md names as ours,
 which has a line for each row of CPython's API. A file of more than 600 lines is a warning.";
@@ -53,7 +54,8 @@ impl Findings {
 
 impl Tree {
     fn read(root: &Path) -> Tree {
-        let endings = [".rs", ".toml", ".md", ".py", ".sh", ".yml", ".lock", ".ci/run"];
+        let mut endings = vec![".rs", ".toml", ".md", ".py", ".sh", ".yml", ".lock", ".ci/run"];
+        endings.extend(manifests::LICENCES);
         let mut paths = files(root, &endings);
         paths.push(root.join(".ci/run"));
         let files = paths
