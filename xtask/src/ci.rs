@@ -93,6 +93,7 @@ fn steps() -> Result<Vec<Step>, String> {
     steps.extend(packages.iter().filter_map(shuttle));
     steps.extend(packages.iter().filter_map(crash_points));
     steps.extend(packages.iter().filter_map(lock_steps));
+    steps.push(Step::cargo("newcomer", "xtask newcomer"));
     steps.push(Step::cargo("bench", "xtask bench --quick"));
     Ok(steps)
 }

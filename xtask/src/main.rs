@@ -8,13 +8,14 @@ The project's own commands.
 
 Usage: cargo xtask COMMAND [OPTION…]
 
-  ci      everything that CI runs: tests, lints, docs, features, examples, models, crash points, tidy, benches
-  tidy    the house rules that a program can check; also run by `cargo test`
-  bench   everything side by side on this machine: ours, the rivals, CPython; writes target/bench/
-  crash   death at every instruction and at every crash point, for every structure: longer than CI allows
-  fuzz    what comes from sockets and shared memory, with a nightly toolchain where one is installed
-  soak    kill storms, each with thousands of kills and a new seed, over and over
-  help    this text
+  ci        everything that CI runs: tests, lints, docs, features, examples, models, crash points, tidy, benches
+  tidy      the house rules that a program can check; also run by `cargo test`
+  bench     everything side by side on this machine: ours, the rivals, CPython; writes target/bench/
+  crash     death at every instruction and at every crash point, for every structure: longer than CI allows
+  fuzz      what comes from sockets and shared memory, with a nightly toolchain where one is installed
+  soak      kill storms, each with thousands of kills and a new seed, over and over
+  newcomer  the programs of the guide and the README, built and run outside of the workspace
+  help      this text
 
 `cargo xtask COMMAND --help` tells more.";
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         "bench" => xtask::bench::run(&rest),
         "crash" => xtask::crash::run(&rest),
         "fuzz" => xtask::fuzz::run(&rest),
+        "newcomer" => xtask::newcomer::run(&rest),
         "soak" => xtask::soak::run(&rest),
         "help" | "--help" | "-h" => {
             println!("{HELP}");

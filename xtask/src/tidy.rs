@@ -1,6 +1,9 @@
 //! `cargo xtask tidy`: the house rules that a program can check. Run by `cargo test` too.
 
+mod api;
 mod conformance;
+mod guide;
+mod items;
 mod manifests;
 mod sources;
 
@@ -15,9 +18,11 @@ Checks the house rules that a program can check; `cargo test` runs it too.
 
 Usage: cargo xtask tidy
 
-Each crate has a README, the workspace's lints and a reason beside each dependency. No placeholder macros, no ignored
+Each crate has a README, the workspace's lints and a reason beside each dependency; one that is published also licences
+and metadata. No placeholder macros, no ignored
 tests, a SAFETY line at each unsafe block, a test for each crash point, no machine's own paths. The changelog names the
-current version. Each test that docs/conformance.md names exists. A file of more than 600 lines is a warning.";
+current version. Each test that docs/conformance.md and the pitfalls of docs/guide.md name exists; so does what docs/api.md names as ours,
+which has a line for each row of CPython's API. A file of more than 600 lines is a warning.";
 
 /// The repository as tidy sees it: every text file that belongs to it.
 struct Tree {
@@ -49,7 +54,8 @@ impl Findings {
 
 impl Tree {
     fn read(root: &Path) -> Tree {
-        let endings = [".rs", ".toml", ".md", ".py", ".sh", ".yml", ".lock", ".ci/run"];
+        let mut endings = vec![".rs", ".toml", ".md", ".py", ".sh", ".yml", ".lock", ".ci/run"];
+        endings.extend(manifests::LICENCES);
         let mut paths = files(root, &endings);
         paths.push(root.join(".ci/run"));
         let files = paths
@@ -88,6 +94,9 @@ fn check(root: &Path) -> Findings {
     manifests::check(&tree, &mut findings);
     sources::check(&tree, &mut findings);
     conformance::check(&tree, &mut findings);
+    let items = items::Items::read(&tree);
+    api::check(&tree, &items, &mut findings);
+    guide::check(&tree, &mut findings);
     findings
 }
 

@@ -49,6 +49,12 @@ pub use procession_sync::{
 #[derive(Debug)]
 pub struct RepositoryReadme;
 
+/// And those of the guide.
+#[cfg(all(doctest, feature = "pool", feature = "sync"))]
+#[doc = include_str!("../../../docs/guide.md")]
+#[derive(Debug)]
+pub struct Guide;
+
 /// Everything that most programs need.
 pub mod prelude {
     #[cfg(feature = "sync")]

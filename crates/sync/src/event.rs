@@ -103,12 +103,14 @@ impl Event {
 
     /// As [`wait`](Event::wait), but no longer than `timeout`: false if it was not set within that.
     #[inline]
+    #[must_use = "it tells whether the wait was for something"]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.is_set() || self.wait_until(Some(Deadline::after(timeout)))
     }
 
     /// As [`wait`](Event::wait), but no longer than until `deadline`: false if it was not set by then.
     #[inline]
+    #[must_use = "it tells whether the wait was for something"]
     pub fn wait_deadline(&self, deadline: Deadline) -> bool {
         self.wait_until(Some(deadline))
     }

@@ -341,11 +341,13 @@ impl Once {
     }
 
     /// As [`wait`](Once::wait), but no longer than `timeout`: false if it was not done by then.
+    #[must_use = "it tells whether the wait was for something"]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.wait_deadline(Deadline::after(timeout))
     }
 
     /// As [`wait`](Once::wait), but no longer than until `deadline`: false if it was not done by then.
+    #[must_use = "it tells whether the wait was for something"]
     pub fn wait_deadline(&self, deadline: Deadline) -> bool {
         self.handle.words().wait(Some(deadline))
     }

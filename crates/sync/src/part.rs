@@ -228,6 +228,7 @@ enum State {
 /// # Examples
 ///
 /// See [`Array::chunks_mut`].
+#[must_use = "dropping a part gives it back"]
 pub struct ArrayPart<T> {
     array: Array<T>,
     range: Range<usize>,
@@ -367,6 +368,7 @@ impl<T: Pod> ArrayPart<T> {
 /// # Panics
 ///
 /// Its elements cannot be reached in a forked copy of its process: they are the original's.
+#[must_use = "dropping a chunk gives it back"]
 pub struct ArrayChunk<T> {
     /// Here, in the process that made this: nothing packs it.
     part: ArrayPart<T>,

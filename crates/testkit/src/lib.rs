@@ -12,7 +12,8 @@
 //! - [`storm`]: seeded randomness and kills at random instants;
 //! - [`step`]: death at every instruction; [`syscalls`]: what an operation asks of the kernel;
 //! - [`limits`]: hostile surroundings;
-//! - [`python`] and [`command`]: other programs, with a deadline.
+//! - [`python`] and [`command`]: other programs, with a deadline;
+//! - [`auto_traits`]: what threads may do with a type.
 //!
 //! Nothing here is published, and nothing here knows the crates it tests.
 
@@ -21,6 +22,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession supports Linux only");
 
+pub mod auto_traits;
 pub mod census;
 pub mod command;
 mod fork;

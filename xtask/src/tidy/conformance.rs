@@ -30,7 +30,7 @@ pub(super) fn check(tree: &Tree, findings: &mut Findings) {
 }
 
 /// `crate::file::function`: a test function in `crates/CRATE/tests/it/FILE.rs`, or in a source file of the crate.
-fn exists(tree: &Tree, path: &str) -> bool {
+pub(super) fn exists(tree: &Tree, path: &str) -> bool {
     let parts: Vec<&str> = path.split("::").collect();
     let [name, modules @ .., function] = &parts[..] else { return false };
     let module = modules.join("/");

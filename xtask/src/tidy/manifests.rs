@@ -2,6 +2,9 @@
 
 use super::{Findings, Tree};
 
+/// In the root, and linked from each published crate, since a package holds its own folder only.
+pub(super) const LICENCES: [&str; 2] = ["LICENSE-MIT", "LICENSE-APACHE"];
+
 pub(super) fn check(tree: &Tree, findings: &mut Findings) {
     for folder in tree.crates() {
         let place = format!("{folder}Cargo.toml");
@@ -12,6 +15,9 @@ pub(super) fn check(tree: &Tree, findings: &mut Findings) {
         let published = !manifest.text.contains("publish = false");
         if published && !manifest.text.contains("description = ") {
             findings.error(&place, "has no description");
+        }
+        if published {
+            check_published(tree, &folder, &manifest.text, findings);
         }
         check_lints(&place, &manifest.text, findings);
         check_reasons(&place, &manifest.text, findings);
@@ -27,6 +33,20 @@ pub(super) fn check(tree: &Tree, findings: &mut Findings) {
         Some(file) if file.text.contains(&version) => {}
         Some(_) => findings.error("CHANGELOG.md", format!("does not name the current version {version}")),
         None => findings.error("CHANGELOG.md", "does not exist"),
+    }
+}
+
+/// What a reader of the registry's page, docs.rs and a lawyer look for.
+fn check_published(tree: &Tree, folder: &str, manifest: &str, findings: &mut Findings) {
+    for key in ["rust-version", "license", "readme", "keywords", "categories", "[package.metadata.docs.rs]"] {
+        if !manifest.lines().any(|line| line.starts_with(key)) {
+            findings.error(format!("{folder}Cargo.toml"), format!("is published and has no `{key}`"));
+        }
+    }
+    for name in LICENCES {
+        if tree.get(&format!("{folder}{name}")).is_none() {
+            findings.error(folder, format!("is published without a link to `{name}`"));
+        }
     }
 }
 
@@ -78,11 +98,36 @@ mod tests {
                 ("Cargo.toml", "[workspace.package]\nversion = \"1.2.3\""),
                 ("CHANGELOG.md", "## 1.2.3"),
                 ("crates/a/README.md", ""),
-                ("crates/a/Cargo.toml", manifest),
+                ("crates/a/Cargo.toml", &format!("publish = false\n{manifest}")),
             ]),
             &mut findings,
         );
         findings.errors
+    }
+
+    #[test]
+    fn a_published_crate_without_licences_or_metadata_is_found() {
+        let whole = "description = \"x\"\nrust-version.workspace = true\nlicense = \"x\"\nreadme = \"x\"\nkeywords = []\n\
+                     categories = []\n[package.metadata.docs.rs]\n[lints]\nworkspace = true";
+        let mut files = vec![
+            ("Cargo.toml", "version = \"1\""),
+            ("CHANGELOG.md", "1"),
+            ("crates/a/README.md", ""),
+            ("crates/a/LICENSE-MIT", ""),
+            ("crates/a/LICENSE-APACHE", ""),
+            ("crates/a/Cargo.toml", whole),
+        ];
+        let found = |files: &[(&str, &str)]| {
+            let mut findings = Findings::default();
+            check(&tree(files), &mut findings);
+            findings.errors
+        };
+        assert_eq!(found(&files), [""; 0]);
+        files.remove(3);
+        let bare = whole.replace("[package.metadata.docs.rs]\n", "");
+        files.pop();
+        files.push(("crates/a/Cargo.toml", &bare));
+        assert_eq!(found(&files).len(), 2);
     }
 
     #[test]

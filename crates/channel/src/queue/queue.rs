@@ -82,6 +82,7 @@ pub(super) struct Inner {
 
 /// What a queue is like. Made by [`Queue::builder`].
 #[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it builds"]
 pub struct QueueBuilder {
     max_items: u64,
     max_bytes: u64,
@@ -92,7 +93,6 @@ pub struct QueueBuilder {
 
 impl QueueBuilder {
     /// At most this many items wait; a `put` beyond that waits, or is refused.
-    #[must_use]
     pub const fn capacity(mut self, items: usize) -> QueueBuilder {
         self.max_items = items as u64;
         self
@@ -100,7 +100,6 @@ impl QueueBuilder {
 
     /// At most this many bytes wait. An item counts its encoded length, rounded up to 8, and 8 more. One that is larger
     /// than that waits until the queue is empty.
-    #[must_use]
     pub const fn capacity_bytes(mut self, bytes: usize) -> QueueBuilder {
         self.max_bytes = bytes as u64;
         self
@@ -108,14 +107,12 @@ impl QueueBuilder {
 
     /// The most memory that items may use, in bytes: 1 GiB if not said, 64 GiB at most. It is address space in each
     /// process; memory is taken as it is used, and given back after a burst. It is also the size of the largest item.
-    #[must_use]
     pub const fn memory(mut self, bytes: usize) -> QueueBuilder {
         self.memory = bytes as u64;
         self
     }
 
     /// What becomes of items that a consumer had in hand when it died.
-    #[must_use]
     pub const fn policy(mut self, policy: Policy) -> QueueBuilder {
         self.policy = policy;
         self
@@ -142,7 +139,6 @@ impl QueueBuilder {
     /// assert!(number == 1 && frame.iter().all(|&byte| byte == 7));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[must_use]
     pub fn heap(mut self, heap: &Heap) -> QueueBuilder {
         self.heap = Some(heap.clone());
         self
@@ -173,7 +169,6 @@ impl QueueBuilder {
 
 impl Queue<()> {
     /// A queue with bounds and a policy to be chosen; without any choice as [`Queue::unbounded`].
-    #[must_use]
     pub const fn builder() -> QueueBuilder {
         QueueBuilder {
             max_items: u64::MAX,

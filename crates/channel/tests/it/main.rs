@@ -1,6 +1,7 @@
 //! What lanes, bells and queues promise.
 #![cfg(not(loom))]
 
+mod auto_traits;
 mod bell;
 mod connection;
 mod connection_hostile;

@@ -1,5 +1,6 @@
 //! What the crate promises, tested through its public interface.
 
+mod auto_traits;
 mod borrowed;
 mod carriers;
 mod codec;

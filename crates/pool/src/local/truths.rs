@@ -8,7 +8,7 @@ use crate::{
 };
 use procession_parcel::{Erased, Parcel, codec};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -29,6 +29,7 @@ struct Rig {
     local: Local,
     events: Events,
     truths: HashMap<(u64, u32), Truth>,
+    started: HashSet<u64>,
     tasks: u64,
 }
 
@@ -68,7 +69,7 @@ impl Rig {
         let erased = Erased::new(work).unwrap();
         let parcel = Arc::new(Parcel::pack(&erased).unwrap());
         local.define(WORK, &Arc::new(erased), &parcel);
-        Rig { local, events: Events::default(), truths: HashMap::new(), tasks: 0 }
+        Rig { local, events: Events::default(), truths: HashMap::new(), started: HashSet::new(), tasks: 0 }
     }
 
     /// Gives a task, as soon as there is room; its number.
@@ -130,6 +131,11 @@ impl Rig {
                     for item in completed + in_hand..100 {
                         self.truths.entry((key.task, item)).or_insert(Truth::NotStarted);
                     }
+                }
+                Event::Started { key, item } => {
+                    // Not of what was told before, and of a task once.
+                    assert!(!self.truths.contains_key(&(key.task, item)), "{key:?} {item}");
+                    assert!(self.started.insert(key.task), "{key:?} {item}");
                 }
                 other => panic!("{other:?}"),
             }

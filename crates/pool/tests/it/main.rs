@@ -1,5 +1,6 @@
 //! The pool's behaviour, as a user sees it.
 
+mod auto_traits;
 mod bare;
 mod basics;
 mod captured;

@@ -1,5 +1,6 @@
 //! The behaviour of processes, as a user sees it.
 
+mod auto_traits;
 mod boot;
 mod builds;
 mod descriptors;

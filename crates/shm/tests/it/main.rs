@@ -1,6 +1,7 @@
 //! What segments promise.
 
 mod attach;
+mod auto_traits;
 mod claims;
 mod contents;
 #[cfg(crash_points)]

@@ -2,6 +2,7 @@
 #![cfg(not(loom))]
 
 mod array;
+mod auto_traits;
 mod barrier;
 mod condition;
 #[cfg(crash_points)]

@@ -89,7 +89,7 @@ fn a_condition_survives_a_storm() {
 #[test]
 fn an_event_survives_a_storm() {
     let work = |event: &Event, rng: &mut Rng| {
-        event.wait_timeout(rng.duration(Duration::from_micros(300)));
+        let _ = event.wait_timeout(rng.duration(Duration::from_micros(300)));
         event.set();
         event.clear();
     };

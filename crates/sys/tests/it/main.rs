@@ -1,5 +1,6 @@
 //! The door's promises, across threads and processes.
 
+mod auto_traits;
 mod counter;
 mod futex;
 mod hooks;
