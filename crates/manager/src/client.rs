@@ -165,7 +165,9 @@ pub(crate) fn connect(
         net::Client::new().authkey(key.clone()).timeout(timeout).connect::<(), ()>(address.clone());
     let socket: OwnedFd = connection
         .map_err(|error| {
-            let kind = if error.is_refused() { ErrorKind::Refused } else { ErrorKind::ServerGone };
+            // One that ends in the middle of the handshake has not refused anybody.
+            let gone = matches!(error.refusal(), None | Some(net::Refusal::HungUp));
+            let kind = if gone { ErrorKind::ServerGone } else { ErrorKind::Refused };
             Error::new(kind, DOING, error.to_string()).with_source(error)
         })?
         .into();

@@ -103,6 +103,10 @@ pub use proxy::{
 };
 pub use session::{Session, Stats};
 
+/// For the fuzzer and its test.
+#[doc(hidden)]
+pub use server::fuzz;
+
 /// The README's example runs as a test.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

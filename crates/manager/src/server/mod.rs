@@ -18,6 +18,7 @@
 mod admin;
 mod body;
 mod containers;
+pub mod fuzz;
 mod locks;
 mod map;
 mod queue;
@@ -50,7 +51,7 @@ use std::{
 };
 pub(crate) use trouble::Trouble;
 use work::{Call, Workers};
-use world::{Caller, Peer, Reply, World, write_refusal};
+use world::{Caller, Grants, Peer, Reply, World, write_refusal};
 
 const PRIVATE: u64 = 0;
 const PUBLIC: u64 = 1;
@@ -435,7 +436,7 @@ impl Server {
         // What is said to this client meanwhile comes behind this reply.
         let leased = peer.leases.contains_key(&caller.object);
         let mut out = std::mem::take(&mut peer.out);
-        let mut grants = Vec::new();
+        let mut grants = Grants::new(&self.world.counts);
         let at = proto::begin(&mut out);
         let mut input = Reader::new(payload);
         let mut reply = Reply::new(&mut out, &mut grants);
@@ -457,7 +458,7 @@ impl Server {
             }
             Err(trouble) => {
                 out.truncate(at);
-                grants.clear();
+                grants = Grants::new(&self.world.counts);
                 match trouble {
                     Trouble::Malformed(malformed) => broken = Err(malformed),
                     trouble if replies => write_refusal(&mut out, caller.request, &trouble),
@@ -470,7 +471,7 @@ impl Server {
             peer.out.extend_from_slice(&between);
         }
         self.world.dirty.push(caller.conn);
-        self.world.grant(caller.conn, &mut grants);
+        self.world.grant(caller.conn, grants);
         if let Some(task) = work {
             self.start(caller, replies, *task);
         }

@@ -66,14 +66,40 @@ pub(crate) struct World {
     pub(crate) dirty: Vec<u64>,
 }
 
+/// Leases that a reply hands out, counted from the moment at which they are written: what the proxies were taken out of may be
+/// dropped before the reply is complete.
+pub(crate) struct Grants {
+    objects: Vec<u64>,
+    counts: Counts,
+}
+
+impl Grants {
+    pub(crate) fn new(counts: &Counts) -> Grants {
+        Grants { objects: Vec::new(), counts: counts.clone() }
+    }
+
+    fn add(&mut self, object: u64) {
+        if self.counts.up(object) {
+            self.objects.push(object);
+        }
+    }
+}
+
+impl Drop for Grants {
+    fn drop(&mut self) {
+        // Those of a reply that was not sent.
+        self.objects.drain(..).for_each(|object| self.counts.down(object, 1));
+    }
+}
+
 /// A reply that is being written.
 pub(crate) struct Reply<'a> {
     out: &'a mut Vec<u8>,
-    grants: &'a mut Vec<u64>,
+    grants: &'a mut Grants,
 }
 
 impl<'a> Reply<'a> {
-    pub(crate) fn new(out: &'a mut Vec<u8>, grants: &'a mut Vec<u64>) -> Reply<'a> {
+    pub(crate) fn new(out: &'a mut Vec<u8>, grants: &'a mut Grants) -> Reply<'a> {
         Reply { out, grants }
     }
 
@@ -91,7 +117,7 @@ impl<'a> Reply<'a> {
 
     pub(crate) fn parts(&mut self, bytes: &[u8], refs: &[u64]) {
         proto::put_value(self.out, bytes, refs);
-        self.grants.extend_from_slice(refs);
+        refs.iter().for_each(|&object| self.grants.add(object));
     }
 
     pub(crate) fn value(&mut self, value: &Value) {
@@ -123,7 +149,7 @@ impl<'a> Reply<'a> {
 
     pub(crate) fn lease(&mut self, object: u64) {
         self.u64(object);
-        self.grants.push(object);
+        self.grants.add(object);
     }
 }
 
@@ -154,12 +180,10 @@ impl World {
     }
 
     /// Gives a connection its leases of what a reply to it holds.
-    pub(crate) fn grant(&mut self, conn: u64, grants: &mut Vec<u64>) {
-        let Some(peer) = self.peers.get_mut(&conn) else { return grants.clear() };
-        for object in grants.drain(..) {
-            if self.counts.up(object) {
-                *peer.leases.entry(object).or_default() += 1;
-            }
+    pub(crate) fn grant(&mut self, conn: u64, mut grants: Grants) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        for object in grants.objects.drain(..) {
+            *peer.leases.entry(object).or_default() += 1;
         }
     }
 
@@ -202,12 +226,12 @@ impl World {
 
     pub(crate) fn reply(&mut self, conn: u64, request: u64, write: impl FnOnce(&mut Reply<'_>)) -> bool {
         let Some(peer) = self.peers.get_mut(&conn) else { return false };
-        let mut grants = Vec::new();
+        let mut grants = Grants::new(&self.counts);
         let at = proto::begin(&mut peer.out);
         write(&mut Reply::new(&mut peer.out, &mut grants));
         proto::end(&mut peer.out, at, Kind::Reply, 0, request, 0);
         self.dirty.push(conn);
-        self.grant(conn, &mut grants);
+        self.grant(conn, grants);
         true
     }
 

@@ -205,6 +205,9 @@ fn proxies_nest_and_live_as_long_as_they_can_be_reached() {
     inner.push(&5).unwrap();
     assert_eq!(outer.snapshot().unwrap()[0].len().unwrap(), 5);
     assert_eq!(manager.stats().unwrap().objects, 2);
+    // What comes out of its only place lives on.
+    outer.push(&manager.list_of(&[9]).unwrap()).unwrap();
+    assert_eq!(outer.pop().unwrap().unwrap().snapshot().unwrap(), [9]);
     // It lives on when what holds it is gone.
     outer.clear().unwrap();
     drop(outer);
