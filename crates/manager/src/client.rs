@@ -450,6 +450,9 @@ struct FrameReader {
     start: usize,
 }
 
+/// Payloads longer than this are not copied, where they come alone.
+const LARGE: usize = 64 << 10;
+
 impl FrameReader {
     /// The next frame; `None` at the deadline. One that has begun is kept for the next call.
     fn next(
@@ -467,6 +470,12 @@ impl FrameReader {
                 let len =
                     usize::try_from(header.len).map_err(|_| invalid("a frame beyond memory".to_owned()))?;
                 if let Some(payload) = rest.get(..len) {
+                    if len > LARGE && rest.len() == len {
+                        let mut payload = std::mem::take(&mut self.input);
+                        payload.drain(..self.start + HEADER);
+                        self.start = 0;
+                        return Ok(Some((header, payload)));
+                    }
                     let payload = payload.to_vec();
                     self.start += HEADER + len;
                     if self.start == self.input.len() {

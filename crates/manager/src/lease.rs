@@ -153,10 +153,19 @@ pub(crate) fn put<T: Serialize + ?Sized>(
     out: &mut Vec<u8>,
 ) -> Result<()> {
     let packing = Arc::new(Packing { site: site.clone(), refs: Mutex::default() });
-    let carrier: Carrier = packing.clone();
+    put_with(doing, &packing, &(packing.clone() as Carrier), value, out)
+}
+
+fn put_with<T: Serialize + ?Sized>(
+    doing: &'static str,
+    packing: &Packing,
+    carrier: &Carrier,
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<()> {
     let at = out.len();
     out.extend_from_slice(&[0; 8]);
-    codec::encode_with(value, &carrier, out).map_err(|error| Error::encoding(doing, error))?;
+    codec::encode_with(value, carrier, out).map_err(|error| Error::encoding(doing, error))?;
     let len = (out.len() - at - 8) as u64;
     out[at..at + 8].copy_from_slice(&len.to_le_bytes());
     let refs = std::mem::take(&mut *packing.refs.lock().unwrap_or_else(PoisonError::into_inner));
@@ -476,8 +485,10 @@ pub(crate) fn all<'a, T: Serialize + 'a>(
     let mut request = request.u64(0);
     let at = request.out.len() - 8;
     let mut count = 0_u64;
+    let packing = Arc::new(Packing { site: site.clone(), refs: Mutex::default() });
+    let carrier: Carrier = packing.clone();
     for value in values {
-        put(doing, site, value, &mut request.out)?;
+        put_with(doing, &packing, &carrier, value, &mut request.out)?;
         count += 1;
     }
     request.out[at..at + 8].copy_from_slice(&count.to_le_bytes());

@@ -357,7 +357,7 @@ impl Server {
                 peer.out = Vec::new();
             }
             peer.out.clear();
-        } else if peer.sent > HIGH {
+        } else if peer.sent > HIGH.max(peer.out.len() / 2) {
             peer.out.drain(..peer.sent);
             peer.sent = 0;
         }

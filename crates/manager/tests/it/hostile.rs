@@ -228,6 +228,18 @@ fn random_requests_leave_nothing_behind() {
         }
         procession_manager::fuzz::requests(&data);
     }
+    // What the fuzzer starts from, and a little beside it.
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/manager");
+    for path in std::fs::read_dir(corpus).unwrap() {
+        let input = std::fs::read(path.unwrap().path()).unwrap();
+        procession_manager::fuzz::requests(&input);
+        for _ in 0..40 {
+            let mut input = input.clone();
+            let at = rng.below(input.len() as u64) as usize;
+            input[at] = rng.next_u64() as u8;
+            procession_manager::fuzz::requests(&input);
+        }
+    }
     for len in 0..200 {
         let data: Vec<u8> = (0..len).map(|_| rng.next_u64() as u8).collect();
         procession_manager::fuzz::requests(&data);
