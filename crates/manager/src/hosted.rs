@@ -27,6 +27,14 @@ pub trait Hosted: sealed::Sealed {
     fn session(&self) -> crate::Session {
         crate::Session::of(self.proxy().site.clone())
     }
+
+    /// Plain data that stands for this proxy, for what carries no descriptors.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    fn ticket(&self) -> crate::Result<crate::Ticket<Self>> {
+        crate::Ticket::issue(self.proxy())
+    }
 }
 
 /// Declares a proxy, with all that proxies have in common.

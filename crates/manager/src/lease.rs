@@ -13,7 +13,8 @@
 //! * **Inside a value** of the same server it is the object's number. The frame lists the numbers beside the bytes, and the
 //!   server counts a reference for the value as long as it keeps it; a reply that hands out the value grants its receiver a
 //!   lease of each in the same step.
-//! * In a ring (a queue in shared memory) it is refused, as everything is that holds a descriptor.
+//! * In a ring (a queue in shared memory) it is refused, as everything is that holds a descriptor. A ticket goes there
+//!   (`ticket`), which the server counts for its issuer.
 //!
 //! # When a process dies
 //! Its connection ends, and its leases with it. A parcel that nobody received is closed by the kernel. The server's death
@@ -290,7 +291,9 @@ impl Serialize for Out<'_> {
             Some(_) => {
                 Err(S::Error::custom("a proxy of another manager's object cannot be kept by this one"))
             }
-            None => Err(S::Error::custom("a proxy does not go through a ring: send it through a Pipe")),
+            None => Err(S::Error::custom(
+                "a proxy does not go through a ring: send its ticket, or send it through a Pipe",
+            )),
         }
     }
 }

@@ -34,6 +34,7 @@
 //! | a client's proxies | the last of them is dropped, or the client dies |
 //! | a parcel on its way, an argument of a process | the last copy of the parcel's descriptor is closed |
 //! | a value of another object, in which a proxy is | that value is replaced or removed |
+//! | a [`Ticket`] | it is redeemed or cancelled, or its issuer dies |
 //! | a published name | it is unpublished |
 //! | a function that works on it | it has returned |
 //!
@@ -91,6 +92,7 @@ mod session;
 mod ship;
 mod signals;
 mod site;
+mod ticket;
 
 pub use error::{Error, ErrorKind, LockError, Result};
 pub use hosted::Hosted;
@@ -102,6 +104,7 @@ pub use proxy::{
     Waited,
 };
 pub use session::{Session, Stats};
+pub use ticket::Ticket;
 
 /// For the fuzzer and its test.
 #[doc(hidden)]

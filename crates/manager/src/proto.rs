@@ -206,6 +206,7 @@ macro_rules! ops {
 ops! {
     // The server.
     Hello = 1, Create = 2, Lease = 3, Release = 4, Publish = 5, Find = 6, Unpublish = 7, Shutdown = 8, Stats = 9, Ping = 10,
+    Ticket = 11, Redeem = 12, Cancel = 13,
     // Everything that holds values.
     Len = 20, Clear = 21, Snapshot = 22, Update = 23, UpdateAll = 24, Compare = 25, Page = 26,
     // Dictionaries and sets; their keys come first.

@@ -92,6 +92,15 @@ impl Site {
         Arc::ptr_eq(self, other) || identity(self).is_some_and(|ours| identity(other) == Some(ours))
     }
 
+    /// Keeps the connection until this process ends, for what was issued by way of it.
+    pub(crate) fn pin(self: &Arc<Site>) {
+        static PINNED: Mutex<Vec<Arc<Site>>> = Mutex::new(Vec::new());
+        let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pinned.iter().any(|site| Arc::ptr_eq(site, self)) {
+            pinned.push(self.clone());
+        }
+    }
+
     /// A connection of its own for one lease, that goes to other processes.
     pub(crate) fn transit(&self) -> Result<Client> {
         client::connect(&self.address, &self.key, client::TRANSIT, PATIENCE)

@@ -43,6 +43,31 @@ impl Server {
                     self.world.counts.down(object, times);
                 }
             }
+            Op::Ticket => {
+                let object = input.u64()?;
+                self.check(object, input.u64()?, input.u64()?)?;
+                self.world.counts.up(object);
+                let number = self.next;
+                self.next += 1;
+                self.tickets.insert(number, (object, caller.conn));
+                reply.u64(number);
+            }
+            Op::Redeem => {
+                let number = input.u64()?;
+                let Some(&(object, _)) = self.tickets.get(&number) else {
+                    let text = "the ticket was redeemed or cancelled, or who issued it is gone";
+                    return Err(Trouble::fault(ErrorKind::ObjectGone, text));
+                };
+                self.check(object, input.u64()?, input.u64()?)?;
+                reply.lease(object);
+                self.tickets.remove(&number);
+                self.world.counts.down(object, 1);
+            }
+            Op::Cancel => {
+                if let Some((object, _)) = self.tickets.remove(&input.u64()?) {
+                    self.world.counts.down(object, 1);
+                }
+            }
             Op::Publish => {
                 let (name, object) = (input.text()?.to_owned(), input.u64()?);
                 if !self.world.counts.up(object) {

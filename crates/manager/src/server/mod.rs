@@ -83,6 +83,8 @@ struct Conn {
     private: bool,
     /// What was read of frames that are not done yet.
     input: Vec<u8>,
+    /// Requests in `input` wait until their client has read replies.
+    held: bool,
     /// What the epoll looks for.
     interest: EventFlags,
 }
@@ -104,6 +106,8 @@ pub(crate) struct Server {
     conns: HashMap<u64, Conn>,
     objects: HashMap<u64, Object>,
     names: HashMap<String, u64>,
+    /// Tickets that were not redeemed: the object, and the connection that issued it.
+    tickets: HashMap<u64, (u64, u64)>,
     world: World,
     next: u64,
     scratch: Vec<u8>,
@@ -129,6 +133,7 @@ impl Server {
             conns: HashMap::new(),
             objects: HashMap::new(),
             names: HashMap::new(),
+            tickets: HashMap::new(),
             world: World::new(),
             next: FIRST,
             scratch: Vec::new(),
@@ -229,13 +234,13 @@ impl Server {
         }
         let pid = sockopt::socket_peercred(&socket).map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32);
         self.world.peers.insert(number, Peer { pid, ..Peer::default() });
-        self.conns.insert(number, Conn { socket, private, input: Vec::new(), interest });
+        self.conns.insert(number, Conn { socket, private, input: Vec::new(), held: false, interest });
     }
 
     fn ready(&mut self, number: u64, flags: EventFlags) {
         if flags.contains(EventFlags::OUT) {
-            self.flush(number);
-            self.go_on(number);
+            // What was held back goes on in `settle`.
+            self.world.dirty.push(number);
         }
         if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             self.read(number);
@@ -275,7 +280,7 @@ impl Server {
         let mut rest: &[u8] = &input;
         let mut broken = None;
         while broken.is_none()
-            && self.world.peers.get(&number).is_some_and(|peer| peer.out.len() - peer.sent < HIGH)
+            && !self.is_full(number)
             && let Some((header, behind)) = rest.split_first_chunk::<HEADER>()
         {
             let header = match Header::decode(header) {
@@ -302,11 +307,18 @@ impl Server {
             return self.close(number);
         }
         let left = rest.len();
+        let full = self.is_full(number);
         if let Some(conn) = self.conns.get_mut(&number) {
             conn.input = input;
             conn.input.drain(..conn.input.len() - left);
+            conn.held = full && left > 0;
         }
         self.put_away(number);
+    }
+
+    /// Whether a client has so many replies to read that nothing more is done for it.
+    fn is_full(&self, number: u64) -> bool {
+        self.world.peers.get(&number).is_none_or(|peer| peer.out.len() - peer.sent >= HIGH)
     }
 
     /// Lends the memory of an empty input to the next one.
@@ -366,12 +378,20 @@ impl Server {
 
     /// Sends what was said, and takes dead objects out.
     fn settle(&mut self) {
+        self.bury();
+        while let Some(number) = self.world.dirty.pop() {
+            self.flush(number);
+            if self.conns.get(&number).is_some_and(|conn| conn.held) && !self.is_full(number) {
+                self.go_on(number);
+                self.bury();
+            }
+        }
+    }
+
+    fn bury(&mut self) {
         while let Some(object) = self.world.counts.next_dead() {
             self.objects.remove(&object);
         }
-        let mut dirty = std::mem::take(&mut self.world.dirty);
-        dirty.drain(..).for_each(|number| self.flush(number));
-        self.world.dirty = dirty;
     }
 
     fn close(&mut self, number: u64) {
@@ -389,6 +409,9 @@ impl Server {
             if let Some(target) = self.objects.get_mut(&object) {
                 target.client_died(number, object, &mut self.world);
             }
+        }
+        for (_, (object, _)) in self.tickets.extract_if(|_, (_, issuer)| *issuer == number) {
+            self.world.counts.down(object, 1);
         }
         if let Some(peer) = self.world.peers.remove(&number) {
             peer.leases.into_iter().for_each(|(object, times)| self.world.counts.down(object, times));

@@ -2,7 +2,7 @@
 
 use crate::ways::{Way, each_way};
 use procession_channel::connection::Pipe;
-use procession_manager::{Dict, ErrorKind, List, Manager, Session, Value};
+use procession_manager::{Dict, ErrorKind, Hosted as _, List, Manager, Session, Value};
 use procession_parcel::Parcel;
 use procession_process::{Process, StartMethod};
 use procession_testkit::{Census, test_watchdog, wait::eventually};
@@ -128,6 +128,38 @@ fn a_proxy_is_refused_by_what_carries_bytes_alone() {
     let queue = procession_channel::queue::Queue::bounded(4).unwrap();
     let error = queue.put(manager.value(&1_u8).unwrap()).unwrap_err().to_string();
     assert!(error.contains("Pipe"), "{error}");
+}
+
+#[test]
+fn a_ticket_goes_where_no_descriptor_does_and_keeps_its_object() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let queue = procession_channel::queue::Queue::bounded(4).unwrap();
+    for n in 0..3_u64 {
+        queue.put(manager.value(&n).unwrap().ticket().unwrap()).unwrap();
+    }
+    assert_eq!(manager.stats().unwrap().objects, 3);
+    let child = Process::spawn(
+        |queue: procession_channel::queue::Queue<procession_manager::Ticket<Value<u64>>>| {
+            queue.get().unwrap().redeem().unwrap().get().unwrap()
+        },
+        queue.clone(),
+    )
+    .unwrap();
+    assert_eq!(child.join().unwrap(), 0);
+    queue.get().unwrap().cancel().unwrap();
+    let bytes = Parcel::pack(&queue.get().unwrap()).unwrap();
+    let ticket = || bytes.try_clone().unwrap().unpack::<procession_manager::Ticket<Value<u64>>>().unwrap();
+    let value = ticket().redeem().unwrap();
+    assert_eq!(value.get().unwrap(), 2);
+    assert_eq!(ticket().redeem().unwrap_err().kind(), ErrorKind::ObjectGone);
+    drop(value);
+    soon_objects(&manager, 0);
+    // One whose issuer is gone.
+    let issue = |session: Session| session.value(&1_u64).unwrap().ticket().unwrap();
+    let orphan = Process::spawn(issue, manager.session()).unwrap().join().unwrap();
+    soon_objects(&manager, 0);
+    assert_eq!(orphan.redeem().unwrap_err().kind(), ErrorKind::ObjectGone);
 }
 
 #[test]

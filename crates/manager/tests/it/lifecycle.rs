@@ -163,6 +163,9 @@ fn remote_clients_find_what_was_published_and_need_the_key() {
                 let value = session.value(&5_u64).unwrap();
                 let function = value.update(|n, ()| *n += 1, &()).unwrap_err().kind();
                 assert!(value.compare_and_swap(&5, &6).unwrap() && value.get().unwrap() == 6);
+                // A proxy goes on to another process, with the key and a lease of its own.
+                let next = |value: procession_manager::Value<u64>| value.get().unwrap();
+                assert_eq!(Process::spawn(next, value).unwrap().join().unwrap(), 6);
                 [wrong, absent, function] == [ErrorKind::WrongType, ErrorKind::NotFound, ErrorKind::Refused]
             },
             address.clone(),
