@@ -32,16 +32,7 @@ impl Server {
             }
             Op::Release => {
                 let (object, times) = (input.u64()?, input.u64()?);
-                if let Some(peer) = self.world.peers.get_mut(&caller.conn)
-                    && let Some(has) = peer.leases.get_mut(&object)
-                {
-                    let times = times.min(*has);
-                    *has -= times;
-                    if *has == 0 {
-                        peer.leases.remove(&object);
-                    }
-                    self.world.counts.down(object, times);
-                }
+                self.world.revoke(caller.conn, object, times);
             }
             Op::Ticket => {
                 let object = input.u64()?;

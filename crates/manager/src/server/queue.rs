@@ -172,7 +172,12 @@ impl Queue {
             }
             Op::Took => self.took(caller.conn, input.u64()?),
             Op::GiveBack => {
-                self.give_back(caller.conn, input.u64()?);
+                let request = input.u64()?;
+                // Nobody there has looked at the proxies inside.
+                for item in self.in_hand.get(&(caller.conn, request)).into_iter().flatten() {
+                    item.ids().iter().for_each(|&inside| world.revoke(caller.conn, inside, 1));
+                }
+                self.give_back(caller.conn, request);
                 self.pump(caller.object, world);
             }
             Op::TaskDone if self.joinable => {

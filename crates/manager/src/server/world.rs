@@ -187,6 +187,18 @@ impl World {
         }
     }
 
+    /// Takes leases of an object back from a connection.
+    pub(crate) fn revoke(&mut self, conn: u64, object: u64, times: u64) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let Some(has) = peer.leases.get_mut(&object) else { return };
+        let times = times.min(*has);
+        *has -= times;
+        if *has == 0 {
+            peer.leases.remove(&object);
+        }
+        self.counts.down(object, times);
+    }
+
     /// Parks a request, for `timeout` nanoseconds.
     pub(crate) fn park(&mut self, caller: Caller, timeout: u64) -> Waiter {
         let timer = (timeout != FOREVER).then(|| {

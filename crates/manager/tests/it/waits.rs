@@ -329,13 +329,19 @@ fn a_stopped_server_does_not_keep_a_call_beyond_its_time() {
     let manager = Manager::start().unwrap();
     let (lock, queue) = (manager.lock().unwrap(), manager.queue::<u64>().unwrap());
     queue.put(&7).unwrap();
+    let proxies = manager.queue::<Queue<u64>>().unwrap();
+    proxies.put(&manager.queue().unwrap()).unwrap();
+    assert_eq!(manager.stats().unwrap().objects, 4);
     let pid = Pid::from_raw(manager.pid() as i32).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
     assert_eq!(queue.get_timeout(SHORT).unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(proxies.get_timeout(SHORT).unwrap_err().kind(), ErrorKind::Timeout);
     assert!(lock.lock_timeout(SHORT).is_err());
     assert!(manager.ping_timeout(SHORT).unwrap_err().is_timeout());
     kill_process(pid, Signal::CONT).unwrap();
     // What came too late was given back.
     assert_eq!(queue.get().unwrap(), 7);
     eventually("the lock is given back", LONG, || !lock.is_locked().unwrap());
+    drop(proxies.get().unwrap());
+    eventually("no lease is left over", LONG, || manager.stats().unwrap().objects == 3);
 }
