@@ -6,6 +6,9 @@ compile_error!("procession supports Linux only");
 
 #[doc(inline)]
 pub use procession_channel as channel;
+#[cfg(feature = "manager")]
+#[doc(inline)]
+pub use procession_manager as manager;
 #[doc(inline)]
 pub use procession_parcel as parcel;
 #[cfg(feature = "pool")]
@@ -23,6 +26,8 @@ pub use procession_channel::{
     ChannelBuilder, Connection, ConnectionError, JoinableQueue, Pipe, Queue, ReceiveError, Receiver, Sender,
     SimpleQueue, Unsent, Waitable, channel, channel_on, wait, wait_deadline,
 };
+#[cfg(feature = "manager")]
+pub use procession_manager::Manager;
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
 #[cfg(feature = "pool")]
 pub use procession_pool::{Pool, TaskError};
@@ -57,6 +62,8 @@ pub struct Guide;
 
 /// Everything that most programs need.
 pub mod prelude {
+    #[cfg(feature = "manager")]
+    pub use crate::Manager;
     #[cfg(feature = "sync")]
     pub use crate::{
         Array, ArrayPart, Barrier, BoundedSemaphore, Condition, Event, Lock, LockError, RLock, RawArray,

@@ -1,0 +1,117 @@
+//! Objects that a server process keeps for any number of others: Python's `Manager`.
+//!
+//! ```no_run
+//! use procession_manager::{Dict, Manager};
+//! use procession_process::spawn;
+//!
+//! fn count(words: Dict<String, u64>, text: String) -> bool {
+//!     // One round trip for each word; nobody comes in between.
+//!     let add = |word: &str| words.update(&word.to_owned(), |n, by: u64| *n = Some(n.unwrap_or(0) + by), &1);
+//!     text.split_whitespace().all(|word| add(word).is_ok())
+//! }
+//!
+//! let manager = Manager::start()?;
+//! let words = manager.dict::<String, u64>()?;
+//! let child = spawn!(count(words.clone(), "one two one".to_owned()))?;
+//! assert!(child.join()?);
+//! assert_eq!(words.get("one")?, Some(2));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Parts
+//! * The *server* is a process of ours, daemonic, which ends with its owner; or a thread of this process
+//!   ([`Builder::bind`]). One loop serves all connections; no connection costs a thread. It keeps what it is given encoded, so
+//!   it knows no types.
+//! * A *client* is a process with one connection to the server, which its threads share.
+//! * An *object* is a dictionary, a list, a lock and so on, or a value of any type ([`Session::host`]).
+//! * A *proxy* ([`Hosted`]) stands for an object in a client. A *lease* is a proxy's claim on the object.
+//!
+//! # States of an object
+//! It is made with one lease, its maker's. It exists as long as there is a lease, or something else that refers to it:
+//!
+//! | who refers to it | until |
+//! |---|---|
+//! | a client's proxies | the last of them is dropped, or the client dies |
+//! | a parcel on its way, an argument of a process | the last copy of the parcel's descriptor is closed |
+//! | a value of another object, in which a proxy is | that value is replaced or removed |
+//! | a [`Ticket`] | it is redeemed or cancelled, or its issuer dies |
+//! | a published name | it is unpublished |
+//! | a function that works on it | it has returned |
+//!
+//! Objects that refer to each other in a circle stay until the server ends.
+//!
+//! # Calls that block
+//! A call that must wait (a lock, an empty queue, a condition, a barrier) is parked in the server, and costs nobody else
+//! anything. The server keeps its time. It ends by the state's change, by its time, or with its client. A client whose server
+//! does not keep the time (it is stopped) gives up a second later, and what comes too late is given back.
+//!
+//! # Functions
+//! `update` and `call` send a function to the data, by reference: it captures nothing, and is part of this very program. They
+//! run on threads of the server's, those of one object one after the other; other objects, and the loop, go on. A panic is the
+//! call's error. Functions are taken from processes of the manager's own tree only, never over a public address: there
+//! `compare_and_swap` does the same. Proxies cannot be used inside of them.
+//!
+//! # Invariants
+//! 1. An object exists exactly as long as something of the table above refers to it. Each reference is counted where it is
+//!    made, and ends with what holds it; none is ended by a message alone that a dead process could not send.
+//! 2. A reply that hands out a proxy grants its lease in the same step.
+//! 3. Whatever a client holds (leases, locks, permits, a place in a row, an item on its way to it) is known by its connection,
+//!    and is given back when that ends.
+//! 4. An item of a queue is in the queue, or in hand of one client; a lock has one owner; both change in the loop alone.
+//! 5. What comes from a client is hostile until it is checked; a mistake costs that client its connection, and nobody else
+//!    anything. No code runs for a client that is not of this tree.
+//!
+//! # When a process dies
+//! * **A client**, at any instruction: a request that came whole is done, another is not. Its leases end; its locks are
+//!   poisoned ([`LockError::Died`]) and go to the next one; its permits return; a barrier at which it waited breaks; items that
+//!   had not reached it go back; tasks that it had not called done are reported by [`JoinableQueue::join`].
+//! * **The server**: every call is an error at once ([`ErrorKind::ServerGone`]), those that wait included. What it kept is
+//!   gone.
+//! * **The owner**: the kernel kills the server.
+//! * **A forked child** has its parent's proxies, and makes a connection and leases of its own when it uses one. Until then
+//!   its parent's leases keep the object.
+//!
+//! # Who is let in
+//! Each manager draws a key. Proxies and sessions carry it in parcels, so processes that get one can use it, and nobody else
+//! can. The private address is an abstract Unix socket, so the processes must share a network namespace. A public address
+//! ([`Builder::address`]) has a key of its own; nothing on it is encrypted.
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("procession supports Linux only");
+
+mod client;
+mod error;
+mod hosted;
+mod lease;
+mod manager;
+mod proto;
+mod proxy;
+mod server;
+mod session;
+mod ship;
+mod signals;
+mod site;
+mod ticket;
+
+pub use error::{Error, ErrorKind, LockError, Result};
+pub use hosted::Hosted;
+pub use manager::{Builder, LocalServer, Manager, Stopper};
+pub use procession_channel::net::{Address, AuthKey, ToAddress};
+pub use proxy::{
+    Array, Barrier, BarrierState, BoundedSemaphore, Condition, Custom, Dict, DictIter, Event, Guard,
+    JoinableQueue, List, ListIter, Lock, Namespace, Permit, Queue, RGuard, RLock, Semaphore, Set, Value,
+    Waited,
+};
+pub use session::{Session, Stats};
+pub use ticket::Ticket;
+
+/// For the fuzzer and its test.
+#[doc(hidden)]
+pub use server::fuzz;
+
+/// The README's example runs as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct ReadmeDoctests;

@@ -1,0 +1,180 @@
+//! What is asked of the server itself.
+
+use super::{
+    Answer, Server, Trouble,
+    body::{Apply, Object, Task},
+    world::{Caller, Reply},
+};
+use crate::{
+    client::TRANSIT,
+    error::ErrorKind,
+    proto::{Op, PROTOCOL, Reader, Type},
+    ship::{Job, State},
+};
+use procession_parcel::function::image;
+
+impl Server {
+    pub(super) fn admin(
+        &mut self,
+        caller: Caller,
+        op: Op,
+        input: &mut Reader<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result<Answer, Trouble> {
+        match op {
+            Op::Hello => self.hello(caller, input, reply)?,
+            Op::Ping => {}
+            Op::Create => return self.create(input, reply),
+            Op::Lease => {
+                let object = input.u64()?;
+                self.check(object, input.u64()?, input.u64()?)?;
+                reply.lease(object);
+            }
+            Op::Release => {
+                let (object, times) = (input.u64()?, input.u64()?);
+                self.world.revoke(caller.conn, object, times);
+            }
+            Op::Ticket => {
+                let object = input.u64()?;
+                self.check(object, input.u64()?, input.u64()?)?;
+                self.world.counts.up(object);
+                let number = self.next;
+                self.next += 1;
+                self.tickets.insert(number, (object, caller.conn));
+                reply.u64(number);
+            }
+            Op::Redeem => {
+                let number = input.u64()?;
+                let Some(&(object, _)) = self.tickets.get(&number) else {
+                    let text = "the ticket was redeemed or cancelled, or who issued it is gone";
+                    return Err(Trouble::fault(ErrorKind::ObjectGone, text));
+                };
+                self.check(object, input.u64()?, input.u64()?)?;
+                reply.lease(object);
+                self.tickets.remove(&number);
+                self.world.counts.down(object, 1);
+            }
+            Op::Cancel => {
+                if let Some((object, _)) = self.tickets.remove(&input.u64()?) {
+                    self.world.counts.down(object, 1);
+                }
+            }
+            Op::Publish => {
+                let (name, object) = (input.text()?.to_owned(), input.u64()?);
+                if !self.world.counts.up(object) {
+                    return Err(Trouble::fault(ErrorKind::ObjectGone, "the object is not there any more"));
+                }
+                if let Some(old) = self.names.insert(name, object) {
+                    self.world.counts.down(old, 1);
+                }
+            }
+            Op::Find => {
+                let name = input.text()?;
+                let Some(&object) = self.names.get(name) else {
+                    return Err(Trouble::fault(
+                        ErrorKind::NotFound,
+                        format!("nothing is published as `{name}`"),
+                    ));
+                };
+                self.check(object, input.u64()?, input.u64()?)?;
+                reply.lease(object);
+            }
+            Op::Unpublish => {
+                let object = self.names.remove(input.text()?);
+                reply.bool(object.is_some());
+                if let Some(object) = object {
+                    self.world.counts.down(object, 1);
+                }
+            }
+            Op::Shutdown => {
+                if !self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted) {
+                    return Err(Trouble::fault(
+                        ErrorKind::Refused,
+                        "the server ends at its owner's word only",
+                    ));
+                }
+                self.over = true;
+            }
+            Op::Stats => {
+                reply.u64(self.world.counts.len() as u64);
+                reply.u64(self.conns.len() as u64);
+                reply.u64(self.world.peers.values().map(|peer| peer.parked.len() as u64).sum());
+                reply.u64(self.names.len() as u64);
+            }
+            _ => return Err(Trouble::no_method(op)),
+        }
+        input.end()?;
+        Ok(Answer::Now)
+    }
+
+    fn hello(
+        &mut self,
+        caller: Caller,
+        input: &mut Reader<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result<(), Trouble> {
+        let (protocol, role, pid) = (input.u64()?, input.u64()?, input.u64()?);
+        let build = input.bytes()?;
+        if protocol != PROTOCOL {
+            let text = format!("the client speaks version {protocol}, this server {PROTOCOL}");
+            return Err(Trouble::fault(ErrorKind::Refused, text));
+        }
+        let private = self.conns.get(&caller.conn).is_some_and(|conn| conn.private);
+        if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
+            peer.greeted = true;
+            peer.trusted = private && role != TRANSIT && build == image().build_id().as_bytes();
+            if peer.pid == 0 {
+                peer.pid = u32::try_from(pid).unwrap_or(0);
+            }
+            reply.bool(peer.trusted);
+        }
+        reply.u64(std::process::id().into());
+        reply.bytes(&self.identity);
+        Ok(())
+    }
+
+    /// Whether an object is what a client takes it for.
+    fn check(&self, object: u64, kind: u64, types: u64) -> Result<(), Trouble> {
+        let Some(target) = self.objects.get(&object) else {
+            return Err(Trouble::fault(ErrorKind::ObjectGone, "the object is not there any more"));
+        };
+        if target.kind as u64 == kind && target.types == types {
+            return Ok(());
+        }
+        let kind = target.kind;
+        let text = format!("the object is a {kind:?}, perhaps of other types than it is asked for");
+        Err(Trouble::fault(ErrorKind::WrongType, text))
+    }
+
+    fn create(&mut self, input: &mut Reader<'_>, reply: &mut Reply<'_>) -> Result<Answer, Trouble> {
+        let (kind, types) = (input.u64()?, input.u64()?);
+        let Some(kind) = Type::of(kind) else {
+            return Err(Trouble::fault(ErrorKind::Invalid, format!("there is no type {kind}")));
+        };
+        let object = Object::create(kind, types, input, &self.world)?;
+        let task = if kind == Type::Custom {
+            let trampoline = input.bytes()?.to_vec();
+            let job = Job {
+                state: State::Object(None),
+                method: input.bytes()?.to_vec(),
+                args: input.bytes()?.to_vec(),
+            };
+            Some(Box::new(Task { trampoline, job, apply: Apply::New }))
+        } else {
+            None
+        };
+        input.end()?;
+        let number = self.next;
+        self.next += 1;
+        self.world.counts.add(number);
+        self.objects.insert(number, object);
+        match task {
+            // Its first reference is the work that makes it.
+            Some(task) => Ok(Answer::Work(task)),
+            None => {
+                reply.lease(number);
+                Ok(Answer::Now)
+            }
+        }
+    }
+}

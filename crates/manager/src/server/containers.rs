@@ -1,0 +1,347 @@
+//! What dictionaries, sets, namespaces, lists, arrays and values do.
+
+use super::{
+    Answer, Trouble,
+    body::{Apply, Task},
+    map::Map,
+    value::{self, Value},
+    world::{Reply, World},
+};
+use crate::{
+    error::ErrorKind,
+    proto::{Op, Reader},
+    ship,
+};
+use std::collections::VecDeque;
+
+/// What a page shows of an entry.
+const KEYS: u64 = 1;
+const VALUES: u64 = 2;
+
+/// A function that was sent: the trampoline, the function itself, its argument, and whether proxies may be in the data.
+fn task(input: &mut Reader<'_>, state: ship::State, apply: Apply) -> Result<Task, Trouble> {
+    let trampoline = input.bytes()?.to_vec();
+    let (method, args) = (input.bytes()?.to_vec(), input.bytes()?.to_vec());
+    input.end()?;
+    Ok(Task { trampoline, job: ship::Job { state, method, args }, apply })
+}
+
+fn plain(bytes: &[u8], refs: &[u64]) -> Result<Vec<u8>, Trouble> {
+    if refs.is_empty() {
+        return Ok(bytes.to_vec());
+    }
+    Err(Trouble::fault(
+        ErrorKind::Invalid,
+        "a value that holds proxies cannot be given to a function in the server: use compare_and_swap",
+    ))
+}
+
+pub(crate) fn map(
+    map: &mut Map,
+    op: Op,
+    input: &mut Reader<'_>,
+    reply: &mut Reply<'_>,
+    world: &World,
+) -> Result<Answer, Trouble> {
+    let counts = &world.counts;
+    let full =
+        |_: Value| Trouble::fault(ErrorKind::Limit, "the dictionary has four thousand million entries");
+    match op {
+        Op::Len => reply.u64(map.len() as u64),
+        Op::Clear => map.clear(),
+        Op::Get => match map.get(value::key(input)?) {
+            Some(seen) => {
+                reply.bool(true);
+                reply.parts(seen.value, seen.refs);
+            }
+            None => reply.bool(false),
+        },
+        Op::Contains => {
+            let key = value::key(input)?;
+            reply.bool(map.get(key).is_some());
+        }
+        Op::Insert => {
+            let (key, value) = (value::key(input)?, Value::read(counts, input)?);
+            reply.option(map.insert(key, value).map_err(full)?.as_ref());
+        }
+        Op::Put => {
+            let (key, value) = (value::key(input)?, Value::read(counts, input)?);
+            map.insert(key, value).map_err(full)?;
+        }
+        Op::GetOrInsert => {
+            let (key, value) = (value::key(input)?, Value::read(counts, input)?);
+            let inserts = map.get(key).is_none();
+            if inserts {
+                map.insert(key, value).map_err(full)?;
+            }
+            reply.bool(inserts);
+            if let Some(seen) = map.get(key) {
+                reply.parts(seen.value, seen.refs);
+            }
+        }
+        Op::Remove => {
+            let key = value::key(input)?;
+            reply.option(map.remove(key).as_ref());
+        }
+        Op::PopItem => {
+            let popped = map.pop();
+            reply.bool(popped.is_some());
+            if let Some((key, value)) = popped {
+                reply.bytes(&key);
+                reply.value(&value);
+            }
+        }
+        Op::GetMany => {
+            for _ in 0..input.count(8)? {
+                let seen = map.get(value::key(input)?);
+                reply.bool(seen.is_some());
+                if let Some(seen) = seen {
+                    reply.parts(seen.value, seen.refs);
+                }
+            }
+        }
+        Op::InsertMany => {
+            for _ in 0..input.count(24)? {
+                let (key, value) = (value::key(input)?, Value::read(counts, input)?);
+                map.insert(key, value).map_err(full)?;
+            }
+        }
+        Op::RemoveMany => {
+            let mut removed = 0;
+            for _ in 0..input.count(8)? {
+                removed += u64::from(map.remove(value::key(input)?).is_some());
+            }
+            reply.u64(removed);
+        }
+        Op::Compare => {
+            let key = value::key(input)?;
+            let expected = if input.u64()? == 0 { None } else { Some(input.bytes()?) };
+            let new = if input.u64()? == 0 { None } else { Some(Value::read(counts, input)?) };
+            let equal = map.get(key).map(|seen| seen.value) == expected;
+            if equal {
+                match new {
+                    Some(new) => drop(map.insert(key, new).map_err(full)?),
+                    None => drop(map.remove(key)),
+                }
+            }
+            reply.bool(equal);
+        }
+        Op::Page => page(map, input, reply)?,
+        Op::Update => {
+            let key = value::key(input)?;
+            let state = map.get(key).map(|seen| plain(seen.value, seen.refs)).transpose()?;
+            let task = task(input, ship::State::One(state), Apply::Key(key.into()))?;
+            return Ok(Answer::Work(Box::new(task)));
+        }
+        _ => return Err(Trouble::no_method(op)),
+    }
+    input.end()?;
+    Ok(Answer::Now)
+}
+
+/// Entries from a place on, as many as fit: if no key has come or gone since a version.
+fn page(map: &Map, input: &mut Reader<'_>, reply: &mut Reply<'_>) -> Result<(), Trouble> {
+    let (from, version, most, what) = (input.u64()?, input.u64()?, input.u64()?, input.u64()?);
+    if version != u64::MAX && version != map.version() {
+        return Err(Trouble::fault(ErrorKind::Changed, "the dictionary changed while it was looked through"));
+    }
+    reply.u64(map.version());
+    let (next, count) = (reply.later(), reply.later());
+    reply.fill(next, u64::MAX);
+    let begin = reply.len();
+    let mut entries = 0;
+    for (place, seen) in map.from(usize::try_from(from).unwrap_or(usize::MAX)) {
+        if what & KEYS != 0 {
+            reply.bytes(seen.key);
+        }
+        if what & VALUES != 0 {
+            reply.parts(seen.value, seen.refs);
+        }
+        entries += 1;
+        if (reply.len() - begin) as u64 >= most {
+            reply.fill(next, place as u64);
+            break;
+        }
+    }
+    reply.fill(count, entries);
+    Ok(())
+}
+
+/// A row of values: a list; of fixed length an array, of length one a value.
+#[derive(Default)]
+pub(crate) struct List {
+    pub(crate) items: VecDeque<Value>,
+    pub(crate) fixed: bool,
+}
+
+impl List {
+    fn index(&self, index: u64) -> Result<usize, Trouble> {
+        usize::try_from(index).ok().filter(|index| *index < self.items.len()).ok_or_else(|| {
+            Trouble::fault(ErrorKind::NotFound, format!("index {index} of {}", self.items.len()))
+        })
+    }
+
+    fn range(&self, input: &mut Reader<'_>) -> Result<std::ops::Range<usize>, Trouble> {
+        let len = self.items.len();
+        let start = usize::try_from(input.u64()?).unwrap_or(len).min(len);
+        let end = usize::try_from(input.u64()?).unwrap_or(len).min(len);
+        Ok(start..end.max(start))
+    }
+
+    fn may_change(&self) -> Result<(), Trouble> {
+        match self.fixed {
+            false => Ok(()),
+            true => Err(Trouble::fault(ErrorKind::Invalid, "its length is fixed")),
+        }
+    }
+
+    pub(crate) fn set(&mut self, index: usize, value: Value) -> Value {
+        std::mem::replace(&mut self.items[index], value)
+    }
+}
+
+pub(crate) fn list(
+    list: &mut List,
+    op: Op,
+    input: &mut Reader<'_>,
+    reply: &mut Reply<'_>,
+    world: &World,
+) -> Result<Answer, Trouble> {
+    let counts = &world.counts;
+    match op {
+        Op::Len => reply.u64(list.items.len() as u64),
+        Op::At => {
+            let item = usize::try_from(input.u64()?).ok().and_then(|index| list.items.get(index));
+            reply.option(item);
+        }
+        Op::SetAt => {
+            let index = list.index(input.u64()?)?;
+            let value = Value::read(counts, input)?;
+            reply.value(&list.set(index, value));
+        }
+        Op::Compare => {
+            let index = list.index(input.u64()?)?;
+            let (expected, new) = (input.bytes()?, Value::read(counts, input)?);
+            let equal = &*list.items[index].bytes == expected;
+            if equal {
+                list.set(index, new);
+            }
+            reply.bool(equal);
+        }
+        Op::Swap => {
+            let (a, b) = (list.index(input.u64()?)?, list.index(input.u64()?)?);
+            list.items.swap(a, b);
+        }
+        Op::Range => {
+            let (range, most) = (list.range(input)?, input.u64()?);
+            let count = reply.later();
+            let (begin, mut items) = (reply.len(), 0);
+            for value in list.items.range(range) {
+                reply.value(value);
+                items += 1;
+                if (reply.len() - begin) as u64 >= most {
+                    break;
+                }
+            }
+            reply.fill(count, items);
+        }
+        Op::Index => {
+            let bytes = input.bytes()?;
+            let range = list.range(input)?;
+            let found = list.items.range(range.clone()).position(|value| &*value.bytes == bytes);
+            reply.bool(found.is_some());
+            reply.u64(found.map_or(0, |at| (range.start + at) as u64));
+        }
+        Op::Count => {
+            let bytes = input.bytes()?;
+            reply.u64(list.items.iter().filter(|value| &*value.bytes == bytes).count() as u64);
+        }
+        Op::Reverse => list.items.make_contiguous().reverse(),
+        Op::Splice => {
+            let range = list.range(input)?;
+            let new = Value::read_many(counts, input)?;
+            if new.len() != range.len() {
+                list.may_change()?;
+            }
+            let rest = list.items.split_off(range.end);
+            let old = list.items.split_off(range.start);
+            list.items.extend(new);
+            list.items.extend(rest);
+            reply.u64(old.len() as u64);
+            old.iter().for_each(|value| reply.value(value));
+        }
+        Op::Update => {
+            let index = list.index(input.u64()?)?;
+            let value = &list.items[index];
+            let state = ship::State::One(Some(plain(&value.bytes, value.ids())?));
+            return Ok(Answer::Work(Box::new(task(input, state, Apply::Index(index))?)));
+        }
+        Op::UpdateAll => {
+            list.may_change()?;
+            let all = list.items.iter().map(|value| plain(&value.bytes, value.ids()));
+            let state = ship::State::Many(all.collect::<Result<_, _>>()?);
+            return Ok(Answer::Work(Box::new(task(input, state, Apply::All)?)));
+        }
+        _ => {
+            list.may_change()?;
+            change(list, op, input, reply, world)?;
+        }
+    }
+    input.end()?;
+    Ok(Answer::Now)
+}
+
+/// What changes a list's length.
+fn change(
+    list: &mut List,
+    op: Op,
+    input: &mut Reader<'_>,
+    reply: &mut Reply<'_>,
+    world: &World,
+) -> Result<(), Trouble> {
+    let counts = &world.counts;
+    match op {
+        Op::Clear => list.items.clear(),
+        Op::Push => list.items.push_back(Value::read(counts, input)?),
+        Op::Pop => {
+            // Beyond every index: the last one.
+            let index = input.u64()?;
+            let popped = if index == u64::MAX {
+                list.items.pop_back()
+            } else {
+                let index = list.index(index)?;
+                list.items.remove(index)
+            };
+            reply.option(popped.as_ref());
+        }
+        Op::InsertAt => {
+            let index = usize::try_from(input.u64()?).unwrap_or(usize::MAX).min(list.items.len());
+            list.items.insert(index, Value::read(counts, input)?);
+        }
+        Op::Extend => list.items.extend(Value::read_many(counts, input)?),
+        Op::RemoveValue => {
+            let bytes = input.bytes()?;
+            let found = list.items.iter().position(|value| &*value.bytes == bytes);
+            found.map(|at| list.items.remove(at));
+            reply.bool(found.is_some());
+        }
+        Op::Repeat => {
+            let times = input.u64()?;
+            let len = list.items.len() as u64;
+            if times.saturating_mul(len) > 1 << 28 {
+                return Err(Trouble::fault(ErrorKind::Limit, format!("{times} times {len} items")));
+            }
+            if times == 0 {
+                list.items.clear();
+            }
+            for _ in 1..times {
+                for at in 0..len as usize {
+                    let copy = list.items[at].try_clone(counts)?;
+                    list.items.push_back(copy);
+                }
+            }
+        }
+        _ => return Err(Trouble::no_method(op)),
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Encoded values, and who refers to which object.
+//!
+//! # Invariant
+//! An object's count is the number of references to it that exist: leases of clients, proxies inside of values, names,
+//! and work under way. A [`Refs`] is counted when it is made and as long as it lives, wherever it is dropped.
+
+use super::Trouble;
+use crate::{
+    error::ErrorKind,
+    proto::{Malformed, Reader},
+};
+use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc};
+
+#[derive(Default)]
+struct Table {
+    counts: HashMap<u64, u64>,
+    /// Objects that nobody refers to any more.
+    dead: Vec<u64>,
+}
+
+/// How many references each object has.
+#[derive(Clone, Default)]
+pub(crate) struct Counts(Rc<RefCell<Table>>);
+
+impl Counts {
+    /// A new object, without a reference.
+    pub(crate) fn add(&self, object: u64) {
+        self.0.borrow_mut().counts.insert(object, 0);
+    }
+
+    /// One reference more; false if the object does not exist.
+    pub(crate) fn up(&self, object: u64) -> bool {
+        match self.0.borrow_mut().counts.get_mut(&object) {
+            Some(count) => {
+                *count += 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) fn down(&self, object: u64, by: u64) {
+        let mut table = self.0.borrow_mut();
+        let Some(count) = table.counts.get_mut(&object) else { return };
+        *count = count.saturating_sub(by);
+        if *count == 0 {
+            table.counts.remove(&object);
+            table.dead.push(object);
+        }
+    }
+
+    /// An object whose last reference has gone.
+    pub(crate) fn next_dead(&self) -> Option<u64> {
+        self.0.borrow_mut().dead.pop()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.borrow().counts.len()
+    }
+
+    /// Counted references to all of `ids`.
+    pub(crate) fn refs(&self, ids: Vec<u64>) -> Result<Refs, Trouble> {
+        for (at, &object) in ids.iter().enumerate() {
+            if !self.up(object) {
+                ids[..at].iter().for_each(|&object| self.down(object, 1));
+                return Err(Trouble::fault(ErrorKind::ObjectGone, "a proxy in it is of no object here"));
+            }
+        }
+        Ok(Refs { ids: ids.into(), counts: self.clone() })
+    }
+}
+
+/// References to objects, counted as long as this lives.
+pub(crate) struct Refs {
+    ids: Box<[u64]>,
+    counts: Counts,
+}
+
+impl Drop for Refs {
+    fn drop(&mut self) {
+        self.ids.iter().for_each(|&object| self.counts.down(object, 1));
+    }
+}
+
+/// A value as a client encoded it.
+pub(crate) struct Value {
+    pub(crate) bytes: Box<[u8]>,
+    pub(crate) refs: Option<Box<Refs>>,
+}
+
+impl Value {
+    #[cfg(test)]
+    pub(crate) fn plain(bytes: &[u8]) -> Value {
+        Value { bytes: bytes.into(), refs: None }
+    }
+
+    pub(crate) fn read(counts: &Counts, input: &mut Reader<'_>) -> Result<Value, Trouble> {
+        let (bytes, refs) = input.value()?;
+        Ok(Value { bytes: bytes.into(), refs: counted(counts, refs)? })
+    }
+
+    /// `count` values, as they follow each other.
+    pub(crate) fn read_many(counts: &Counts, input: &mut Reader<'_>) -> Result<Vec<Value>, Trouble> {
+        let count = input.count(16)?;
+        (0..count).map(|_| Value::read(counts, input)).collect()
+    }
+
+    pub(crate) fn ids(&self) -> &[u64] {
+        ids(self.refs.as_deref())
+    }
+
+    pub(crate) fn try_clone(&self, counts: &Counts) -> Result<Value, Trouble> {
+        Ok(Value { bytes: self.bytes.clone(), refs: counted(counts, self.ids().to_vec())? })
+    }
+}
+
+pub(crate) fn ids(refs: Option<&Refs>) -> &[u64] {
+    refs.map_or(&[], |refs| &refs.ids)
+}
+
+pub(crate) fn counted(counts: &Counts, ids: Vec<u64>) -> Result<Option<Box<Refs>>, Trouble> {
+    if ids.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(counts.refs(ids)?)))
+}
+
+/// Bytes without proxies, as keys are.
+pub(crate) fn key<'a>(input: &mut Reader<'a>) -> Result<&'a [u8], Malformed> {
+    input.bytes()
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Value").field("bytes", &self.bytes.len()).finish_non_exhaustive()
+    }
+}

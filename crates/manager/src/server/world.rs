@@ -1,0 +1,285 @@
+//! What objects see of the server: connections, those who wait, and the clock.
+//!
+//! # Invariants
+//! 1. A waiter is in one object's queue exactly as long as its request stands in its connection's `parked`, and its timer,
+//!    if it has one, in `timers`. [`World::answer`] and [`World::forget`] end all three together.
+//! 2. A reply grants the leases of the proxies inside of it, in the same step.
+
+use super::{
+    Trouble,
+    value::{Counts, Value},
+};
+use crate::{
+    error::ErrorKind,
+    proto::{self, FOREVER, Kind},
+};
+use procession_sys::Deadline;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+/// A connection's state, as objects see it.
+#[derive(Default)]
+pub(crate) struct Peer {
+    /// Who it is, for messages.
+    pub(crate) pid: u32,
+    /// Whether it is of this tree, so that its references to functions are honoured.
+    pub(crate) trusted: bool,
+    pub(crate) greeted: bool,
+    pub(crate) out: Vec<u8>,
+    /// How much of `out` was sent.
+    pub(crate) sent: usize,
+    /// How often each object was leased to it.
+    pub(crate) leases: HashMap<u64, u64>,
+    /// Requests that wait, and on which object.
+    pub(crate) parked: HashMap<u64, u64>,
+    /// Objects that this client holds something of.
+    pub(crate) holds: BTreeSet<u64>,
+    /// Requests that were handed to the workers or wait for an object that is at work.
+    pub(crate) queued: usize,
+}
+
+/// Who waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Waiter {
+    pub(crate) conn: u64,
+    pub(crate) request: u64,
+    timer: Option<(u64, u64)>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) conn: u64,
+    pub(crate) request: u64,
+    pub(crate) object: u64,
+}
+
+pub(crate) struct World {
+    pub(crate) peers: HashMap<u64, Peer>,
+    pub(crate) counts: Counts,
+    /// (time, number) to (object, connection, request).
+    timers: BTreeMap<(u64, u64), (u64, u64, u64)>,
+    next_timer: u64,
+    /// Connections with something to send.
+    pub(crate) dirty: Vec<u64>,
+}
+
+/// Leases that a reply hands out, counted from the moment at which they are written: what the proxies were taken out of may be
+/// dropped before the reply is complete.
+pub(crate) struct Grants {
+    objects: Vec<u64>,
+    counts: Counts,
+}
+
+impl Grants {
+    pub(crate) fn new(counts: &Counts) -> Grants {
+        Grants { objects: Vec::new(), counts: counts.clone() }
+    }
+
+    fn add(&mut self, object: u64) {
+        if self.counts.up(object) {
+            self.objects.push(object);
+        }
+    }
+}
+
+impl Drop for Grants {
+    fn drop(&mut self) {
+        // Those of a reply that was not sent.
+        self.objects.drain(..).for_each(|object| self.counts.down(object, 1));
+    }
+}
+
+/// A reply that is being written.
+pub(crate) struct Reply<'a> {
+    out: &'a mut Vec<u8>,
+    grants: &'a mut Grants,
+}
+
+impl<'a> Reply<'a> {
+    pub(crate) fn new(out: &'a mut Vec<u8>, grants: &'a mut Grants) -> Reply<'a> {
+        Reply { out, grants }
+    }
+
+    pub(crate) fn u64(&mut self, number: u64) {
+        proto::put_u64(self.out, number);
+    }
+
+    pub(crate) fn bool(&mut self, flag: bool) {
+        self.u64(u64::from(flag));
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        proto::put_bytes(self.out, bytes);
+    }
+
+    pub(crate) fn parts(&mut self, bytes: &[u8], refs: &[u64]) {
+        proto::put_value(self.out, bytes, refs);
+        refs.iter().for_each(|&object| self.grants.add(object));
+    }
+
+    pub(crate) fn value(&mut self, value: &Value) {
+        self.parts(&value.bytes, value.ids());
+    }
+
+    /// A value, or that there is none.
+    pub(crate) fn option(&mut self, value: Option<&Value>) {
+        self.bool(value.is_some());
+        if let Some(value) = value {
+            self.value(value);
+        }
+    }
+
+    /// How much was written so far.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// A place for a number that is known later.
+    pub(crate) fn later(&mut self) -> usize {
+        self.u64(0);
+        self.out.len() - 8
+    }
+
+    pub(crate) fn fill(&mut self, at: usize, number: u64) {
+        self.out[at..at + 8].copy_from_slice(&number.to_le_bytes());
+    }
+
+    pub(crate) fn lease(&mut self, object: u64) {
+        self.u64(object);
+        self.grants.add(object);
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> World {
+        World {
+            peers: HashMap::new(),
+            counts: Counts::default(),
+            timers: BTreeMap::new(),
+            next_timer: 0,
+            dirty: Vec::new(),
+        }
+    }
+
+    pub(crate) fn pid(&self, conn: u64) -> u32 {
+        self.peers.get(&conn).map_or(0, |peer| peer.pid)
+    }
+
+    /// Notes that a client holds something of an object, or no longer.
+    pub(crate) fn holds(&mut self, conn: u64, object: u64, holds: bool) {
+        if let Some(peer) = self.peers.get_mut(&conn) {
+            if holds {
+                peer.holds.insert(object);
+            } else {
+                peer.holds.remove(&object);
+            }
+        }
+    }
+
+    /// Gives a connection its leases of what a reply to it holds.
+    pub(crate) fn grant(&mut self, conn: u64, mut grants: Grants) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        for object in grants.objects.drain(..) {
+            *peer.leases.entry(object).or_default() += 1;
+        }
+    }
+
+    /// Takes leases of an object back from a connection.
+    pub(crate) fn revoke(&mut self, conn: u64, object: u64, times: u64) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        let Some(has) = peer.leases.get_mut(&object) else { return };
+        let times = times.min(*has);
+        *has -= times;
+        if *has == 0 {
+            peer.leases.remove(&object);
+        }
+        self.counts.down(object, times);
+    }
+
+    /// Parks a request, for `timeout` nanoseconds.
+    pub(crate) fn park(&mut self, caller: Caller, timeout: u64) -> Waiter {
+        let timer = (timeout != FOREVER).then(|| {
+            self.next_timer += 1;
+            let key = (Deadline::after(Duration::from_nanos(timeout)).as_nanos(), self.next_timer);
+            self.timers.insert(key, (caller.object, caller.conn, caller.request));
+            key
+        });
+        if let Some(peer) = self.peers.get_mut(&caller.conn) {
+            peer.parked.insert(caller.request, caller.object);
+        }
+        Waiter { conn: caller.conn, request: caller.request, timer }
+    }
+
+    /// Takes the time away from a waiter that goes on to wait for something else.
+    pub(crate) fn without_timer(&mut self, waiter: Waiter) -> Waiter {
+        if let Some(key) = waiter.timer {
+            self.timers.remove(&key);
+        }
+        Waiter { timer: None, ..waiter }
+    }
+
+    pub(crate) fn forget(&mut self, waiter: Waiter) {
+        if let Some(key) = waiter.timer {
+            self.timers.remove(&key);
+        }
+        if let Some(peer) = self.peers.get_mut(&waiter.conn) {
+            peer.parked.remove(&waiter.request);
+        }
+    }
+
+    /// Ends a wait with what `write` says; false if its client is gone.
+    pub(crate) fn answer(&mut self, waiter: Waiter, write: impl FnOnce(&mut Reply<'_>)) -> bool {
+        self.forget(waiter);
+        self.reply(waiter.conn, waiter.request, write)
+    }
+
+    pub(crate) fn reply(&mut self, conn: u64, request: u64, write: impl FnOnce(&mut Reply<'_>)) -> bool {
+        let Some(peer) = self.peers.get_mut(&conn) else { return false };
+        let mut grants = Grants::new(&self.counts);
+        let at = proto::begin(&mut peer.out);
+        write(&mut Reply::new(&mut peer.out, &mut grants));
+        proto::end(&mut peer.out, at, Kind::Reply, 0, request, 0);
+        self.dirty.push(conn);
+        self.grant(conn, grants);
+        true
+    }
+
+    /// Ends a wait with an error.
+    pub(crate) fn fail(&mut self, waiter: Waiter, kind: ErrorKind, text: &str) {
+        self.forget(waiter);
+        self.refuse(waiter.conn, waiter.request, &Trouble::fault(kind, text));
+    }
+
+    pub(crate) fn refuse(&mut self, conn: u64, request: u64, trouble: &Trouble) {
+        let Some(peer) = self.peers.get_mut(&conn) else { return };
+        write_refusal(&mut peer.out, request, trouble);
+        self.dirty.push(conn);
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Deadline> {
+        self.timers.first_key_value().map(|((time, _), _)| Deadline::from_nanos(*time))
+    }
+
+    /// The next wait whose time is over: object, connection, request.
+    pub(crate) fn next_expired(&mut self, now: Deadline) -> Option<(u64, u64, u64)> {
+        let entry = self.timers.first_entry()?;
+        if entry.key().0 > now.as_nanos() {
+            return None;
+        }
+        Some(entry.remove())
+    }
+}
+
+pub(crate) fn write_refusal(out: &mut Vec<u8>, request: u64, trouble: &Trouble) {
+    let at = proto::begin(out);
+    proto::put_bytes(out, trouble.text().as_bytes());
+    if let Trouble::Fault(fault) = trouble
+        && let Some(more) = &fault.more
+    {
+        proto::put_bytes(out, more);
+    }
+    proto::end(out, at, Kind::Reply, trouble.kind().status(), request, 0);
+}

@@ -1,0 +1,114 @@
+//! Where a server is, and this process's one connection to it.
+//!
+//! A forked child has its parent's sites. The connection in them is the parent's: the child sees by the generation that it is
+//! not its own, and connects itself.
+
+use crate::{
+    client::{self, Client},
+    error::{Error, ErrorKind, Result},
+};
+use procession_channel::net::{Address, AuthKey};
+use procession_sys::{
+    OverFork,
+    hooks::{ForkHooks, around_fork},
+};
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, Once, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+/// How long connecting may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+static SITES: OverFork<Vec<Weak<Site>>> = OverFork::new(Vec::new());
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// How often this process is a forked child of one that had connections.
+pub(crate) fn generation() -> u32 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+pub(crate) struct Site {
+    pub(crate) address: Address,
+    pub(crate) key: AuthKey,
+    client: Mutex<Option<Arc<Client>>>,
+}
+
+impl Site {
+    /// The site of this process for an address.
+    pub(crate) fn of(address: Address, key: AuthKey) -> Arc<Site> {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            around_fork(ForkHooks {
+                before: Some(|| SITES.hold()),
+                in_parent: Some(|| SITES.release()),
+                in_child: Some(|| {
+                    FORKS.fetch_add(1, Ordering::Relaxed);
+                    SITES.reset(|_| {});
+                }),
+            });
+        });
+        let mut sites = SITES.lock();
+        sites.retain(|site| site.strong_count() > 0);
+        let same = |site: &Arc<Site>| site.address == address && site.key.as_bytes() == key.as_bytes();
+        if let Some(site) = sites.iter().filter_map(Weak::upgrade).find(same) {
+            return site;
+        }
+        let site = Arc::new(Site { address, key, client: Mutex::new(None) });
+        sites.push(Arc::downgrade(&site));
+        site
+    }
+
+    /// The connection, which is made when it is first needed. One that is dead stays so: what was held by way of it is gone.
+    pub(crate) fn client(&self, doing: &'static str) -> Result<Arc<Client>> {
+        let mut place = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*place
+            && client.generation == generation()
+            && !client.is_dead()
+        {
+            return Ok(client.clone());
+        }
+        let client = client::connect(&self.address, &self.key, client::CLIENT, PATIENCE).map_err(
+            |error| match error.kind() {
+                ErrorKind::ServerGone => Error::gone(doing, error.to_string()).with_source(error),
+                _ => error,
+            },
+        )?;
+        let client = Arc::new(client);
+        *place = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Whether both are the same server, perhaps under two addresses.
+    pub(crate) fn is_same(self: &Arc<Site>, other: &Arc<Site>) -> bool {
+        let identity = |site: &Site| {
+            let place = site.client.lock().unwrap_or_else(PoisonError::into_inner);
+            place.as_ref().map(|client| client.identity)
+        };
+        Arc::ptr_eq(self, other) || identity(self).is_some_and(|ours| identity(other) == Some(ours))
+    }
+
+    /// Keeps the connection until this process ends, for what was issued by way of it.
+    pub(crate) fn pin(self: &Arc<Site>) {
+        static PINNED: Mutex<Vec<Arc<Site>>> = Mutex::new(Vec::new());
+        let mut pinned = PINNED.lock().unwrap_or_else(PoisonError::into_inner);
+        if !pinned.iter().any(|site| Arc::ptr_eq(site, self)) {
+            pinned.push(self.clone());
+        }
+    }
+
+    /// A connection of its own for one lease, that goes to other processes.
+    pub(crate) fn transit(&self) -> Result<Client> {
+        client::connect(&self.address, &self.key, client::TRANSIT, PATIENCE)
+    }
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)
+    }
+}

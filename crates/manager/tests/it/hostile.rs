@@ -1,0 +1,290 @@
+//! Clients that are no clients: each gets an error and loses its connection, and everybody else is served.
+
+use procession_channel::net::Client;
+use procession_manager::{Address, Manager};
+use procession_testkit::{storm::Rng, test_watchdog, wait::eventually};
+use std::{
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    time::Duration,
+};
+
+const LONG: Duration = Duration::from_secs(10);
+
+/// A connection that is let in, and says what it likes.
+struct Raw(UnixStream);
+
+impl Raw {
+    fn connect(address: &Address) -> Raw {
+        let connection = Client::new().authkey("key").connect::<(), ()>(address.clone()).unwrap();
+        Raw(UnixStream::from(OwnedFd::from(connection)))
+    }
+
+    fn greeted(address: &Address) -> Raw {
+        let mut raw = Raw::connect(address);
+        // Protocol, role, pid, build.
+        let words = [1, 0, u64::from(std::process::id()), 0];
+        let hello: Vec<u8> = words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        raw.0.write_all(&frame(0, 1, 1, 0, &hello)).unwrap();
+        assert_eq!(raw.status(), Some(0));
+        raw
+    }
+
+    /// The next reply's status and payload; nothing at the end.
+    fn reply(&mut self) -> Option<(u16, Vec<u8>)> {
+        let mut header = [0; 32];
+        self.0.read_exact(&mut header).ok()?;
+        let mut payload = vec![0; u64::from_le_bytes(header[8..16].try_into().unwrap()) as usize];
+        self.0.read_exact(&mut payload).ok()?;
+        Some((u16::from_le_bytes([header[4], header[5]]), payload))
+    }
+
+    fn status(&mut self) -> Option<u16> {
+        self.reply().map(|reply| reply.0)
+    }
+
+    /// The number of an object that was published, of a type's number.
+    fn find<T>(&mut self, name: &str, kind: u64) -> u64 {
+        // FNV-1a over the type's name and a zero.
+        let types =
+            std::any::type_name::<T>().bytes().chain([0]).fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        let mut find = (name.len() as u64).to_le_bytes().to_vec();
+        find.extend(name.as_bytes());
+        find.extend([kind, types].map(u64::to_le_bytes).concat());
+        self.0.write_all(&frame(0, 6, 2, 0, &find)).unwrap();
+        let (status, payload) = self.reply().unwrap();
+        assert_eq!(status, 0);
+        u64::from_le_bytes(payload[..8].try_into().unwrap())
+    }
+
+    fn ends(&mut self) -> bool {
+        while let Some((status, payload)) = self.reply() {
+            assert!(status != 0 && !payload.is_empty(), "the error says something");
+        }
+        true
+    }
+}
+
+fn frame(kind: u8, method: u16, request: u64, object: u64, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = b"pM\x01".to_vec();
+    bytes.push(kind);
+    bytes.extend(method.to_le_bytes());
+    bytes.extend([0; 2]);
+    for word in [payload.len() as u64, request, object] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+fn manager() -> (Manager, Address) {
+    let path = std::env::temp_dir().join(format!(
+        "procession-manager-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    let manager = Manager::builder().address(path).authkey("key").max_frame(1 << 20).start().unwrap();
+    let address = manager.public_address().unwrap().clone();
+    (manager, address)
+}
+
+#[test]
+fn what_is_no_frame_costs_its_sender_the_connection_alone() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let dict = manager.dict::<u64, u64>().unwrap();
+    let mut long = frame(0, 10, 2, 0, &[]);
+    long[8..16].copy_from_slice(&(1_u64 << 63).to_le_bytes());
+    let mut version = frame(0, 10, 2, 0, &[]);
+    version[2] = 9;
+    let mut reserved = frame(0, 10, 2, 0, &[]);
+    reserved[6] = 1;
+    let bad = [
+        b"GET / HTTP/1.1\r\nHost: here\r\n\r\n------------".to_vec(),
+        long,
+        version,
+        reserved,
+        frame(7, 10, 2, 0, &[]),
+        frame(2, 0, 2, 0, &[]),
+        // A payload that is short, and one that is long.
+        frame(0, 2, 2, 0, &[1, 2, 3]),
+        frame(0, 10, 2, 0, &[1]),
+        // A list of 2^60 items.
+        frame(0, 2, 2, 0, &[2_u64, 0, 1 << 60].map(u64::to_le_bytes).concat()),
+    ];
+    for (n, bytes) in bad.iter().enumerate() {
+        let mut raw = Raw::greeted(&address);
+        raw.0.write_all(bytes).unwrap();
+        assert!(raw.ends(), "{n}");
+        dict.set(&1, &(n as u64)).unwrap();
+        assert_eq!(dict.get(&1).unwrap(), Some(n as u64));
+    }
+    // Without a greeting.
+    let mut raw = Raw::connect(&address);
+    raw.0.write_all(&frame(0, 10, 1, 0, &[])).unwrap();
+    assert!(raw.ends());
+    eventually("they are gone", LONG, || manager.stats().unwrap().connections == 1);
+}
+
+#[test]
+fn what_cannot_be_done_is_an_error_and_the_connection_goes_on() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let dict = manager.dict::<u64, u64>().unwrap();
+    let mut raw = Raw::greeted(&address);
+    let requests = [
+        // A method that is none, an object that is none, one of somebody else.
+        frame(0, 999, 2, 0, &[]),
+        frame(0, 20, 3, 1 << 40, &[]),
+        frame(0, 20, 4, 17, &[]),
+        // A type that is none, the server's end, a method of another type.
+        frame(0, 2, 5, 0, &[99_u64, 0].map(u64::to_le_bytes).concat()),
+        frame(0, 8, 6, 0, &[]),
+        frame(0, 70, 7, 0, &[]),
+    ];
+    for request in requests {
+        raw.0.write_all(&request).unwrap();
+        assert_ne!(raw.status(), Some(0));
+    }
+    raw.0.write_all(&frame(0, 10, 8, 0, &[])).unwrap();
+    assert_eq!(raw.status(), Some(0));
+    dict.set(&1, &1).unwrap();
+    assert!(manager.is_alive());
+}
+
+#[test]
+fn half_a_frame_and_silence_delay_nobody() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let dict = manager.dict::<u64, u64>().unwrap();
+    let silent: Vec<Raw> = (0..50)
+        .map(|n| {
+            let mut raw = Raw::greeted(&address);
+            raw.0.write_all(&frame(0, 10, 2, 0, &[])[..n % 32]).unwrap();
+            raw
+        })
+        .collect();
+    for n in 0..100 {
+        dict.set(&n, &n).unwrap();
+    }
+    assert_eq!(manager.stats().unwrap().connections, 51);
+    // Nobody has cost a thread.
+    assert_eq!(std::fs::read_dir(format!("/proc/{}/task", manager.pid())).unwrap().count(), 1);
+    drop(silent);
+    eventually("they are gone", LONG, || manager.stats().unwrap().connections == 1);
+}
+
+#[test]
+fn who_does_not_read_his_replies_is_not_read_from() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let list = manager.list::<Vec<u8>>().unwrap();
+    list.push(&vec![7; 1 << 19]).unwrap();
+    manager.publish("list", &list).unwrap();
+    let mut raw = Raw::greeted(&address);
+    let object = raw.find::<Vec<u8>>("list", 2);
+    // Two thousand times half a megabyte, of which nothing is read.
+    let at = frame(0, 50, 3, object, &0_u64.to_le_bytes());
+    raw.0.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    for _ in 0..2000 {
+        if raw.0.write_all(&at).is_err() {
+            break;
+        }
+    }
+    for _ in 0..20 {
+        assert_eq!(list.len().unwrap(), 1);
+    }
+    let status = std::fs::read_to_string(format!("/proc/{}/status", manager.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches("kB").trim().parse().unwrap();
+    assert!(peak < 100 << 10, "{peak} kB");
+}
+
+#[test]
+fn requests_that_are_sent_ahead_are_all_answered_in_order() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let list = manager.list::<Vec<u8>>().unwrap();
+    list.push(&vec![7; 1 << 19]).unwrap();
+    manager.publish("list", &list).unwrap();
+    let mut raw = Raw::greeted(&address);
+    let object = raw.find::<Vec<u8>>("list", 2);
+    let all: Vec<u8> = (3..203).flat_map(|n| frame(0, 50, n, object, &0_u64.to_le_bytes())).collect();
+    raw.0.write_all(&all).unwrap();
+    for _ in 0..200 {
+        let (status, payload) = raw.reply().unwrap();
+        assert!(status == 0 && payload.len() > 1 << 19);
+    }
+    raw.0.write_all(&frame(0, 10, 300, 0, &[])).unwrap();
+    assert_eq!(raw.status(), Some(0));
+}
+
+#[test]
+fn an_item_that_did_not_reach_its_taker_goes_back_to_the_front() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let queue = manager.queue::<u64>().unwrap();
+    manager.publish("queue", &queue).unwrap();
+    queue.put_many(&[1, 2, 3]).unwrap();
+    let mut raw = Raw::greeted(&address);
+    let object = raw.find::<u64>("queue", 7);
+    // Takes two, and is gone before it says that it has them.
+    for request in [3, 4] {
+        let get = [u64::MAX, 1].map(u64::to_le_bytes).concat();
+        raw.0.write_all(&frame(0, 71, request, object, &get)).unwrap();
+        assert_eq!(raw.status(), Some(0));
+    }
+    assert_eq!(queue.len().unwrap(), 1);
+    drop(raw);
+    eventually("they are back", LONG, || queue.len().unwrap() == 3);
+    assert_eq!(queue.get_many(9).unwrap(), [1, 2, 3]);
+}
+
+#[test]
+fn random_requests_leave_nothing_behind() {
+    let _watchdog = test_watchdog();
+    let mut rng = Rng::from_env_or(20_261_121);
+    let methods: Vec<u8> = (1..=13).chain(20..=26).chain(30..=39).chain(50..=63).chain(70..=120).collect();
+    for _ in 0..300 {
+        let mut data = Vec::new();
+        for _ in 0..rng.within(1..60) {
+            let mut piece = vec![*rng.pick(&methods), rng.below(8) as u8];
+            if rng.chance(1, 4) {
+                // A new object of each type: type, types, a number or an empty row.
+                piece = vec![2, 0];
+                piece.extend([rng.within(1..15), 0, rng.below(3)].map(u64::to_le_bytes).concat());
+            } else {
+                for _ in 0..rng.below(6) {
+                    let word = *rng.pick(&[0, 1, 2, 3, 8, 17, 18, 19, 20, 1_000_000, u64::MAX]);
+                    piece.extend(word.to_le_bytes());
+                }
+                piece.extend((0..rng.below(9)).map(|_| rng.next_u64() as u8).collect::<Vec<_>>());
+            }
+            // Bytes as they come are rare: they end the connection.
+            let what = rng.below(2) as u8
+                + if rng.chance(1, 60) { 2 } else { 0 }
+                + if rng.chance(1, 4) { 4 } else { 0 };
+            data.extend([what, piece.len() as u8]);
+            data.extend(piece);
+        }
+        procession_manager::fuzz::requests(&data);
+    }
+    // What the fuzzer starts from, and a little beside it.
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/manager");
+    for path in std::fs::read_dir(corpus).unwrap() {
+        let input = std::fs::read(path.unwrap().path()).unwrap();
+        procession_manager::fuzz::requests(&input);
+        for _ in 0..40 {
+            let mut input = input.clone();
+            let at = rng.below(input.len() as u64) as usize;
+            input[at] = rng.next_u64() as u8;
+            procession_manager::fuzz::requests(&input);
+        }
+    }
+    for len in 0..200 {
+        let data: Vec<u8> = (0..len).map(|_| rng.next_u64() as u8).collect();
+        procession_manager::fuzz::requests(&data);
+    }
+}

@@ -1,0 +1,12 @@
+//! What managers, their objects and proxies promise.
+
+mod containers;
+mod custom;
+mod hostile;
+mod leases;
+mod lifecycle;
+mod storm;
+mod waits;
+// One file for all: a crate for it would have to stand above `process`, and below its own users.
+#[path = "../../../sync/tests/it/ways.rs"]
+mod ways;
