@@ -11,8 +11,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Start with [`Pool`]; what it runs for many items goes through the lazy builder [`Tasks`], and what goes on while nobody
-//! waits has a handle, [`Task`]. A failure is per item: [`TaskError`].
+//! Start with [`Pool`]; what it runs for many items goes through the lazy builder [`Tasks`], and what goes on while
+//! nobody waits has a handle, [`Task`]. A failure is per item: [`TaskError`].
 //!
 //! # Words used here
 //!
