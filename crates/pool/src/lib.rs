@@ -11,8 +11,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Start with [`Pool`]; everything it runs goes through the lazy builder [`Tasks`]. A failure is per item:
-//! [`TaskError`].
+//! Start with [`Pool`]; what it runs for many items goes through the lazy builder [`Tasks`], and what goes on while
+//! nobody waits has a handle, [`Task`]. A failure is per item: [`TaskError`].
 //!
 //! # Words used here
 //!
@@ -20,14 +20,15 @@
 //! * *task* or *chunk*: consecutive items of one call that are sent together;
 //! * *attempt*: a try of an item; *in hand*: started, and without a result when its worker died;
 //! * *front*: orders, windows, attempts and results; *back*: who runs tasks; *driver*: the thread that connects them,
-//!   which is whoever waits.
+//!   which is whoever waits; *keeper*: a thread that drives where nobody waits.
 //!
 //! # Layers
 //!
 //! ```text
-//! Pool, Tasks, Results      types: encode arguments, decode results; in the caller's thread, under no lock
-//! driver                    hands tasks to the back, events to the front; one waiting thread at a time
-//! front                     pure state machine: keys, order, windows, attempts
+//! Pool, Tasks, Results      types: encode arguments, decode results; in the caller's thread, under no lock (`tasks/`)
+//! Task, as_completed, wait  handles: callbacks, futures, cancelling (`handle/`)
+//! driver                    hands tasks to the back, events to the front; one waiting thread at a time, or the keeper
+//! front                     pure state machine: keys, order, windows, attempts, limits, cancels
 //! ------------------------- the trait Back: envelopes down, events up
 //! local | threads | simulated   worker processes | threads of this process | seeded faults in simulated time
 //! ```
