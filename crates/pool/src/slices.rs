@@ -44,7 +44,7 @@ impl<T: Pod + Send + Sync> Slices for Array<T> {
     }
 
     fn take(&self, range: Range<usize>) -> Result<ArrayChunk<T>, PartError> {
-        self.part(range)?.stay()
+        self.part(range)?.stay().map_err(|refused| refused.0)
     }
 }
 

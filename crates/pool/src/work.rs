@@ -114,7 +114,8 @@ where
     /// it is used again, as long as there is not more than 4 MiB of such data.
     ///
     /// It may hold handles: locks, values, arrays, queues, segments, sockets and files. Each worker gets its own
-    /// descriptors for them, which it keeps as long as it keeps the data. Of something that can be sent only once (a pipe's
+    /// descriptors for them, which it keeps as long as it keeps the data: until the pool's next call after the last clone
+    /// of this `Work` was dropped. Of something that can be sent only once (a pipe's
     /// end, an array's part) the first worker to look has it; in the others the calls fail.
     #[must_use]
     pub fn task<C>(task: &Task<C, A, R>) -> Work<A, R>

@@ -143,6 +143,9 @@ impl Inner {
             Ok(Some((exit, peak))) => (ExitStatus::from(Some(exit)), Some(peak)),
             // Ignored SIGCHLD, or a foreign wait for any child: the kernel may still tell.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                if !self.pidfd.has_ended()? {
+                    return Ok(None);
+                }
                 (ExitStatus::from(self.pidfd.exit_after_reaping()), None)
             }
             Err(error) => return Err(error),
@@ -262,7 +265,10 @@ impl Inner {
             return Ok(false);
         }
         if self.leads_group {
-            self.end_group.store(true, Ordering::Release);
+            // One that asks for the end, or is it.
+            if matches!(signal, libc::SIGTERM | libc::SIGKILL | libc::SIGINT | libc::SIGQUIT | libc::SIGHUP) {
+                self.end_group.store(true, Ordering::Release);
+            }
             if self.signal_group(signal) {
                 return Ok(true);
             }

@@ -170,7 +170,8 @@ impl<T> Process<T> {
     }
 
     /// Sends a signal to the whole process group that it leads ([`Builder::process_group`]), or to it alone if it leads
-    /// none. What is left of the group when it is reaped is killed. Nothing happens if it has ended.
+    /// none. After SIGTERM, SIGKILL, SIGINT, SIGQUIT or SIGHUP, what is left of the group when it is reaped is killed.
+    /// Nothing happens if it has ended.
     ///
     /// # Errors
     ///

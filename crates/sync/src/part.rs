@@ -353,9 +353,11 @@ impl<T: Pod> ArrayPart<T> {
     ///
     /// # Errors
     ///
-    /// As [`get_mut`](ArrayPart::get_mut).
-    pub fn stay(mut self) -> Result<ArrayChunk<T>, PartError> {
-        self.get_mut()?;
+    /// As [`get_mut`](ArrayPart::get_mut), with the part.
+    pub fn stay(mut self) -> Result<ArrayChunk<T>, Box<(PartError, ArrayPart<T>)>> {
+        if let Err(error) = self.get_mut() {
+            return Err(Box::new((error, self)));
+        }
         Ok(ArrayChunk { part: self, forks: FORKS.load(Ordering::Relaxed) })
     }
 }

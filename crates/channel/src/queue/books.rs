@@ -31,7 +31,9 @@ pub struct QueueStats {
     pub waiting: u64,
     /// Items that were taken and are not acknowledged.
     pub in_hand: u64,
-    /// Items whose consumer died with them in hand, under [`Policy::Report`](super::Policy::Report).
+    /// Items whose consumer died with them in hand, under [`Policy::Report`](super::Policy::Report); and under
+    /// [`Policy::Redeliver`](super::Policy::Redeliver) those of them that cannot come again, since their blocks of a heap had
+    /// been taken.
     pub in_doubt: u64,
     /// Items that were given up: by [`Policy::Drop`](super::Policy::Drop), or by settling what was in doubt.
     pub lost: u64,

@@ -173,8 +173,8 @@ impl std::error::Error for GetError {
 pub enum JoinError {
     /// They were not done in time.
     TimedOut,
-    /// Consumers died with this many items in hand, and the policy is to report them
-    /// ([`Queue::settle`](super::Queue::settle)).
+    /// Consumers died with this many items in hand, and the policy is to report them, or they held blocks of a heap and
+    /// cannot come again ([`Queue::settle`](super::Queue::settle)).
     InDoubt(u64),
     /// The queue cannot do its work.
     Unusable(Trouble),

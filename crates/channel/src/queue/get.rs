@@ -141,7 +141,8 @@ impl<T: DeserializeOwned + 'static> Queue<T> {
     /// # Errors
     ///
     /// See [`GetError`]. If one of them cannot be decoded, all of them are treated as those of a dead consumer are; with
-    /// `Policy::Redeliver` that one is gone, and the others come again.
+    /// `Policy::Redeliver` that one is gone, and the others come again, but those before it that hold blocks of a heap, which
+    /// are in doubt.
     pub fn get_many(&self, most: usize) -> Result<Vec<T>, GetError> {
         self.get_batch(most, Wait::Until(None))
     }

@@ -280,7 +280,8 @@ impl<T> Queue<T> {
         self.inner.ring.memory().segment().same(other.inner.ring.memory().segment())
     }
 
-    /// What dead consumers had in hand, under [`Policy::Report`], oldest first. It stays so until it is settled.
+    /// What dead consumers had in hand, under [`Policy::Report`], oldest first; under [`Policy::Redeliver`] the items that
+    /// cannot come again, since their blocks of a heap had been taken. It stays so until it is settled.
     ///
     /// # Errors
     ///

@@ -374,6 +374,23 @@ pub fn try_recv(socket: impl AsFd, limits: &Limits) -> Result<Received, Error> {
     next(socket.as_fd(), limits, false)
 }
 
+/// Takes the next message out and throws it away, descriptors and all: one that could not be received, and stays. Whether
+/// there was one.
+///
+/// # Errors
+/// The system's.
+pub fn discard(socket: impl AsFd) -> Result<bool, Error> {
+    loop {
+        // Without room for descriptors the kernel closes those that come.
+        match recv_bytes(socket.as_fd(), [0; 1].as_mut_slice(), RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+            Ok((_, len)) => return Ok(len > 0),
+            Err(Errno::INTR | Errno::CONNRESET) => {}
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(errno) => return Err(Error::io("throw a message away", "", errno)),
+        }
+    }
+}
+
 fn next(socket: BorrowedFd<'_>, limits: &Limits, wait: bool) -> Result<Received, Error> {
     let Some((header, len)) = look(socket, wait)? else { return Ok(Received::Empty) };
     if len == 0 && is_closed(socket)? {

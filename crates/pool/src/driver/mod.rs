@@ -46,7 +46,7 @@ use procession_sys::{
 use std::{
     sync::{
         Arc, Once, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     /// Where the keeper is while it is not needed.
     parked: Condvar,
     waiter: Arc<dyn Waiter>,
+    /// Whether the attendant came while somebody held the lock, and went.
+    missed: AtomicBool,
     /// Whether the back tells of each item that it has been started.
     pub(crate) tells_starts: bool,
     workers: AtomicUsize,
@@ -175,6 +177,7 @@ impl Shared {
         let quiet = !waiter.sleeps();
         let shared = Arc::new(Shared {
             waiter,
+            missed: AtomicBool::new(false),
             tells_starts: capabilities.started,
             workers: AtomicUsize::new(back.workers().max(1)),
             owner: (std::process::id(), FORKS.load(Ordering::Relaxed)),
@@ -214,6 +217,12 @@ impl Shared {
                 return self.leave(&mut state);
             }
             yield_now();
+        }
+        // Whoever has it looks once more.
+        self.missed.store(true, Ordering::Release);
+        if let Ok(mut state) = self.state.try_lock() {
+            self.pump(&mut state);
+            self.leave(&mut state);
         }
     }
 
@@ -314,6 +323,9 @@ impl Shared {
     pub(crate) fn pump(self: &Arc<Shared>, state: &mut State) {
         let before = state.front.settlements();
         state.pump();
+        while self.missed.swap(false, Ordering::Acquire) {
+            state.pump();
+        }
         if state.front.has_signalled() {
             self.deliver(state);
         }

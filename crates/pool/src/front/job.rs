@@ -167,7 +167,10 @@ impl Job {
     pub(super) fn need(&self, quiet: bool) -> Need {
         if self.attended {
             Need::Now
-        } else if !quiet && (self.options.limit.is_some() || self.options.retries > 0) {
+        } else if !quiet
+            && (self.options.spontaneous || self.options.limit.is_some() || self.options.retries > 0)
+        {
+            // What was given to a worker may not all be with it yet, and its results may not all find room.
             Need::Soon
         } else {
             Need::None

@@ -116,7 +116,7 @@ impl<T> Inner<T> {
         &self.job.shared
     }
 
-    /// Nobody unwinds under this lock but a value's own decoder, which leaves it pending.
+    /// Nobody unwinds under this lock: a panic of a value's decoder is caught. Not to be called in a forked copy.
     fn outcome(&self) -> MutexGuard<'_, Outcome<T>> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,7 +145,10 @@ impl<T> Inner<T> {
             segments.push(segment);
         }
         drop(state);
-        outcome.stage = Stage::Done((self.decode)(segments));
+        // The segments are gone, so this must come to something.
+        let decoded = catch_unwind(AssertUnwindSafe(|| (self.decode)(segments)));
+        let panicked = || TaskError::BadResult("a panic while it was decoded".to_owned());
+        outcome.stage = Stage::Done(decoded.unwrap_or_else(|_| Err(panicked())));
     }
 
     /// Lends the outcome to `look`, if there is one, without the lock.
@@ -201,10 +204,14 @@ impl<T> Inner<T> {
 
     /// Takes the result of a call that is done, once its callbacks have run.
     fn take(&self) -> Result<T, TaskError> {
+        if !self.shared().is_ours() {
+            // The lock may be held by a thread that this copy does not have.
+            return Err(TaskError::ForkedCopy);
+        }
         loop {
             let mut outcome = self.unlent();
             self.settle(&mut outcome);
-            if outcome.callbacks.is_empty() || !self.shared().is_ours() {
+            if outcome.callbacks.is_empty() {
                 return match mem::replace(&mut outcome.stage, Stage::Taken) {
                     Stage::Done(result) => result,
                     _ => Err(TaskError::Terminated),
@@ -245,17 +252,17 @@ impl<T> Task<T> {
         }
     }
 
-    /// Waits for the value.
+    /// Waits for the value. If it has callbacks, it waits until those have returned, too, without a bound.
     ///
     /// # Errors
     ///
-    /// What became of the call instead.
+    /// What became of the call instead. A panic of the value's `Deserialize` is [`TaskError::BadResult`].
     pub fn get(mut self) -> Result<T, TaskError> {
         self.inner().wait(None);
         self.take()
     }
 
-    /// As [`get`](Task::get), waiting at most for `timeout`.
+    /// As [`get`](Task::get), waiting at most for `timeout`; once the call is done its callbacks are waited for as well.
     ///
     /// # Errors
     ///
@@ -350,7 +357,7 @@ impl<T> Task<T> {
     /// Looks at the result without taking it; `None` if there is none yet.
     pub fn peek<U>(&self, look: impl FnOnce(&Result<T, TaskError>) -> U) -> Option<U> {
         let inner = self.inner();
-        if !inner.wait(Some(Deadline::from_nanos(0))) {
+        if !inner.shared().is_ours() || !inner.wait(Some(Deadline::from_nanos(0))) {
             return None;
         }
         let mut outcome = inner.unlent();

@@ -16,7 +16,9 @@ use std::{collections::BTreeMap, fmt::Display, path::PathBuf};
 /// before stays usable; so do the lanes to the pool. A forbidden call fails with EPERM or EACCES, as an ordinary error in
 /// the task: nobody is killed. There is no way back, and the threads that a task starts are bound too.
 ///
-/// In any sandbox a worker cannot trace or signal other processes, read or write their memory, or use io_uring.
+/// In any sandbox a worker cannot trace or signal other processes, read or write their memory, or use io_uring. The memory
+/// of processes of the same user is a file in `/proc` as well: bar that by [`files`](Sandbox::files), unless the kernel
+/// does already (Yama).
 ///
 /// It is made of Landlock (files) and seccomp (the rest), and is no virtual machine: names, sizes and dates of files
 /// (`stat(2)`) can still be read, and the kernel itself is open to attack by all other system calls.
@@ -155,6 +157,8 @@ fn filters(sandbox: &Sandbox) -> Result<Vec<BpfProgram>, String> {
         libc::SYS_process_vm_writev,
         libc::SYS_pidfd_getfd,
         libc::SYS_pidfd_send_signal,
+        // By the number of a thread, of any process.
+        libc::SYS_tkill,
         libc::SYS_process_madvise,
         libc::SYS_kcmp,
         libc::SYS_bpf,
@@ -179,7 +183,7 @@ fn filters(sandbox: &Sandbox) -> Result<Vec<BpfProgram>, String> {
     }
     // Signals, but to itself: an abort is one.
     let own = u64::from(std::process::id());
-    for call in [libc::SYS_kill, libc::SYS_tgkill] {
+    for call in [libc::SYS_kill, libc::SYS_tgkill, libc::SYS_rt_sigqueueinfo, libc::SYS_rt_tgsigqueueinfo] {
         rules.insert(call, vec![condition(SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, own)?]);
     }
     let program = |rules, errno: i32| {

@@ -321,30 +321,32 @@ impl Worker {
         }
     }
 
-    /// Takes a function with descriptors out of the socket.
+    /// Takes a function with descriptors out of the socket. Each packet is told of once, so this one is the next. What
+    /// cannot be taken is an error of the function's calls in this worker.
     fn take_parcel(&mut self, wanted: FunctionId) -> Result<(), End> {
         // As with a fragment: taking it in may be the end of this process.
         self.tasks.mark_started(self.tasks.taken());
-        loop {
-            let function = match packet::recv(&self.parcels, &Limits::default(), None) {
-                Ok(Received::Parcel(parcel)) => {
-                    let (mut bytes, fds) = parcel.into_parts();
-                    let (rest, id) = bytes.split_last_chunk().ok_or(Nonsense)?;
-                    let (len, id) = (rest.len(), FunctionId(u32::from_le_bytes(*id)));
-                    bytes.truncate(len);
-                    self.functions.insert(id, Rc::new(decode_function(Parcel::new(bytes, fds))));
-                    if id == wanted {
-                        return Ok(());
-                    }
-                    // It is one for which there was no room when it was told of.
-                    continue;
+        let function = match packet::recv(&self.parcels, &Limits::default(), None) {
+            Ok(Received::Parcel(parcel)) => {
+                let (mut bytes, fds) = parcel.into_parts();
+                let (rest, id) = bytes.split_last_chunk().ok_or(Nonsense)?;
+                if u32::from_le_bytes(*id) != wanted.0 {
+                    return Err(Nonsense);
                 }
-                Ok(_) => return Err(Gone),
-                Err(error) => Err(error.to_string()),
-            };
-            self.functions.insert(wanted, Rc::new(function));
-            return Ok(());
-        }
+                bytes.truncate(rest.len());
+                decode_function(Parcel::new(bytes, fds))
+            }
+            Ok(_) => return Err(Gone),
+            Err(error) => {
+                if error.is_out_of_descriptors() || error.is_too_large() {
+                    // It would be in the way of the next one.
+                    packet::discard(&self.parcels).map_err(|_| Gone)?;
+                }
+                Err(error.to_string())
+            }
+        };
+        self.functions.insert(wanted, Rc::new(function));
+        Ok(())
     }
 
     fn task(&mut self, header: TaskHeader, mut records: &[u8]) -> Result<(), End> {

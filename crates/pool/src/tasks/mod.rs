@@ -180,7 +180,7 @@ where
     }
 
     /// How many further tries all items of the call may have together. When they are spent, what fails has failed. The
-    /// default is no bound but [`retry`](Tasks::retry)'s.
+    /// default is no bound but [`retry`](Tasks::retry)'s. [`spawn_each`](Tasks::spawn_each) makes a call of each item.
     pub fn retry_budget(mut self, times: u64) -> Self {
         self.how.budget = Some(times);
         self

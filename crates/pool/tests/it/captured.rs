@@ -100,6 +100,11 @@ fn a_worker_without_room_for_descriptors_says_so_and_takes_them_when_it_has() {
     let error = pool.map_with(&read, [()]).unwrap_err();
     let TaskError::BadArguments(why) = &error else { panic!("{error}") };
     assert!(why.contains("descriptor"), "{why}");
+    // However many there are: none stays in the way of others, or of tasks.
+    for n in 0..400_u32 {
+        let array = Array::from_slice(&[n]).unwrap();
+        assert!(pool.map_with(&task!(move |_: ()| array.get(0).unwrap(); array), [()]).is_err());
+    }
     // The pool and its worker go on; what was in the way is taken later, and not for something else.
     assert_eq!(pool.apply(|n: u8| n + 1, 1).unwrap(), 2);
     pool.apply(|()| HELD.lock().unwrap().clear(), ()).unwrap();

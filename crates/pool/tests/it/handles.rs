@@ -2,6 +2,7 @@
 
 use crate::support::{Notebook, note, settled, wait_until};
 use procession_pool::{Pool, Task, TaskError, WaitFor, as_completed, wait};
+use serde::{Deserialize, Serialize};
 use std::{
     future::{Future, IntoFuture},
     pin::{Pin, pin},
@@ -563,4 +564,58 @@ fn many_threads_submit_wait_call_back_and_await_at_once() {
         }
     });
     assert_eq!(called.load(Ordering::Relaxed), 150);
+}
+
+#[test]
+fn calls_larger_than_a_lane_go_on_though_nobody_waits() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let (pool, notebook) = (Pool::new(1).unwrap(), Notebook::new());
+    let large = |(path, bytes): (String, Vec<u8>)| note(path, bytes.len() as u64);
+    let task = pool.submit(large, (notebook.path(), vec![1_u8; 10 << 20])).unwrap();
+    assert_eq!(notebook.wait_for(1), [10 << 20]);
+    // Results as well, of which nobody takes any.
+    let many = |(path, n): (String, u64)| {
+        note(path, n);
+        vec![0_u8; 100_000]
+    };
+    let results = pool.map_async(many, (0..50).map(|n| (notebook.path(), n))).unwrap();
+    notebook.wait_for(51);
+    task.get().unwrap();
+    assert_eq!(results.get().unwrap().len(), 50);
+}
+
+/// A value that goes, and does not come.
+#[derive(Debug)]
+struct PanicsHere(u32);
+
+impl Serialize for PanicsHere {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for PanicsHere {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<PanicsHere, D::Error> {
+        panic!("by design")
+    }
+}
+
+#[test]
+fn a_value_whose_decoder_panics_is_an_error_however_it_is_asked_for() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let pool = Pool::new(1).unwrap();
+    let call = || pool.submit(PanicsHere, 5).unwrap();
+    let (send, receive) = mpsc::channel();
+    let told = call();
+    told.on_done(move |result| send.send(result.is_err()).unwrap());
+    assert!(receive.recv().unwrap());
+    assert!(matches!(told.get(), Err(TaskError::BadResult(_))));
+    let looked_at = call();
+    looked_at.wait();
+    assert!(looked_at.error().is_some() && !looked_at.cancelled());
+    assert!(matches!(looked_at.get(), Err(TaskError::BadResult(_))));
+    let many = pool.map_async(PanicsHere, 0..4).unwrap();
+    many.wait();
+    assert!(many.error().is_some());
+    assert!(matches!(many.get(), Err(TaskError::BadResult(_))));
 }

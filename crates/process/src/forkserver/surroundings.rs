@@ -90,7 +90,8 @@ pub(super) fn environment_is(known: &[(OsString, OsString)], alone: bool) -> boo
 ///
 /// It cannot be asked for without setting it, but in `/proc`. So it is set to what it was last: mostly that changes
 /// nothing, and otherwise it is set back before anybody can create a file, since there is neither another thread nor,
-/// for that moment, a signal handler.
+/// for that moment, a signal handler. (Files that io_uring creates for this thread in that moment, and a process that
+/// shares the umask by `CLONE_FS`, would see it; neither is made by this crate.)
 pub(super) fn umask(alone: bool) -> Option<u32> {
     /// No mask.
     const UNKNOWN: u32 = u32::MAX;

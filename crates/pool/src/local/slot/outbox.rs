@@ -133,8 +133,12 @@ impl Slot {
                 parcel.mark_delivered();
                 about(wire::DEFINE_PARCEL, id, &[])
             }
-            // Where the worker has ended, this goes nowhere.
-            Err(error) => about(wire::REFUSE, id, error.to_string().as_bytes()),
+            // Where the worker has ended, this goes nowhere. The next task tries again.
+            Err(error) => {
+                self.functions.remove(&id);
+                self.last = None;
+                about(wire::REFUSE, id, error.to_string().as_bytes())
+            }
         };
         self.flush_one(Outgoing::Fragments { message, at: 0, carries: Carries::Function(id, key) })
     }
