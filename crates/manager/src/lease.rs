@@ -449,8 +449,20 @@ impl Lease {
         late: Option<Undo>,
         read: impl FnOnce(&mut Answer<'_>) -> Result<R>,
     ) -> Result<R> {
+        let late = late.map(|undo| Late { undo, object: self.object, patient: false });
+        self.ask_with(doing, request, timeout, late, read)
+    }
+
+    /// As [`ask_late`](Lease::ask_late).
+    pub(crate) fn ask_with<R>(
+        &self,
+        doing: &'static str,
+        request: Request,
+        timeout: Option<Duration>,
+        late: Option<Late>,
+        read: impl FnOnce(&mut Answer<'_>) -> Result<R>,
+    ) -> Result<R> {
         let client = self.client(doing)?;
-        let late = late.map(|undo| Late { undo, object: self.object });
         let (frame, number) = client.call_late(doing, request, timeout, late)?;
         let input = Reader::new(&frame.payload);
         read(&mut Answer { doing, site: &self.site, client: &client, input, number })

@@ -40,7 +40,7 @@ use rustix::{
     buffer::spare_capacity,
     event::epoll::{self, CreateFlags, EventData, EventFlags},
     io::Errno,
-    net::{RecvFlags, SendFlags, sockopt},
+    net::{AddressFamily, RecvFlags, SendFlags, sockopt},
 };
 use std::{
     collections::HashMap,
@@ -232,7 +232,10 @@ impl Server {
             let _ = sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(5));
             let _ = sockopt::set_tcp_keepcnt(&socket, 4);
         }
-        let pid = sockopt::socket_peercred(&socket).map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32);
+        // Of other sockets the kernel tells a pid of 0, which is none.
+        let local = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX);
+        let peer = local.then(|| sockopt::socket_peercred(&socket).ok()).flatten();
+        let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32);
         self.world.peers.insert(number, Peer { pid, ..Peer::default() });
         self.conns.insert(number, Conn { socket, private, input: Vec::new(), held: false, interest });
     }
