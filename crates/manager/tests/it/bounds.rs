@@ -123,3 +123,22 @@ fn a_client_that_asks_and_asks_leaves_others_their_turn() {
         .collect();
     askers.into_iter().for_each(|asker| assert_eq!(asker.join().unwrap(), 2_000_000));
 }
+
+#[test]
+fn a_forked_childs_copy_of_a_guard_gives_nothing_back() {
+    let _watchdog = test_watchdog();
+    procession_testkit::isolated(procession_testkit::test_name!(), || {
+        let manager = Manager::start().unwrap();
+        let (lock, semaphore) = (manager.lock().unwrap(), manager.semaphore(2).unwrap());
+        let mut held = Some((lock.lock().unwrap(), semaphore.permit().unwrap()));
+        procession_testkit::forked(|| {
+            let _own = semaphore.permit().unwrap();
+            drop(held.take());
+            assert!(lock.is_locked().unwrap());
+            assert_eq!(semaphore.value().unwrap(), 0);
+        });
+        assert!(lock.is_locked().unwrap());
+        drop(held);
+        eventually("both are free", LONG, || !lock.is_locked().unwrap() && semaphore.value().unwrap() == 2);
+    });
+}

@@ -323,3 +323,19 @@ fn many_requests_at_once_are_all_answered() {
     }
     writes.join().unwrap();
 }
+
+#[test]
+fn many_entries_are_inserted_all_or_none() {
+    let _watchdog = test_watchdog();
+    let (_manager, address) = manager();
+    let mut raw = Raw::greeted(&address);
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    raw.0.write_all(&frame(0, 2, 2, 0, &words(&[1, 0]))).unwrap();
+    let dict = u64::from_le_bytes(raw.reply().unwrap().1[..8].try_into().unwrap());
+    // Key, value, and the objects in it: none, then one that does not exist.
+    let entries = words(&[2, 8, 1, 8, 1, 0, 8, 2, 8, 2, 1, 1 << 40]);
+    raw.0.write_all(&frame(0, 37, 3, dict, &entries)).unwrap();
+    assert_ne!(raw.status(), Some(0));
+    raw.0.write_all(&frame(0, 20, 4, dict, &[])).unwrap();
+    assert_eq!(raw.reply().unwrap(), (0, words(&[0])));
+}
