@@ -95,6 +95,7 @@ compile_error!("procession supports Linux only");
 
 mod client;
 mod error;
+mod frames;
 mod hosted;
 mod lease;
 mod manager;
