@@ -5,11 +5,15 @@
 //! reads the socket and hands out what comes; it leaves when it has its own reply, and wakes another one to read on. So no
 //! thread of ours is needed, and a lone caller has no switch of threads.
 //!
+//! One thread sends at a time (`Row::busy`). What has no reply never waits for it: it is laid down in `Row::bytes`, and the
+//! sender sends it behind its own frame. So does the rest of a frame whose caller had no more time, before anything else.
+//!
 //! # Invariants
 //! 1. The reader is in `State`, or in the hands of one thread that waits for a reply.
 //! 2. A number is in `pending` from before its frame is sent until its reply was taken, or nobody wants it any more; what
 //!    an unwanted reply brought is given back ([`Late`]).
-//! 3. Once `dead` is set it stays, and everybody in `pending` is told.
+//! 3. What was laid down in `Row::bytes` goes out before any frame that is begun later: frames are never mixed.
+//! 4. Once `dead` is set it stays, and everybody in `pending` is told.
 //!
 //! # When a process dies
 //! The server's death is the end of the socket, which the reader sees at once and tells all. This process's death closes it,
@@ -18,16 +22,16 @@
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    proto::{self, HEADER, Header, Kind, Op, Reader},
+    frames::FrameReader,
+    proto::{self, Header, Kind, Op, Reader},
 };
 use procession_channel::net;
 use procession_parcel::{Panic, codec, function::image};
 use procession_sys::{Deadline, fd};
 use rustix::{
-    buffer::spare_capacity,
     event::{PollFd, PollFlags},
     io::Errno,
-    net::{RecvFlags, SendFlags},
+    net::SendFlags,
 };
 use std::{
     collections::HashMap,
@@ -42,6 +46,10 @@ use std::{
 
 /// How long a client waits beyond a call's time for the server to say that it is over.
 const SLACK: Duration = Duration::from_secs(1);
+/// How long a message without a reply may wait for room, before it is left for the next who sends or reads.
+const TELL: Duration = Duration::from_secs(1);
+/// How long a sender waits for room before it looks whether it should read.
+const SLICE: Duration = Duration::from_millis(50);
 
 /// A payload that came.
 pub(crate) struct Frame {
@@ -59,6 +67,8 @@ pub(crate) const TRANSIT: u64 = 1;
 pub(crate) struct Late {
     pub(crate) undo: Undo,
     pub(crate) object: u64,
+    /// The reply may take longer than the call's time: it is waited for as long as the server answers pings.
+    pub(crate) patient: bool,
 }
 
 /// From a reply's payload and its request's number: how to give back what it brought.
@@ -79,6 +89,17 @@ struct State {
     dead: Option<String>,
 }
 
+/// What is to be sent.
+#[derive(Default)]
+struct Row {
+    /// Somebody sends.
+    busy: bool,
+    /// The rest of a frame that was begun, and messages without a reply.
+    bytes: Vec<u8>,
+    /// A message has waited for room in vain: nobody waits for that again until something went out.
+    stuck: bool,
+}
+
 pub(crate) struct Client {
     socket: OwnedFd,
     /// Which of forked copies this connection belongs to (`site::generation`).
@@ -88,7 +109,9 @@ pub(crate) struct Client {
     pub(crate) server_pid: u32,
     pub(crate) identity: [u8; 16],
     pub(crate) trusted: bool,
-    sending: Mutex<()>,
+    row: Mutex<Row>,
+    /// For whoever waits until nobody sends.
+    turn: Condvar,
     state: Mutex<State>,
     next: AtomicU64,
     /// The leases of this process.
@@ -178,7 +201,8 @@ pub(crate) fn connect(
         server_pid: 0,
         identity: [0; 16],
         trusted: false,
-        sending: Mutex::new(()),
+        row: Mutex::default(),
+        turn: Condvar::new(),
         state: Mutex::new(State {
             reader: Some(FrameReader::default()),
             pending: HashMap::new(),
@@ -243,8 +267,16 @@ impl Client {
             state.pending.insert(number, Slot::default());
         }
         let deadline = timeout.map(|timeout| Deadline::after(timeout.saturating_add(SLACK)));
-        let outcome = match self.send(&request.out) {
-            Ok(()) => self.wait(doing, number, deadline, late),
+        let outcome = match self.send(&request.out, deadline) {
+            Ok(true) => self.wait(doing, number, deadline, late),
+            Ok(false) => {
+                let mut state = lock(&self.state);
+                state.pending.remove(&number);
+                return Err(match &state.dead {
+                    Some(cause) => Error::gone(doing, cause.clone()),
+                    None => Error::new(ErrorKind::Timeout, doing, "the server did not read in time"),
+                });
+            }
             Err(cause) => {
                 // What the server said before it left is of no use, but tells why.
                 self.bury(format!("the connection to the server is gone: {cause}"));
@@ -263,35 +295,135 @@ impl Client {
         let mut request = Request::new(op, object);
         write(&mut request.out);
         proto::end(&mut request.out, 0, Kind::OneWay, op as u16, 0, object);
-        if let Err(cause) = self.send(&request.out) {
-            self.bury(format!("the connection to the server is gone: {cause}"));
-        }
+        lock(&self.row).bytes.extend_from_slice(&request.out);
+        self.flush();
     }
 
-    fn send(&self, bytes: &[u8]) -> std::io::Result<()> {
-        let _turn = lock(&self.sending);
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match rustix::net::send(&self.socket, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(sent) => rest = &rest[sent..],
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.wait_for_room()?,
-                Err(error) => return Err(error.into()),
+    /// Sends what was laid down, unless somebody sends already, who does it then.
+    fn flush(&self) {
+        let mut row = lock(&self.row);
+        if row.busy || row.bytes.is_empty() {
+            return;
+        }
+        row.busy = true;
+        let outcome = self.send_row(row);
+        self.end_turn(outcome);
+    }
+
+    /// Sends what was laid down, by the one who is `busy`.
+    fn send_row<'a>(&'a self, mut row: MutexGuard<'a, Row>) -> std::io::Result<()> {
+        let deadline = Deadline::after(if row.stuck { Duration::ZERO } else { TELL });
+        while !row.bytes.is_empty() {
+            let mut bytes = std::mem::take(&mut row.bytes);
+            drop(row);
+            let sent = self.push(&bytes, Some(deadline))?;
+            row = lock(&self.row);
+            if sent < bytes.len() {
+                bytes.drain(..sent);
+                bytes.append(&mut row.bytes);
+                row.bytes = bytes;
+                row.stuck = true;
+                break;
             }
         }
+        // With the lock in hand: what is laid down later finds nobody who sends.
+        row.busy = false;
         Ok(())
     }
 
+    /// Lets the next one send.
+    fn end_turn(&self, outcome: std::io::Result<()>) {
+        if let Err(cause) = outcome {
+            self.bury(format!("the connection to the server is gone: {cause}"));
+            let mut row = lock(&self.row);
+            (row.busy, row.bytes) = (false, Vec::new());
+        }
+        self.turn.notify_one();
+    }
+
+    /// Sends a frame; false if it was not begun in time. One that was begun is sent to its end, by whoever sends next.
+    fn send(&self, frame: &[u8], deadline: Option<Deadline>) -> std::io::Result<bool> {
+        let mut row = lock(&self.row);
+        while row.busy {
+            row = match deadline {
+                None => self.turn.wait(row).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) if deadline.passed() => {
+                    // Perhaps this was the one that was woken.
+                    self.turn.notify_one();
+                    return Ok(false);
+                }
+                Some(deadline) => {
+                    let waited = self.turn.wait_timeout(row, deadline.remaining());
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        row.busy = true;
+        let before = std::mem::take(&mut row.bytes);
+        drop(row);
+        let mut outcome = self.push(&before, deadline);
+        let (mut rest, mut begun) = (Vec::new(), false);
+        match outcome {
+            Ok(sent) if sent < before.len() => rest.extend_from_slice(&before[sent..]),
+            Ok(_) => {
+                outcome = self.push(frame, deadline);
+                if let Ok(sent) = outcome {
+                    begun = sent > 0;
+                    if begun {
+                        rest.extend_from_slice(&frame[sent..]);
+                    }
+                }
+            }
+            Err(_) => {}
+        }
+        let sent = match outcome {
+            Ok(_) => {
+                let mut row = lock(&self.row);
+                // The caller's time is over: the rest goes when there is room.
+                row.stuck |= !rest.is_empty();
+                rest.append(&mut row.bytes);
+                row.bytes = rest;
+                self.send_row(row)
+            }
+            Err(error) => Err(error),
+        };
+        let failed = sent.as_ref().err().map(|error| std::io::Error::new(error.kind(), error.to_string()));
+        self.end_turn(sent);
+        failed.map_or(Ok(begun), Err)
+    }
+
+    /// Sends what the socket takes until the deadline; tells how much. At least once it is tried.
+    fn push(&self, bytes: &[u8], deadline: Option<Deadline>) -> std::io::Result<usize> {
+        let mut at = 0;
+        while at < bytes.len() {
+            match rustix::net::send(&self.socket, &bytes[at..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(sent) => {
+                    if at == 0 {
+                        lock(&self.row).stuck = false;
+                    }
+                    at += sent;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if deadline.is_some_and(Deadline::passed) => break,
+                Err(Errno::AGAIN) => self.wait_for_room(deadline)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(at)
+    }
+
     /// The server reads from nobody who does not read its replies: so they are read meanwhile.
-    fn wait_for_room(&self) -> std::io::Result<()> {
+    fn wait_for_room(&self, deadline: Option<Deadline>) -> std::io::Result<()> {
+        // In slices: who reads may leave.
+        let slice = Deadline::after(SLICE);
+        let slice = deadline.map_or(slice, |deadline| deadline.min(slice));
         let reader = lock(&self.state).reader.take();
         let Some(mut reader) = reader else {
             // Somebody else reads.
-            fd::writable(self.socket.as_fd(), None)?;
-            return Ok(());
+            return fd::writable(self.socket.as_fd(), Some(slice)).map(drop);
         };
         let mut poll = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN | PollFlags::OUT)];
-        let waited = fd::wait(&mut poll, None);
+        let waited = fd::wait(&mut poll, Some(slice));
         let read = match poll[0].revents().contains(PollFlags::IN) {
             true => reader.next(&self.socket, Some(Deadline::from_nanos(0))),
             false => Ok(None),
@@ -313,8 +445,10 @@ impl Client {
             state.reader = Some(reader);
             state.wake_next();
         }
-        if let Some((op, object, argument)) = late {
-            self.tell(op, object, |out| proto::put_u64(out, argument));
+        match late {
+            Some((op, object, argument)) => self.tell(op, object, |out| proto::put_u64(out, argument)),
+            // What found no room may find some now.
+            None => self.flush(),
         }
     }
 
@@ -326,11 +460,12 @@ impl Client {
         &self,
         doing: &'static str,
         number: u64,
-        deadline: Option<Deadline>,
+        mut deadline: Option<Deadline>,
         late: Option<Late>,
     ) -> Result<Frame> {
         let mut state = lock(&self.state);
         loop {
+            let dead = state.dead.is_some();
             let Some(slot) = state.pending.get_mut(&number) else {
                 return Err(Error::gone(doing, "its request was forgotten"));
             };
@@ -340,6 +475,23 @@ impl Client {
                 return Ok(frame);
             }
             let over = deadline.is_some_and(Deadline::passed);
+            if over && late.is_some_and(|late| late.patient) && !dead {
+                // Nobody is to leave the reading to it meanwhile.
+                slot.waiter = None;
+                drop(state);
+                let answered = self.call(doing, Request::new(Op::Ping, 0), Some(Duration::ZERO)).is_ok();
+                state = lock(&self.state);
+                if answered {
+                    deadline = Some(Deadline::after(SLACK));
+                    continue;
+                }
+                // What came while nobody looked counts.
+                let came = state.pending.get(&number).is_some_and(|slot| slot.reply.is_some());
+                if came {
+                    continue;
+                }
+            }
+            let Some(slot) = state.pending.get_mut(&number) else { continue };
             if over {
                 (slot.left, slot.late) = (true, late);
             }
@@ -415,8 +567,11 @@ impl State {
     /// Somebody who waits is to read now.
     fn wake_next(&self) {
         if self.reader.is_some()
-            && let Some(waiter) =
-                self.pending.values().find(|slot| slot.reply.is_none()).and_then(|slot| slot.waiter.as_ref())
+            && let Some(waiter) = self
+                .pending
+                .values()
+                .filter(|slot| slot.reply.is_none() && !slot.left)
+                .find_map(|slot| slot.waiter.as_ref())
         {
             waiter.notify_one();
         }
@@ -441,70 +596,6 @@ fn refused(doing: &'static str, status: u16, payload: &[u8]) -> Error {
         return Error::panicked(doing, panic);
     }
     Error::new(kind, doing, text)
-}
-
-/// Frames out of a stream of bytes.
-#[derive(Default)]
-struct FrameReader {
-    input: Vec<u8>,
-    start: usize,
-}
-
-/// Payloads longer than this are not copied, where they come alone.
-const LARGE: usize = 64 << 10;
-
-impl FrameReader {
-    /// The next frame; `None` at the deadline. One that has begun is kept for the next call.
-    fn next(
-        &mut self,
-        socket: &OwnedFd,
-        deadline: Option<Deadline>,
-    ) -> std::io::Result<Option<(Header, Vec<u8>)>> {
-        const STEP: usize = 64 << 10;
-        loop {
-            let have = &self.input[self.start..];
-            let mut missing = HEADER;
-            if let Some((header, rest)) = have.split_first_chunk::<HEADER>() {
-                let invalid = |cause: String| std::io::Error::new(std::io::ErrorKind::InvalidData, cause);
-                let header = Header::decode(header).map_err(|malformed| invalid(malformed.0))?;
-                let len =
-                    usize::try_from(header.len).map_err(|_| invalid("a frame beyond memory".to_owned()))?;
-                if let Some(payload) = rest.get(..len) {
-                    if len > LARGE && rest.len() == len {
-                        let mut payload = std::mem::take(&mut self.input);
-                        payload.drain(..self.start + HEADER);
-                        self.start = 0;
-                        return Ok(Some((header, payload)));
-                    }
-                    let payload = payload.to_vec();
-                    self.start += HEADER + len;
-                    if self.start == self.input.len() {
-                        self.start = 0;
-                        self.input.clear();
-                        self.input.shrink_to(16 * STEP);
-                    }
-                    return Ok(Some((header, payload)));
-                }
-                missing = len - rest.len();
-            }
-            self.input.drain(..self.start);
-            self.start = 0;
-            let step = missing.min(STEP.max(self.input.len())).max(4096);
-            self.input.reserve(step);
-            if deadline.is_some() && !fd::readable(socket.as_fd(), deadline)? {
-                return Ok(None);
-            }
-            match rustix::net::recv(socket, spare_capacity(&mut self.input), RecvFlags::empty()) {
-                Ok((_, 0)) => {
-                    return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it hung up"));
-                }
-                Ok(_) => {}
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => drop(fd::readable(socket.as_fd(), deadline)?),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
 }
 
 impl fmt::Debug for Client {

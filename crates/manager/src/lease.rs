@@ -416,16 +416,28 @@ impl Answer<'_> {
 
     pub(crate) fn values<T: DeserializeOwned + 'static>(&mut self) -> Result<Vec<T>> {
         let count = self.count(16)?;
-        let mut values = Vec::with_capacity(count);
+        self.each(count, Answer::value)
+    }
+
+    /// Reads so many things: all of them, so that the leases of what cannot be decoded are known, and let go.
+    pub(crate) fn each<R>(&mut self, count: usize, read: impl Fn(&mut Self) -> Result<R>) -> Result<Vec<R>> {
+        let mut things = Vec::with_capacity(count);
         let mut outcome = Ok(());
         for _ in 0..count {
-            // All are read, so that the leases of all of them are known, and let go.
-            match self.value() {
-                Ok(value) => values.push(value),
-                Err(error) => outcome = Err(error),
+            match read(self) {
+                Ok(thing) => things.push(thing),
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
-        outcome.map(|()| values)
+        outcome.map(|()| things)
+    }
+
+    /// A key and its value.
+    pub(crate) fn entry<K: DeserializeOwned + 'static, V: DeserializeOwned + 'static>(
+        &mut self,
+    ) -> Result<(K, V)> {
+        let (key, value) = (self.key(), self.value());
+        Ok((key?, value?))
     }
 }
 
@@ -449,8 +461,20 @@ impl Lease {
         late: Option<Undo>,
         read: impl FnOnce(&mut Answer<'_>) -> Result<R>,
     ) -> Result<R> {
+        let late = late.map(|undo| Late { undo, object: self.object, patient: false });
+        self.ask_with(doing, request, timeout, late, read)
+    }
+
+    /// As [`ask_late`](Lease::ask_late).
+    pub(crate) fn ask_with<R>(
+        &self,
+        doing: &'static str,
+        request: Request,
+        timeout: Option<Duration>,
+        late: Option<Late>,
+        read: impl FnOnce(&mut Answer<'_>) -> Result<R>,
+    ) -> Result<R> {
         let client = self.client(doing)?;
-        let late = late.map(|undo| Late { undo, object: self.object });
         let (frame, number) = client.call_late(doing, request, timeout, late)?;
         let input = Reader::new(&frame.payload);
         read(&mut Answer { doing, site: &self.site, client: &client, input, number })

@@ -43,7 +43,8 @@
 //! # Calls that block
 //! A call that must wait (a lock, an empty queue, a condition, a barrier) is parked in the server, and costs nobody else
 //! anything. The server keeps its time. It ends by the state's change, by its time, or with its client. A client whose server
-//! does not keep the time (it is stopped) gives up a second later, and what comes too late is given back.
+//! does not keep the time (it is stopped) gives up a second later, and what comes too late is given back. What was put by a
+//! call whose time was over may still arrive.
 //!
 //! # Functions
 //! `update` and `call` send a function to the data, by reference: it captures nothing, and is part of this very program. They
@@ -69,7 +70,19 @@
 //!   gone.
 //! * **The owner**: the kernel kills the server.
 //! * **A forked child** has its parent's proxies, and makes a connection and leases of its own when it uses one. Until then
-//!   its parent's leases keep the object.
+//!   its parent's leases keep the object. Guards and permits stay the parent's: the child's copies do nothing.
+//!
+//! # What it does not do
+//! * A forked child that does not use the parent's sessions or proxies keeps a copy of its parent's socket. If it outlives
+//!   its parent, the server does not see that the parent is dead until the child ends, and the parent's locks stay taken.
+//!   What is executed anew has no such copy.
+//! * A bare `fork` while another thread is in the middle of the first use of a session or proxy leaves the child with that
+//!   one's lock taken: only what the forking process has used before is of use in the child.
+//! * Functions run on at most 64 threads: if as many block at once, others wait for them.
+//! * Connections at a public address are not counted: whoever knows the key can use up the server's descriptors. Those who
+//!   are connected are served on.
+//! * A message without a reply, as the end of a guard is, waits for a second for a server that does not read, then goes with
+//!   this process's next call or reply.
 //!
 //! # Who is let in
 //! Each manager draws a key. Proxies and sessions carry it in parcels, so processes that get one can use it, and nobody else
@@ -82,6 +95,7 @@ compile_error!("procession supports Linux only");
 
 mod client;
 mod error;
+mod frames;
 mod hosted;
 mod lease;
 mod manager;

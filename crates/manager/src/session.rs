@@ -97,7 +97,9 @@ impl Session {
 
     pub(crate) fn ask_to_end(&self, timeout: Duration) -> Result<()> {
         const DOING: &str = "end the server";
-        self.site.client(DOING)?.call(DOING, Request::new(Op::Shutdown, 0), Some(timeout)).map(drop)
+        // A server that does not answer is not waited for: its owner has other means.
+        let client = self.site.client_soon(DOING, timeout)?;
+        client.call(DOING, Request::new(Op::Shutdown, 0), Some(timeout)).map(drop)
     }
 
     /// What the server keeps (Python's `_number_of_objects` and `_debug_info`).

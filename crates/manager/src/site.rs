@@ -15,7 +15,7 @@ use procession_sys::{
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, Once, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, Once, PoisonError, TryLockError, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -65,14 +65,35 @@ impl Site {
 
     /// The connection, which is made when it is first needed. One that is dead stays so: what was held by way of it is gone.
     pub(crate) fn client(&self, doing: &'static str) -> Result<Arc<Client>> {
-        let mut place = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        self.connected(place, doing, PATIENCE)
+    }
+
+    /// As [`client`](Site::client), but waits for nobody who connects, and no longer than `patience` for the server.
+    pub(crate) fn client_soon(&self, doing: &'static str, patience: Duration) -> Result<Arc<Client>> {
+        let place = match self.client.try_lock() {
+            Ok(place) => place,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(ErrorKind::Timeout, doing, "another thread connects"));
+            }
+        };
+        self.connected(place, doing, patience)
+    }
+
+    fn connected(
+        &self,
+        mut place: MutexGuard<'_, Option<Arc<Client>>>,
+        doing: &'static str,
+        patience: Duration,
+    ) -> Result<Arc<Client>> {
         if let Some(client) = &*place
             && client.generation == generation()
             && !client.is_dead()
         {
             return Ok(client.clone());
         }
-        let client = client::connect(&self.address, &self.key, client::CLIENT, PATIENCE).map_err(
+        let client = client::connect(&self.address, &self.key, client::CLIENT, patience).map_err(
             |error| match error.kind() {
                 ErrorKind::ServerGone => Error::gone(doing, error.to_string()).with_source(error),
                 _ => error,

@@ -84,7 +84,7 @@ where
             if !answer.bool()? {
                 return Ok(None);
             }
-            Ok(Some((answer.key()?, answer.value()?)))
+            answer.entry().map(Some)
         })
     }
 
@@ -127,7 +127,7 @@ where
         for key in &keys {
             request = request.bytes(key);
         }
-        self.proxy.ask(DOING, request, |answer| keys.iter().map(|_| answer.option()).collect())
+        self.proxy.ask(DOING, request, |answer| answer.each(keys.len(), |answer| answer.option()))
     }
 
     /// Puts several entries, in one round trip and one step. Python's `update`.
@@ -172,13 +172,13 @@ where
         self.proxy.ask(DOING, request, |answer| {
             let (_version, _next) = (answer.u64()?, answer.u64()?);
             let count = answer.count(8)?;
-            (0..count).map(|_| entry(answer)).collect()
+            answer.each(count, entry)
         })
     }
 
     /// All entries as they are at one moment, in the order of insertion. Python's `copy` and `items`.
     pub fn snapshot(&self) -> Result<Vec<(K, V)>> {
-        self.page(KEYS | VALUES, |answer| Ok((answer.key()?, answer.value()?)))
+        self.page(KEYS | VALUES, |answer| answer.entry())
     }
 
     /// All keys as they are at one moment.
@@ -262,8 +262,7 @@ where
         let (version, next, page) = proxy.ask(DOING, request, |answer| {
             let (version, next) = (answer.u64()?, answer.u64()?);
             let count = answer.count(8)?;
-            let page = (0..count).map(|_| Ok((answer.key()?, answer.value()?))).collect::<Result<_>>()?;
-            Ok((version, next, page))
+            Ok((version, next, answer.each(count, |answer| answer.entry())?.into()))
         })?;
         self.version = version;
         self.next = (next != u64::MAX).then_some(next);

@@ -2,11 +2,12 @@
 
 use super::nanos;
 use crate::{
-    client::Undo,
+    client::{Late, Undo},
     error::{Error, ErrorKind, LockError, Result},
     hosted::hosted,
     lease::Proxy,
     proto::{Op, put_u64},
+    site::generation,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -42,7 +43,10 @@ fn this_thread() -> u64 {
 /// What a lock is held by.
 struct Hold {
     proxy: Proxy,
+    /// 0 once it is lost.
     token: u64,
+    /// Which of forked copies took it.
+    generation: u32,
 }
 
 impl Hold {
@@ -50,17 +54,24 @@ impl Hold {
     fn take(proxy: &Proxy, timeout: Option<Duration>) -> Result<Option<(Hold, u32)>> {
         const DOING: &str = "take a lock";
         let request = proxy.request(Op::Acquire).u64(nanos(timeout)).u64(this_thread());
-        let late: Undo = |reply, number| (reply.u64() != Ok(0)).then_some((Op::ReleaseLock, number));
+        // By the reply's token: a lock that was taken again has the one of the first time.
+        let late: Undo =
+            |reply, _| reply.u64().ok().filter(|token| *token != 0).map(|token| (Op::ReleaseLock, token));
+        let generation = generation();
         let (token, died) = proxy.ask_late(DOING, request, timeout, Some(late), |answer| {
             let token = answer.u64()?;
             Ok((token, if token == 0 { 0 } else { answer.u64()? as u32 }))
         })?;
-        Ok((token != 0).then(|| (Hold { proxy: proxy.clone(), token }, died)))
+        Ok((token != 0).then(|| (Hold { proxy: proxy.clone(), token, generation }, died)))
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        // A forked child's copy holds nothing: the lock is its parent's.
+        if self.token == 0 || self.generation != generation() {
+            return;
+        }
         // A server that is gone has no lock.
         if let Ok(client) = self.proxy.client("let a lock go") {
             client.tell(Op::ReleaseLock, self.proxy.object, |out| put_u64(out, self.token));
@@ -218,7 +229,12 @@ impl Condition {
         let proxy = &self.lock.proxy;
         let request = proxy.request(Op::WaitFor).u64(self.number).u64(guard.hold.token).u64(nanos(timeout));
         // The lock is taken again before the reply, however long that takes.
-        proxy.ask(DOING, request, |answer| {
+        let undo: Undo = |reply, _| {
+            let (_, _, token) = (reply.u64().ok()?, reply.u64().ok()?, reply.u64().ok()?);
+            Some((Op::ReleaseLock, token))
+        };
+        let late = timeout.map(|_| Late { undo, object: proxy.object, patient: true });
+        let outcome = proxy.ask_with(DOING, request, timeout, late, |answer| {
             let (notified, died) = (answer.bool()?, answer.u64()?);
             match (notified, died) {
                 (true, _) => Ok(Waited::Notified),
@@ -228,10 +244,18 @@ impl Condition {
                     Err(Error::new(ErrorKind::Lost, DOING, text))
                 }
             }
-        })
+        });
+        if outcome.as_ref().is_err_and(Error::is_timeout) {
+            // Should the server give it back later, it is let go at once.
+            guard.hold.token = 0;
+        }
+        outcome
     }
 
     fn check(&self, doing: &'static str, guard: &RGuard) -> Result<()> {
+        if guard.hold.token == 0 || guard.hold.generation != generation() {
+            return Err(Error::new(ErrorKind::NotOwner, doing, "the guard does not hold the lock any more"));
+        }
         match guard.hold.proxy.is_same(&self.lock.proxy) {
             true => Ok(()),
             false => Err(crate::lease::invalid(doing, "the guard is another lock's")),
@@ -247,10 +271,10 @@ impl Condition {
         self.wait_for(guard, None).map(drop)
     }
 
-    /// As [`wait`](Condition::wait), for so long.
+    /// As [`wait`](Condition::wait), for so long; then the lock is waited for, as long as the server lives.
     ///
     /// # Errors
-    /// As [`wait`](Condition::wait).
+    /// As [`wait`](Condition::wait); [`ErrorKind::Timeout`] if the server does not answer: then the guard has lost the lock.
     pub fn wait_timeout(&self, guard: &mut RGuard, timeout: Duration) -> Result<Waited> {
         self.wait_for(guard, Some(timeout))
     }

@@ -7,6 +7,7 @@ use crate::{
     hosted::hosted,
     lease::Proxy,
     proto::{Op, put_u64},
+    site::generation,
 };
 use std::{fmt, time::Duration};
 
@@ -24,10 +25,22 @@ hosted! {
 #[must_use = "the permit returns when this is dropped"]
 pub struct Permit {
     proxy: Proxy,
+    /// Which of forked copies took it.
+    generation: u32,
+}
+
+impl Permit {
+    fn of(proxy: &Proxy) -> Permit {
+        Permit { proxy: proxy.clone(), generation: generation() }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        // A forked child's copy is no permit: that is its parent's.
+        if self.generation != generation() {
+            return;
+        }
         // A server that is gone has no permits.
         if let Ok(client) = self.proxy.client("return a permit") {
             client.tell(Op::GiveOwned, self.proxy.object, |out| put_u64(out, 1));
@@ -80,13 +93,13 @@ macro_rules! semaphore {
             /// Takes a permit that is this process's, and waits for one.
             pub fn permit(&self) -> Result<Permit> {
                 acquire(&self.proxy, None, true)?;
-                Ok(Permit { proxy: self.proxy.clone() })
+                Ok(Permit::of(&self.proxy))
             }
 
             /// Takes a permit that is this process's, and waits for one for so long.
             pub fn permit_timeout(&self, timeout: Duration) -> Result<Option<Permit>> {
                 let came = acquire(&self.proxy, Some(timeout), true)?;
-                Ok(came.then(|| Permit { proxy: self.proxy.clone() }))
+                Ok(came.then(|| Permit::of(&self.proxy)))
             }
 
             /// How many permits there are now.

@@ -36,6 +36,15 @@ fn plain(bytes: &[u8], refs: &[u64]) -> Result<Vec<u8>, Trouble> {
     ))
 }
 
+/// Whether a reply that begins there may grow on.
+fn bounded(reply: &Reply<'_>, begin: usize, world: &World) -> Result<(), Trouble> {
+    if (reply.len() - begin) as u64 <= world.limit {
+        return Ok(());
+    }
+    let text = format!("a reply of more than {} bytes: ask for less at once", world.limit);
+    Err(Trouble::fault(ErrorKind::Limit, text))
+}
+
 pub(crate) fn map(
     map: &mut Map,
     op: Op,
@@ -92,17 +101,22 @@ pub(crate) fn map(
             }
         }
         Op::GetMany => {
+            let begin = reply.len();
             for _ in 0..input.count(8)? {
                 let seen = map.get(value::key(input)?);
                 reply.bool(seen.is_some());
                 if let Some(seen) = seen {
                     reply.parts(seen.value, seen.refs);
                 }
+                bounded(reply, begin, world)?;
             }
         }
         Op::InsertMany => {
-            for _ in 0..input.count(24)? {
-                let (key, value) = (value::key(input)?, Value::read(counts, input)?);
+            // All of them or none.
+            let count = input.count(24)?;
+            let read = |_| Ok::<_, Trouble>((value::key(input)?, Value::read(counts, input)?));
+            let entries = (0..count).map(read).collect::<Result<Vec<_>, _>>()?;
+            for (key, value) in entries {
                 map.insert(key, value).map_err(full)?;
             }
         }
@@ -126,7 +140,7 @@ pub(crate) fn map(
             }
             reply.bool(equal);
         }
-        Op::Page => page(map, input, reply)?,
+        Op::Page => page(map, input, reply, world)?,
         Op::Update => {
             let key = value::key(input)?;
             let state = map.get(key).map(|seen| plain(seen.value, seen.refs)).transpose()?;
@@ -140,7 +154,7 @@ pub(crate) fn map(
 }
 
 /// Entries from a place on, as many as fit: if no key has come or gone since a version.
-fn page(map: &Map, input: &mut Reader<'_>, reply: &mut Reply<'_>) -> Result<(), Trouble> {
+fn page(map: &Map, input: &mut Reader<'_>, reply: &mut Reply<'_>, world: &World) -> Result<(), Trouble> {
     let (from, version, most, what) = (input.u64()?, input.u64()?, input.u64()?, input.u64()?);
     if version != u64::MAX && version != map.version() {
         return Err(Trouble::fault(ErrorKind::Changed, "the dictionary changed while it was looked through"));
@@ -162,6 +176,7 @@ fn page(map: &Map, input: &mut Reader<'_>, reply: &mut Reply<'_>) -> Result<(), 
             reply.fill(next, place as u64);
             break;
         }
+        bounded(reply, begin, world)?;
     }
     reply.fill(count, entries);
     Ok(())
@@ -242,6 +257,7 @@ pub(crate) fn list(
                 if (reply.len() - begin) as u64 >= most {
                     break;
                 }
+                bounded(reply, begin, world)?;
             }
             reply.fill(count, items);
         }
@@ -328,8 +344,14 @@ fn change(
         Op::Repeat => {
             let times = input.u64()?;
             let len = list.items.len() as u64;
-            if times.saturating_mul(len) > 1 << 28 {
-                return Err(Trouble::fault(ErrorKind::Limit, format!("{times} times {len} items")));
+            if len == 0 {
+                return input.end().map_err(Trouble::from);
+            }
+            // An item takes some room beside its bytes.
+            let one: u64 = list.items.iter().map(|item| item.bytes.len() as u64 + 64).sum();
+            if times > 1 && times.saturating_mul(one) > world.limit {
+                let text = format!("{times} times {len} items are more than {} bytes", world.limit);
+                return Err(Trouble::fault(ErrorKind::Limit, text));
             }
             if times == 0 {
                 list.items.clear();

@@ -73,6 +73,7 @@ impl Lock {
                 Some((_, notified)) => {
                     reply.bool(notified);
                     reply.u64(poison.into());
+                    reply.u64(next.owner.token);
                 }
             });
             if came {

@@ -33,14 +33,14 @@ use crate::{
     proto::{self, HEADER, Header, Kind, Malformed, Op, Reader},
     ship,
 };
-use body::{Apply, Deferred, Object, Task};
+use body::{Apply, Body, Deferred, Object, Task};
 use procession_channel::net::Listener;
 use procession_sys::Deadline;
 use rustix::{
     buffer::spare_capacity,
     event::epoll::{self, CreateFlags, EventData, EventFlags},
     io::Errno,
-    net::{RecvFlags, SendFlags, sockopt},
+    net::{AddressFamily, RecvFlags, SendFlags, sockopt},
 };
 use std::{
     collections::HashMap,
@@ -63,8 +63,13 @@ const FIRST: u64 = 16;
 const STEP: usize = 64 << 10;
 /// A client with as many bytes of replies unread is not read from.
 const HIGH: usize = 4 << 20;
+/// What a reply may have at least, however short frames must be.
+const LEAST: u64 = 64 << 20;
 /// The most requests of a client that wait at the same time.
 const OUTSTANDING: usize = 16 << 10;
+/// How many requests of a client are done, and for how long, before others have their turn.
+const SHARE: usize = 1024;
+const TURN: Duration = Duration::from_millis(2);
 /// How many clients are let in before others have their turn.
 const BATCH: usize = 64;
 /// How long no client is let in after there was no descriptor for one.
@@ -85,6 +90,8 @@ struct Conn {
     input: Vec<u8>,
     /// Requests in `input` wait until their client has read replies.
     held: bool,
+    /// It has had its share of this turn; the rest of `input` waits in `Server::more`.
+    yielded: bool,
     /// What the epoll looks for.
     interest: EventFlags,
 }
@@ -111,7 +118,19 @@ pub(crate) struct Server {
     world: World,
     next: u64,
     scratch: Vec<u8>,
+    /// Connections whose input is to be gone on with in the next turn.
+    more: Vec<u64>,
     over: bool,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        for (_, object) in self.objects.drain() {
+            if let Body::Custom(Some(hosted)) = object.body {
+                work::discard(hosted);
+            }
+        }
+    }
 }
 
 impl Server {
@@ -134,9 +153,10 @@ impl Server {
             objects: HashMap::new(),
             names: HashMap::new(),
             tickets: HashMap::new(),
-            world: World::new(),
+            world: World::new(bounds.max_frame.max(LEAST)),
             next: FIRST,
             scratch: Vec::new(),
+            more: Vec::new(),
             over: false,
         };
         let add = |fd: rustix::fd::BorrowedFd<'_>, number| {
@@ -156,7 +176,8 @@ impl Server {
     pub(crate) fn run(&mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(256);
         while !self.over {
-            let next = self.world.next_deadline().into_iter().chain(self.paused).min();
+            let now = (!self.more.is_empty()).then(|| Deadline::from_nanos(0));
+            let next = self.world.next_deadline().into_iter().chain(self.paused).chain(now).min();
             events.clear();
             let timeout = Deadline::timespec(next);
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
@@ -174,6 +195,13 @@ impl Server {
             }
             self.pass_time();
             self.settle();
+            for number in std::mem::take(&mut self.more) {
+                if let Some(conn) = self.conns.get_mut(&number) {
+                    conn.yielded = false;
+                    self.go_on(number);
+                    self.settle();
+                }
+            }
         }
         Ok(())
     }
@@ -232,9 +260,15 @@ impl Server {
             let _ = sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(5));
             let _ = sockopt::set_tcp_keepcnt(&socket, 4);
         }
-        let pid = sockopt::socket_peercred(&socket).map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32);
+        // Of other sockets the kernel tells a pid of 0, which is none.
+        let local = sockopt::socket_domain(&socket) == Ok(AddressFamily::UNIX);
+        let peer = local.then(|| sockopt::socket_peercred(&socket).ok()).flatten();
+        let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32);
         self.world.peers.insert(number, Peer { pid, ..Peer::default() });
-        self.conns.insert(number, Conn { socket, private, input: Vec::new(), held: false, interest });
+        self.conns.insert(
+            number,
+            Conn { socket, private, input: Vec::new(), held: false, yielded: false, interest },
+        );
     }
 
     fn ready(&mut self, number: u64, flags: EventFlags) {
@@ -249,7 +283,7 @@ impl Server {
 
     /// Reads once, and does what was asked.
     fn read(&mut self, number: u64) {
-        let Some(conn) = self.conns.get_mut(&number) else { return };
+        let Some(conn) = self.conns.get_mut(&number).filter(|conn| !conn.yielded) else { return };
         if conn.input.is_empty() {
             // Idle connections keep no memory.
             std::mem::swap(&mut conn.input, &mut self.scratch);
@@ -279,6 +313,7 @@ impl Server {
         let input = std::mem::take(&mut conn.input);
         let mut rest: &[u8] = &input;
         let mut broken = None;
+        let (mut done, mut share, mut yielded) = (0, None, false);
         while broken.is_none()
             && !self.is_full(number)
             && let Some((header, behind)) = rest.split_first_chunk::<HEADER>()
@@ -296,6 +331,12 @@ impl Server {
                 break;
             }
             let Some((payload, behind)) = behind.split_at_checked(header.len as usize) else { break };
+            if done == SHARE || share.is_some_and(Deadline::passed) {
+                yielded = true;
+                break;
+            }
+            done += 1;
+            share = share.or_else(|| Some(Deadline::after(TURN)));
             rest = behind;
             if let Err(malformed) = self.frame(number, &header, payload) {
                 broken = Some((header.request, Trouble::Malformed(malformed)));
@@ -311,7 +352,11 @@ impl Server {
         if let Some(conn) = self.conns.get_mut(&number) {
             conn.input = input;
             conn.input.drain(..conn.input.len() - left);
-            conn.held = full && left > 0;
+            conn.held = (full || yielded) && left > 0;
+            conn.yielded = yielded;
+            if yielded {
+                self.more.push(number);
+            }
         }
         self.put_away(number);
     }
@@ -381,7 +426,8 @@ impl Server {
         self.bury();
         while let Some(number) = self.world.dirty.pop() {
             self.flush(number);
-            if self.conns.get(&number).is_some_and(|conn| conn.held) && !self.is_full(number) {
+            if self.conns.get(&number).is_some_and(|conn| conn.held && !conn.yielded) && !self.is_full(number)
+            {
                 self.go_on(number);
                 self.bury();
             }
@@ -390,7 +436,10 @@ impl Server {
 
     fn bury(&mut self) {
         while let Some(object) = self.world.counts.next_dead() {
-            self.objects.remove(&object);
+            // The user's own `drop` takes its time, or panics.
+            if let Some(Object { body: Body::Custom(Some(hosted)), .. }) = self.objects.remove(&object) {
+                self.workers.discard(hosted);
+            }
         }
     }
 

@@ -101,19 +101,29 @@ impl Queue {
 
     fn done(&mut self, conn: u64, tasks: u64) {
         self.unfinished -= tasks.min(self.unfinished);
-        if let Some(taken) = self.taken.get_mut(&conn) {
-            *taken -= tasks.min(*taken);
-            if *taken == 0 {
-                self.taken.remove(&conn);
-            }
+        // What is beyond the caller's own was another's, which must not count it again when it dies.
+        let mut rest = tasks - self.strike(conn, tasks);
+        while rest > 0
+            && let Some(other) = self.taken.keys().min().copied()
+        {
+            rest -= self.strike(other, rest);
         }
+    }
+
+    /// Takes up to so many tasks off a client's count; tells how many.
+    fn strike(&mut self, conn: u64, tasks: u64) -> u64 {
+        let Some(taken) = self.taken.get_mut(&conn) else { return 0 };
+        let struck = tasks.min(*taken);
+        *taken -= struck;
+        if *taken == 0 {
+            self.taken.remove(&conn);
+        }
+        struck
     }
 
     fn give_back(&mut self, conn: u64, request: u64) {
         let Some(items) = self.in_hand.remove(&(conn, request)) else { return };
-        if let Some(taken) = self.taken.get_mut(&conn) {
-            *taken -= (items.len() as u64).min(*taken);
-        }
+        self.strike(conn, items.len() as u64);
         items.into_iter().rev().for_each(|item| self.items.push_front(item));
     }
 

@@ -32,7 +32,8 @@ impl Semaphore {
     }
 
     fn own(&mut self, conn: u64, permits: u64, object: u64, world: &mut World) {
-        *self.owned.entry(conn).or_default() += permits;
+        let owned = self.owned.entry(conn).or_default();
+        *owned = owned.saturating_add(permits);
         world.holds(conn, object, true);
     }
 
@@ -52,9 +53,13 @@ impl Semaphore {
 
     fn give(&mut self, permits: u64, object: u64, world: &mut World) -> Result<(), Trouble> {
         let most = self.bound.unwrap_or(u64::MAX);
-        let out: u64 = self.owned.values().sum();
+        // Those that are out and have an owner are none of those that anyone may give.
+        let out = match self.bound {
+            Some(_) => self.owned.values().fold(0_u64, |sum, owned| sum.saturating_add(*owned)),
+            None => 0,
+        };
         match self.permits.checked_add(permits) {
-            Some(sum) if sum.saturating_add(if self.bound.is_some() { out } else { 0 }) <= most => {
+            Some(sum) if sum.saturating_add(out) <= most => {
                 self.permits = sum;
                 self.pass_on(object, world);
                 Ok(())

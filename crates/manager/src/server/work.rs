@@ -8,6 +8,7 @@ use crate::{error::ErrorKind, server::body::Apply, server::world::Caller};
 use procession_parcel::Panic;
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
+    any::Any,
     collections::VecDeque,
     io,
     os::fd::OwnedFd,
@@ -36,6 +37,8 @@ struct Task {
 struct Row {
     tasks: VecDeque<Task>,
     done: Vec<(Call, Done)>,
+    /// Hosted objects that nobody has a lease of any more.
+    discarded: Vec<Box<dyn Any + Send>>,
     idle: usize,
     threads: usize,
     over: bool,
@@ -70,6 +73,12 @@ impl Shared {
                 let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
                 continue;
             }
+            if let Some(hosted) = row.discarded.pop() {
+                drop(row);
+                discard(hosted);
+                row = self.row();
+                continue;
+            }
             if row.over {
                 break;
             }
@@ -77,11 +86,19 @@ impl Shared {
             let (back, timeout) = self.more.wait_timeout(row, LINGER).unwrap_or_else(PoisonError::into_inner);
             row = back;
             row.idle -= 1;
-            if timeout.timed_out() && row.tasks.is_empty() {
+            if timeout.timed_out() && row.tasks.is_empty() && row.discarded.is_empty() {
                 break;
             }
         }
         row.threads -= 1;
+    }
+}
+
+/// Drops a hosted object; its panic is nobody's.
+pub(crate) fn discard(hosted: Box<dyn Any + Send>) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(hosted))) {
+        // Its drop might panic again.
+        std::mem::forget(payload);
     }
 }
 
@@ -99,10 +116,8 @@ impl Workers {
     pub(crate) fn run(&self, call: Call, run: fn(Job) -> Done, job: Job) {
         let mut row = self.0.row();
         row.tasks.push_back(Task { call, run, job });
-        if row.idle < row.tasks.len() && row.threads < MOST {
-            let shared = self.0.clone();
-            let thread = std::thread::Builder::new().name("manager: worker".to_owned());
-            match thread.spawn(move || shared.run()) {
+        if row.idle < row.tasks.len() + row.discarded.len() && row.threads < MOST {
+            match self.start() {
                 Ok(_) => row.threads += 1,
                 Err(error) if row.threads == 0 => {
                     if let Some(Task { call, job, .. }) = row.tasks.pop_back() {
@@ -117,6 +132,24 @@ impl Workers {
         }
         drop(row);
         self.0.more.notify_one();
+    }
+
+    /// Drops a hosted object, on a thread of its own if there is none.
+    pub(crate) fn discard(&self, hosted: Box<dyn Any + Send>) {
+        let mut row = self.0.row();
+        row.discarded.push(hosted);
+        // Without a thread it is dropped after the next function.
+        let short = row.idle < row.tasks.len() + row.discarded.len() && row.threads < MOST;
+        if short && self.start().is_ok() {
+            row.threads += 1;
+        }
+        drop(row);
+        self.0.more.notify_one();
+    }
+
+    fn start(&self) -> io::Result<std::thread::JoinHandle<()>> {
+        let shared = self.0.clone();
+        std::thread::Builder::new().name("manager: worker".to_owned()).spawn(move || shared.run())
     }
 
     /// What is done.

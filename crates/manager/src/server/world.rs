@@ -59,6 +59,8 @@ pub(crate) struct Caller {
 pub(crate) struct World {
     pub(crate) peers: HashMap<u64, Peer>,
     pub(crate) counts: Counts,
+    /// About how many bytes a reply may have that repeats what is kept, or a list that is repeated.
+    pub(crate) limit: u64,
     /// (time, number) to (object, connection, request).
     timers: BTreeMap<(u64, u64), (u64, u64, u64)>,
     next_timer: u64,
@@ -154,10 +156,11 @@ impl<'a> Reply<'a> {
 }
 
 impl World {
-    pub(crate) fn new() -> World {
+    pub(crate) fn new(limit: u64) -> World {
         World {
             peers: HashMap::new(),
             counts: Counts::default(),
+            limit,
             timers: BTreeMap::new(),
             next_timer: 0,
             dirty: Vec::new(),

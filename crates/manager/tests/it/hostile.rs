@@ -288,3 +288,54 @@ fn random_requests_leave_nothing_behind() {
         procession_manager::fuzz::requests(&data);
     }
 }
+
+#[test]
+fn more_permits_than_there_are_numbers_do_no_harm() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let mut raw = Raw::greeted(&address);
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    raw.0.write_all(&frame(0, 2, 2, 0, &words(&[11, 0, u64::MAX]))).unwrap();
+    let (status, payload) = raw.reply().unwrap();
+    assert_eq!(status, 0);
+    let semaphore = u64::from_le_bytes(payload[..8].try_into().unwrap());
+    // All of them, five more, and those too; then all go back.
+    let steps: [(u16, &[u64]); 4] =
+        [(90, &[0, u64::MAX, 1]), (91, &[5]), (90, &[0, 5, 1]), (93, &[u64::MAX])];
+    for (request, (method, payload)) in (3..).zip(steps) {
+        raw.0.write_all(&frame(0, method, request, semaphore, &words(payload))).unwrap();
+        assert_eq!(raw.status(), Some(0), "{method}");
+    }
+    drop(raw);
+    manager.ping_timeout(LONG).unwrap();
+}
+
+#[test]
+fn many_requests_at_once_are_all_answered() {
+    let _watchdog = test_watchdog();
+    let (_manager, address) = manager();
+    let mut raw = Raw::greeted(&address);
+    let pings: Vec<u8> = (2..20_002).flat_map(|request| frame(0, 10, request, 0, &[])).collect();
+    let mut writer = raw.0.try_clone().unwrap();
+    let writes = std::thread::spawn(move || writer.write_all(&pings).unwrap());
+    for _ in 0..20_000 {
+        assert_eq!(raw.status(), Some(0));
+    }
+    writes.join().unwrap();
+}
+
+#[test]
+fn many_entries_are_inserted_all_or_none() {
+    let _watchdog = test_watchdog();
+    let (_manager, address) = manager();
+    let mut raw = Raw::greeted(&address);
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    raw.0.write_all(&frame(0, 2, 2, 0, &words(&[1, 0]))).unwrap();
+    let dict = u64::from_le_bytes(raw.reply().unwrap().1[..8].try_into().unwrap());
+    // Key, value, and the objects in it: none, then one that does not exist.
+    let entries = words(&[2, 8, 1, 8, 1, 0, 8, 2, 8, 2, 1, 1 << 40]);
+    raw.0.write_all(&frame(0, 37, 3, dict, &entries)).unwrap();
+    assert_ne!(raw.status(), Some(0));
+    raw.0.write_all(&frame(0, 20, 4, dict, &[])).unwrap();
+    assert_eq!(raw.reply().unwrap(), (0, words(&[0])));
+}

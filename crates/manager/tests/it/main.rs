@@ -1,10 +1,12 @@
 //! What managers, their objects and proxies promise.
 
+mod bounds;
 mod containers;
 mod custom;
 mod hostile;
 mod leases;
 mod lifecycle;
+mod stopped;
 mod storm;
 mod waits;
 // One file for all: a crate for it would have to stand above `process`, and below its own users.

@@ -366,7 +366,7 @@ fn a_pool_works_in_a_child_and_one_that_is_never_closed_lets_its_process_end() {
             |method: StartMethod| {
                 let pool = POOL.get_or_init(|| pool_under(method, 2));
                 // Its keeper is at work when the process ends.
-                let handle = pool.map_async(nap, (0..100).map(|_| 1000)).unwrap();
+                let handle = pool.map_async(nap, (0..100).map(|_| 50)).unwrap();
                 handle.on_done(|_| ());
                 handle.detach();
                 let squares = pool.tasks(square, 0..10).priority(1).collect();

@@ -1,0 +1,144 @@
+//! What a request may make the server do, and what a mistake leaves behind.
+
+use procession_manager::{ErrorKind, List, Manager};
+use procession_process::Process;
+use procession_testkit::{test_watchdog, wait::eventually};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(10);
+
+#[test]
+fn repeating_a_list_is_bounded_in_rounds_and_bytes() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::builder().max_frame(4 << 20).start().unwrap();
+    let list = manager.list::<Vec<u8>>().unwrap();
+    list.repeat(usize::MAX).unwrap();
+    list.push(&vec![1; 1 << 20]).unwrap();
+    assert_eq!(list.repeat(100).unwrap_err().kind(), ErrorKind::Limit);
+    list.repeat(3).unwrap();
+    assert_eq!(list.len().unwrap(), 3);
+}
+
+#[test]
+fn a_reply_does_not_grow_beyond_its_bound() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::builder().max_frame(4 << 20).start().unwrap();
+    let dict = manager.dict::<u64, Vec<u8>>().unwrap();
+    dict.set(&1, &vec![1; 2 << 20]).unwrap();
+    assert_eq!(dict.get_many(&[1; 1000]).unwrap_err().kind(), ErrorKind::Limit);
+    assert!(dict.get_many(&[1, 2]).unwrap()[1].is_none());
+}
+
+#[derive(Debug)]
+struct Cross;
+
+impl Drop for Cross {
+    fn drop(&mut self) {
+        panic!("not like this");
+    }
+}
+
+#[test]
+fn a_panic_in_the_drop_of_a_hosted_object_ends_nothing() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let cross = manager.host_with(|()| Cross, &()).unwrap();
+    drop(cross);
+    eventually("it is gone", LONG, || manager.stats().unwrap().objects == 0);
+    let hosted = manager.host(&1_u64).unwrap();
+    assert_eq!(hosted.call(|n, ()| *n, &()).unwrap(), 1);
+    assert!(manager.is_alive());
+}
+
+#[test]
+fn a_task_that_another_process_called_done_is_not_lost_with_its_taker() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let tasks = manager.joinable_queue::<u64>(0).unwrap();
+    tasks.put_many(&[1, 2]).unwrap();
+    let (receiver, sender) = procession_channel::connection::Pipe::<u64>::one_way().unwrap();
+    let taker = Process::spawn(
+        |(tasks, sender): (
+            procession_manager::JoinableQueue<u64>,
+            procession_channel::connection::PipeSender<u64>,
+        )| {
+            sender.send(&tasks.get().unwrap()).unwrap();
+            std::thread::park();
+        },
+        (tasks.clone(), sender),
+    )
+    .unwrap();
+    assert_eq!(receiver.recv().unwrap(), 1);
+    tasks.task_done().unwrap();
+    let connections = manager.stats().unwrap().connections;
+    taker.kill().unwrap();
+    eventually("it is gone", LONG, || manager.stats().unwrap().connections < connections);
+    // The second one is still to be done.
+    assert_eq!(tasks.join_timeout(Duration::from_millis(20)).unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(tasks.get().unwrap(), 2);
+    tasks.task_done().unwrap();
+    tasks.join().unwrap();
+}
+
+/// It does not like 13.
+#[derive(Serialize, Debug)]
+struct Picky(u64);
+
+impl<'de> Deserialize<'de> for Picky {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Picky, D::Error> {
+        match u64::deserialize(d)? {
+            13 => Err(D::Error::custom("13")),
+            n => Ok(Picky(n)),
+        }
+    }
+}
+
+#[test]
+fn a_reply_that_cannot_be_decoded_leaves_no_lease_behind() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let dict = manager.dict::<u64, (Picky, List<u64>)>().unwrap();
+    for n in [13, 14, 15] {
+        dict.set(&n, &(Picky(n), manager.list().unwrap())).unwrap();
+    }
+    assert_eq!(dict.snapshot().unwrap_err().kind(), ErrorKind::Encoding);
+    assert_eq!(dict.values().unwrap_err().kind(), ErrorKind::Encoding);
+    assert_eq!(dict.get_many(&[13, 14, 15]).unwrap_err().kind(), ErrorKind::Encoding);
+    assert!(dict.iter().next().unwrap().is_err());
+    dict.clear().unwrap();
+    eventually("their leases end", LONG, || manager.stats().unwrap().objects == 1);
+}
+
+#[test]
+fn a_client_that_asks_and_asks_leaves_others_their_turn() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let list = manager.list_of(&vec![0_u64; 100_000]).unwrap();
+    let askers: Vec<_> = (0..8)
+        .map(|_| {
+            let list = list.clone();
+            std::thread::spawn(move || (0..20).map(|_| list.count(&0).unwrap()).sum::<usize>())
+        })
+        .collect();
+    askers.into_iter().for_each(|asker| assert_eq!(asker.join().unwrap(), 2_000_000));
+}
+
+#[test]
+fn a_forked_childs_copy_of_a_guard_gives_nothing_back() {
+    let _watchdog = test_watchdog();
+    procession_testkit::isolated(procession_testkit::test_name!(), || {
+        let manager = Manager::start().unwrap();
+        let (lock, semaphore) = (manager.lock().unwrap(), manager.semaphore(2).unwrap());
+        let mut held = Some((lock.lock().unwrap(), semaphore.permit().unwrap()));
+        procession_testkit::forked(|| {
+            let _own = semaphore.permit().unwrap();
+            drop(held.take());
+            assert!(lock.is_locked().unwrap());
+            assert_eq!(semaphore.value().unwrap(), 0);
+        });
+        assert!(lock.is_locked().unwrap());
+        drop(held);
+        eventually("both are free", LONG, || !lock.is_locked().unwrap() && semaphore.value().unwrap() == 2);
+    });
+}

@@ -1,0 +1,108 @@
+//! A server that is stopped, and clients whose time is over meanwhile.
+
+use procession_manager::{ErrorKind, Manager, Waited};
+use procession_testkit::{test_watchdog, wait::eventually};
+use rustix::process::{Pid, Signal, kill_process};
+use std::time::{Duration, Instant};
+
+const LONG: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_millis(20);
+
+fn signal(manager: &Manager, signal: Signal) {
+    kill_process(Pid::from_raw(manager.pid() as i32).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn a_frame_that_is_cut_off_by_its_time_goes_on_later() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (queue, value) = (manager.queue::<Vec<u8>>().unwrap(), manager.value(&5_u64).unwrap());
+    signal(&manager, Signal::STOP);
+    let large = vec![7; 10 << 20];
+    assert_eq!(queue.put_timeout(&large, SHORT).unwrap_err().kind(), ErrorKind::Timeout);
+    // This one is not begun.
+    assert_eq!(queue.put_timeout(&large, SHORT).unwrap_err().kind(), ErrorKind::Timeout);
+    assert!(manager.ping_timeout(SHORT).unwrap_err().is_timeout());
+    drop(value.clone());
+    signal(&manager, Signal::CONT);
+    assert_eq!(value.get().unwrap(), 5);
+    assert!(queue.get().unwrap() == large);
+    assert!(queue.is_empty().unwrap());
+}
+
+#[test]
+fn a_stopped_server_is_ended_whoever_sends() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let queue = manager.queue::<Vec<u8>>().unwrap();
+    signal(&manager, Signal::STOP);
+    let sender = std::thread::spawn(move || queue.put(&vec![7; 10 << 20]).unwrap_err().is_server_gone());
+    assert!(manager.ping_timeout(SHORT).unwrap_err().is_timeout());
+    let begin = Instant::now();
+    assert!(manager.shutdown(Duration::from_millis(100)).unwrap().signal().is_some());
+    assert!(begin.elapsed() < LONG);
+    assert!(sender.join().unwrap());
+}
+
+#[test]
+fn a_late_reply_is_undone_by_who_waits_for_room() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (lock, queue) = (manager.lock().unwrap(), manager.queue::<Vec<u8>>().unwrap());
+    signal(&manager, Signal::STOP);
+    assert!(lock.lock_timeout(SHORT).is_err());
+    let large = vec![7; 10 << 20];
+    let sent = {
+        let (queue, large) = (queue.clone(), large.clone());
+        std::thread::spawn(move || queue.put(&large).unwrap())
+    };
+    assert!(manager.ping_timeout(SHORT).unwrap_err().is_timeout());
+    signal(&manager, Signal::CONT);
+    sent.join().unwrap();
+    assert!(queue.get().unwrap() == large);
+    eventually("the lock is given back", LONG, || !lock.is_locked().unwrap());
+}
+
+#[test]
+fn a_lock_that_was_taken_again_too_late_is_let_go_once() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let lock = manager.rlock().unwrap();
+    let guard = lock.lock().unwrap();
+    signal(&manager, Signal::STOP);
+    assert!(lock.lock_timeout(SHORT).is_err());
+    signal(&manager, Signal::CONT);
+    manager.stats().unwrap();
+    assert!(lock.is_locked().unwrap());
+    drop(guard);
+    eventually("it is free", LONG, || !lock.is_locked().unwrap());
+}
+
+#[test]
+fn a_wait_for_a_condition_ends_though_the_server_is_stopped() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let ready = manager.condition().unwrap();
+    let mut guard = ready.lock().unwrap();
+    signal(&manager, Signal::STOP);
+    assert!(ready.wait_timeout(&mut guard, SHORT).unwrap_err().is_timeout());
+    signal(&manager, Signal::CONT);
+    assert_eq!(ready.notify_one(&guard).unwrap_err().kind(), ErrorKind::NotOwner);
+    eventually("it is free", LONG, || !ready.rlock().is_locked().unwrap());
+    drop(guard);
+    // A server that works is waited for as long as another one has the lock.
+    let mut guard = ready.lock().unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    let other = {
+        let ready = ready.clone();
+        std::thread::spawn(move || {
+            let _guard = ready.lock().unwrap();
+            said.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(2500));
+        })
+    };
+    eventually("it waits", LONG, || manager.stats().unwrap().waiting == 1);
+    assert_eq!(ready.wait_timeout(&mut guard, Duration::from_millis(100)).unwrap(), Waited::TimedOut);
+    heard.recv().unwrap();
+    other.join().unwrap();
+}
