@@ -155,6 +155,9 @@ fn work_that_goes_well_is_not_broken_by_starts_that_fail() {
 
 /// Is interrupted, loses a worker, and notes how many are left from then on.
 fn interrupted_owner(path: String) {
+    // Where the tests run in the background it may be ignored.
+    // SAFETY: a disposition without a handler.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
     Interrupts::new().quiet().patience(Duration::from_secs(3600)).install().unwrap();
     let pool = Pool::new(2).unwrap();
     pool.map(|n: u64| n, 0..10).unwrap();
