@@ -1,6 +1,6 @@
 //! Values, order and small errors, with real workers.
 
-use crate::support::{pools, settled};
+use crate::support::{Gate, gate, pools, settled};
 use procession_pool::{Pool, TaskError, task};
 use procession_process::StartMethod;
 use serde::{Deserialize, Serialize};
@@ -74,9 +74,11 @@ fn apply_and_submit_give_one_value() {
     let _watchdog = procession_testkit::test_watchdog();
     for pool in pools(1) {
         assert_eq!(pool.apply(|(a, b): (i32, i32)| a - b, (5, 7)).unwrap(), -2);
-        let slow = pool.submit(|()| std::thread::sleep(Duration::from_millis(200)), ()).unwrap();
+        let closed = Gate::new();
+        let slow = pool.submit(gate, closed.path()).unwrap();
         assert!(!slow.ready());
         let slow = slow.get_timeout(Duration::from_millis(1)).unwrap_err();
+        closed.open();
         assert!(slow.get_timeout(Duration::from_secs(60)).is_ok_and(|result| result.is_ok()));
         let both = [pool.submit(|n: u8| n, 1).unwrap(), pool.submit(|n: u8| n, 2).unwrap()];
         assert_eq!(both.map(|one| one.get().unwrap()), [1, 2]);

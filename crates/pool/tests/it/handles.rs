@@ -1,6 +1,6 @@
 //! Handles: waiting, cancelling, callbacks, futures, and many at once. CPython's tests of futures among them.
 
-use crate::support::{Notebook, note, settled, wait_until};
+use crate::support::{Gate, Notebook, gate, note, settled, wait_until};
 use procession_pool::{Pool, Task, TaskError, WaitFor, as_completed, wait};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -21,46 +21,6 @@ const LONG: u64 = 60_000;
 fn nap(millis: u64) -> u64 {
     thread::sleep(Duration::from_millis(millis));
     millis
-}
-
-/// Waits until a file exists.
-fn gate(path: String) -> u64 {
-    while !std::path::Path::new(&path).exists() {
-        nap(1);
-    }
-    7
-}
-
-/// A file that does not exist until it is opened.
-struct Gate(tempfile::Path);
-
-mod tempfile {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    pub(super) struct Path(pub(super) std::path::PathBuf);
-    impl Path {
-        pub(super) fn new() -> Path {
-            static COUNT: AtomicU64 = AtomicU64::new(0);
-            let number = COUNT.fetch_add(1, Ordering::Relaxed);
-            Path(std::env::temp_dir().join(format!("procession-gate-{}-{number}", std::process::id())))
-        }
-    }
-    impl Drop for Path {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_file(&self.0);
-        }
-    }
-}
-
-impl Gate {
-    fn new() -> Gate {
-        Gate(tempfile::Path::new())
-    }
-    fn path(&self) -> String {
-        self.0.0.to_str().unwrap().to_owned()
-    }
-    fn open(&self) {
-        std::fs::write(&self.0.0, b"").unwrap();
-    }
 }
 
 /// A waker that unparks a thread: the smallest executor.

@@ -1,6 +1,6 @@
 //! Input is taken as it is needed, and no sooner.
 
-use crate::support::{Notebook, note, pools};
+use crate::support::{Gate, Notebook, gate, note, open_gate, pools};
 use procession_pool::{Pool, TaskError, TimedOut, Work, task};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -65,14 +65,14 @@ fn an_adaptive_chunk_grows_for_fast_items() {
 fn a_timeout_loses_nothing() {
     let _watchdog = procession_testkit::test_watchdog();
     for pool in pools(1) {
-        let slow = |n: u32| {
-            std::thread::sleep(Duration::from_millis(100));
-            n
-        };
-        let mut results = pool.tasks(slow, 0..2).chunk_size(1).ordered();
+        let slow = Gate::new();
+        let paths = [slow.path(), String::new()];
+        let mut results =
+            pool.tasks(|path: String| (path.len(), gate(path)).0, paths.clone()).chunk_size(1).ordered();
         assert!(matches!(results.next_timeout(Duration::from_millis(1)), Err(TimedOut)));
-        let values: Vec<u32> = results.map(Result::unwrap).collect();
-        assert_eq!(values, [0, 1]);
+        slow.open();
+        let values: Vec<usize> = results.map(Result::unwrap).collect();
+        assert_eq!(values, [paths[0].len(), 0]);
     }
 }
 
@@ -100,13 +100,21 @@ fn what_is_dropped_before_it_was_started_is_never_run() {
 fn the_front_of_an_ordered_iteration_does_not_stop_the_others() {
     let _watchdog = procession_testkit::test_watchdog();
     for pool in pools(2) {
-        let uneven = |n: u64| {
-            if n == 0 {
-                std::thread::sleep(Duration::from_millis(300));
-            }
-            (n, format!("{}, {:?}", std::process::id(), std::thread::current().id()))
-        };
-        let results = pool.tasks(uneven, 0..500).chunk_size(1).collect().unwrap();
+        let front = Gate::new();
+        let path = front.path();
+        // The first one ends when nearly all of the others have been run.
+        let uneven = task!(
+            move |n: u64| {
+                match n {
+                    0 => drop(gate(path.clone())),
+                    450 => open_gate(path.clone()),
+                    _ => {}
+                }
+                (n, format!("{}, {:?}", std::process::id(), std::thread::current().id()))
+            };
+            path
+        );
+        let results = pool.tasks_of(Work::task(&uneven), 0..500).chunk_size(1).collect().unwrap();
         let first = &results[0].1;
         let others = results.iter().filter(|(_, worker)| worker != first).count();
         assert!(results.iter().map(|(n, _)| *n).eq(0..500));
@@ -202,13 +210,6 @@ fn sizes_beyond_all_measure_are_as_good_as_large_ones() {
     }
 }
 
-/// Ends when the file exists; at once for an empty path.
-fn until_there(path: String) {
-    while !path.is_empty() && !std::path::Path::new(&path).exists() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn short_items_do_not_wait_for_a_long_one_while_a_worker_is_free() {
     let _watchdog = procession_testkit::test_watchdog();
@@ -216,12 +217,12 @@ fn short_items_do_not_wait_for_a_long_one_while_a_worker_is_free() {
         let path = std::env::temp_dir().join(format!("procession-long-{}-{round}", std::process::id()));
         let long = path.to_str().unwrap().to_owned();
         let pool = Pool::new(2).unwrap();
-        let submitted = pool.submit(until_there, long.clone()).unwrap();
-        pool.tasks(until_there, vec![String::new(); 4]).chunk_size(1).collect().unwrap();
+        let submitted = pool.submit(gate, long.clone()).unwrap();
+        pool.tasks(gate, vec![String::new(); 4]).chunk_size(1).collect().unwrap();
         assert!(!submitted.ready());
         let items = [long.as_str(), "", "", "", "", ""].map(str::to_owned);
         let pool_of_items = Pool::new(2).unwrap();
-        let mut results = pool_of_items.tasks(until_there, items).chunk_size(1).unordered();
+        let mut results = pool_of_items.tasks(gate, items).chunk_size(1).unordered();
         assert!(results.by_ref().take(5).all(|result| result.is_ok()));
         std::fs::write(&path, "").unwrap();
         assert_eq!(results.count(), 1);

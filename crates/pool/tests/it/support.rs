@@ -140,3 +140,41 @@ pub(crate) fn under(method: StartMethod, body: fn(StartMethod)) {
 pub(crate) fn pool_under(method: StartMethod, workers: usize) -> Pool {
     Pool::builder().workers(workers).start_method(method).build().unwrap()
 }
+
+/// A file that does not exist until the gate is opened.
+pub(crate) struct Gate {
+    path: PathBuf,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Gate {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name =
+            format!("procession-gate-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        Gate { path: std::env::temp_dir().join(name) }
+    }
+
+    pub(crate) fn path(&self) -> String {
+        self.path.to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn open(&self) {
+        open_gate(self.path());
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Waits at a gate; at none if the path is empty.
+pub(crate) fn gate(path: String) -> u64 {
+    wait_until(|| path.is_empty() || Path::new(&path).exists());
+    7
+}
+
+pub(crate) fn open_gate(path: String) {
+    std::fs::write(path, b"").unwrap();
+}
