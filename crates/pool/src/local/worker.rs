@@ -345,6 +345,8 @@ impl Worker {
                 Err(error.to_string())
             }
         };
+        // It may have been refused before, and called since.
+        self.current = None;
         self.functions.insert(wanted, Rc::new(function));
         Ok(())
     }

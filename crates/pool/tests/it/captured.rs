@@ -143,3 +143,25 @@ fn the_descriptors_of_functions_that_nobody_holds_are_closed() {
         assert!(open().into_iter().max() <= theirs.map(|count| count + 8), "{theirs:?} {:?}", open());
     });
 }
+
+#[test]
+fn a_function_that_could_not_be_sent_for_want_of_descriptors_is_sent_with_the_next_task() {
+    isolated!({
+        let pool = Pool::new(1).unwrap();
+        pool.apply(|()| (), ()).unwrap();
+        // So large that it takes a descriptor of its own on its way.
+        let (file, bytes) = (Fd::from(File::open("/dev/zero").unwrap()), vec![7_u8; 100_000]);
+        let work = Work::task(&task!(
+            move |n: usize| bytes[n] + File::from(file.0.try_clone().unwrap()).read(&mut [0]).unwrap() as u8;
+            file, bytes
+        ));
+        fill_up(100);
+        let error = pool.tasks_of(work.clone(), [0]).collect().unwrap_err();
+        assert!(
+            matches!(&error, TaskError::BadArguments(why) if why.contains("Too many open files")),
+            "{error}"
+        );
+        HELD.lock().unwrap().clear();
+        assert_eq!(pool.tasks_of(work, [0, 1]).collect().unwrap(), [8, 8]);
+    });
+}

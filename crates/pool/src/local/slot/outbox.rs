@@ -86,10 +86,13 @@ impl Slot {
         function: &Arc<Parcel>,
         time: u64,
     ) {
-        if self.last != Some(task.function) && self.functions.insert(task.function) {
-            self.define(task.function, task.key, function);
+        if self.last != Some(task.function) {
+            if self.functions.insert(task.function) {
+                self.define(task.function, task.key, function);
+            }
+            // Not one that could not be sent.
+            self.last = self.functions.contains(&task.function).then_some(task.function);
         }
-        self.last = Some(task.function);
         self.load = self.load.saturating_add(time);
         let watched = self.watched(task);
         let head =
