@@ -20,6 +20,16 @@ pub(crate) trait Output {
 
     fn push(&mut self, byte: u8) -> Result<(), Fault>;
     fn extend(&mut self, bytes: &[u8]) -> Result<(), Fault>;
+
+    /// Seven bits to a byte, the lowest first; the highest bit says that more follow.
+    fn varint(&mut self, n: u64) -> Result<(), Fault>;
+}
+
+/// How many bytes [`Output::varint`] takes.
+#[inline(always)]
+fn varint_len(n: u64) -> usize {
+    // One for each seven bits begun, and for 0 as for 1.
+    (70 - (n | 1).leading_zeros() as usize) / 7
 }
 
 /// The first pass: counts bytes.
@@ -40,6 +50,12 @@ impl Output for Sizer {
     #[inline(always)]
     fn extend(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         self.size += bytes.len();
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn varint(&mut self, n: u64) -> Result<(), Fault> {
+        self.size += varint_len(n);
         Ok(())
     }
 }
@@ -78,6 +94,15 @@ impl Output for Writer<'_> {
         // SAFETY: as above: at most `end`.
         self.cursor = unsafe { self.cursor.add(bytes.len()) };
         Ok(())
+    }
+
+    #[inline(always)]
+    fn varint(&mut self, mut n: u64) -> Result<(), Fault> {
+        while n >= 0x80 {
+            self.push(n as u8 | 0x80)?;
+            n >>= 7;
+        }
+        self.push(n as u8)
     }
 }
 

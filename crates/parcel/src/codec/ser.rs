@@ -25,12 +25,8 @@ impl<'h, O: Output> Serializer<'h, O> {
     }
 
     #[inline]
-    fn varint(&mut self, mut n: u64) -> Done {
-        while n >= 0x80 {
-            self.output.push(n as u8 | 0x80)?;
-            n >>= 7;
-        }
-        self.output.push(n as u8)
+    fn varint(&mut self, n: u64) -> Done {
+        self.output.varint(n)
     }
 
     #[inline(never)]

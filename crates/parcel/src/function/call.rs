@@ -31,23 +31,34 @@ pub(super) struct Target {
 /// How the argument comes and the result goes.
 pub(super) enum Body<'a, 'i> {
     Parcel(&'a mut Option<Parcel>, &'a mut Outcome),
-    Bytes { input: &'a [u8], trusted: bool, output: &'a mut Vec<u8>, outcome: &'a mut Outcome<()> },
-    Batch { count: usize, input: &'a mut &'i [u8], trusted: bool, batch: &'a mut dyn Batch },
+    Bytes {
+        input: &'a [u8],
+        trusted: bool,
+        output: &'a mut Vec<u8>,
+        outcome: &'a mut Outcome<()>,
+    },
+    Records {
+        count: usize,
+        input: &'a mut &'i [u8],
+        trusted: bool,
+        output: &'a mut Vec<u8>,
+        sink: &'a mut dyn Records,
+    },
 }
 
-/// Who takes part in a batch of calls: gives room for the results, and is told of each.
+/// The bytes in front of each argument and value of many calls: its length, as a little-endian `u32`.
+const PREFIX: usize = 4;
+
+/// Who is told of each of many calls. See [`Erased::call_records`](super::Erased::call_records).
 ///
-/// See [`Erased::call_batch`](super::Erased::call_batch).
-pub trait Batch {
-    /// Call `index` is about to be decoded and run. Returning false ends the batch before it.
-    fn starting(&mut self, index: usize) -> bool;
+/// Where it returns false, no further call is made. A panic of it goes through.
+pub trait Records {
+    /// A call has returned a value: its record, the length in front included. (That is `u32::MAX` for a value of more
+    /// bytes.)
+    fn value(&mut self, record: &[u8]) -> bool;
 
-    /// Where the encoded value of the current call is appended.
-    fn output(&mut self) -> &mut Vec<u8>;
-
-    /// Call `index` is over. With [`Outcome::Value`] its encoded value has been appended to
-    /// [`output`](Batch::output); with any other the output is as [`starting`](Batch::starting) left it.
-    fn finished(&mut self, index: usize, outcome: Outcome<()>);
+    /// A call has come to something other than a value.
+    fn failed(&mut self, outcome: Outcome<()>) -> bool;
 }
 
 /// The captured values of a task: packed, and decoded when first needed.
@@ -278,12 +289,13 @@ pub(super) fn refuse_with(body: Body<'_, '_>, cause: &str) {
     match body {
         Body::Parcel(_, outcome) => *outcome = Outcome::BadArguments(cause()),
         Body::Bytes { outcome, .. } => *outcome = Outcome::BadArguments(cause()),
-        Body::Batch { count, batch, .. } => {
-            for index in 0..count {
-                if !batch.starting(index) {
+        Body::Records { count, input, sink, .. } => {
+            for _ in 0..count {
+                let Some((_, rest)) = split(input) else { break };
+                *input = rest;
+                if !sink.failed(Outcome::BadArguments(cause())) {
                     break;
                 }
-                batch.finished(index, Outcome::BadArguments(cause()));
             }
         }
     }
@@ -292,18 +304,20 @@ pub(super) fn refuse_with(body: Body<'_, '_>, cause: &str) {
 #[inline]
 pub(super) fn run<C: Call>(call: &C, body: Body<'_, '_>) {
     match body {
-        Body::Bytes { mut input, trusted, output, outcome } => {
-            *outcome = once(call, &mut input, trusted, true, output).0;
+        Body::Bytes { input, trusted, output, outcome } => {
+            *outcome = once(call, input, trusted, output);
         }
-        Body::Batch { count, input, trusted, batch } => {
-            for index in 0..count {
-                if !batch.starting(index) {
-                    return;
+        Body::Records { mut count, input, trusted, output, sink } => {
+            // The catch is around all calls up to one that panics: it costs as much as a small call.
+            let mut calling = false;
+            while let Err(panic) =
+                panics::catch(|| many(call, &mut count, input, trusted, output, sink, &mut calling))
+            {
+                if !calling {
+                    panic.resume();
                 }
-                let (outcome, decoded) = once(call, input, trusted, false, batch.output());
-                batch.finished(index, outcome);
-                if !decoded {
-                    return skip_rest(index + 1..count, batch);
+                if !sink.failed(Outcome::Panicked(panic)) {
+                    return;
                 }
             }
         }
@@ -323,46 +337,66 @@ pub(super) fn run<C: Call>(call: &C, body: Body<'_, '_>) {
     }
 }
 
-/// One call; also whether the argument was decoded, so that `input` stands at the next.
+/// One call.
 #[inline]
-fn once<C: Call>(
-    call: &C,
-    input: &mut &[u8],
-    trusted: bool,
-    whole: bool,
-    output: &mut Vec<u8>,
-) -> (Outcome<()>, bool) {
-    let mut decoded = false;
-    let result = panics::catch(|| {
-        let bytes = *input;
-        let (argument, rest) = codec::take_raw::<C::Argument>(bytes, None, trusted)
-            .and_then(|(argument, rest)| match rest.len() {
-                left if whole && left > 0 => Err(codec::trailing(left)),
-                _ => Ok((argument, rest)),
-            })
-            .map_err(|fault| bad_argument::<C::Argument>(bytes.len(), fault))?;
-        *input = rest;
-        decoded = true;
-        let value = call.call(argument)?;
-        codec::encode_raw(&value, None, output).map_err(bad_result::<C::Value>)
-    });
-    let outcome = match result {
+fn once<C: Call>(call: &C, input: &[u8], trusted: bool, output: &mut Vec<u8>) -> Outcome<()> {
+    match panics::catch(|| bare(call, input, trusted, output)) {
         Ok(Ok(())) => Outcome::Value(()),
         Ok(Err(failure)) => failure.into_outcome(),
         Err(panic) => Outcome::Panicked(panic),
-    };
-    (outcome, decoded)
+    }
 }
 
-#[cold]
-fn skip_rest(rest: std::ops::Range<usize>, batch: &mut dyn Batch) {
-    for index in rest {
-        if !batch.starting(index) {
-            break;
+/// One call, whose panic goes through.
+#[inline(always)]
+fn bare<C: Call>(call: &C, input: &[u8], trusted: bool, output: &mut Vec<u8>) -> Result<(), Failure> {
+    let argument = codec::decode_raw::<C::Argument>(input, None, trusted)
+        .map_err(|fault| bad_argument::<C::Argument>(input.len(), fault))?;
+    let value = call.call(argument)?;
+    codec::encode_raw(&value, None, output).map_err(bad_result::<C::Value>)
+}
+
+/// At most `count` calls, whose arguments are records; `calling` says whether it was a call that panicked.
+#[inline]
+fn many<C: Call>(
+    call: &C,
+    count: &mut usize,
+    input: &mut &[u8],
+    trusted: bool,
+    output: &mut Vec<u8>,
+    sink: &mut dyn Records,
+    calling: &mut bool,
+) {
+    *calling = false;
+    while *count > 0
+        && let Some((argument, rest)) = split(input)
+    {
+        // Before the call: if that panics, the next one comes next.
+        (*count, *input) = (*count - 1, rest);
+        *calling = true;
+        output.clear();
+        output.extend_from_slice(&[0; PREFIX]);
+        let result = bare(call, argument, trusted, output);
+        *calling = false;
+        let more = match result {
+            Ok(()) => {
+                let len = u32::try_from(output.len() - PREFIX).unwrap_or(u32::MAX);
+                output[..PREFIX].copy_from_slice(&len.to_le_bytes());
+                sink.value(output)
+            }
+            Err(failure) => sink.failed(failure.into_outcome()),
+        };
+        if !more {
+            return;
         }
-        let cause = "an earlier argument of the same batch could not be decoded".to_owned();
-        batch.finished(index, Outcome::BadArguments(cause));
     }
+}
+
+/// The first record's content, and what follows it. `None` if there is no whole record.
+#[inline(always)]
+fn split<'i>(records: &&'i [u8]) -> Option<(&'i [u8], &'i [u8])> {
+    let (length, rest) = records.split_first_chunk::<PREFIX>()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
 #[cold]

@@ -1,7 +1,7 @@
 //! A function with its types forgotten.
 #![expect(unsafe_code, reason = "turns a checked address into an entry; takes the caller's promise of trust")]
 
-use super::call::{self, Batch, Body, Entry, State, Target};
+use super::call::{self, Body, Entry, Records, State, Target};
 use super::named;
 use super::seal::{Form, seal};
 use super::spread::Arguments;
@@ -225,7 +225,7 @@ impl Erased {
         &self.name
     }
 
-    /// Lets inputs that come as bytes ([`call_bytes`](Erased::call_bytes), [`call_batch`](Erased::call_batch))
+    /// Lets inputs that come as bytes ([`call_bytes`](Erased::call_bytes), [`call_records`](Erased::call_records))
     /// refer to functions by offset.
     ///
     /// # Safety
@@ -253,15 +253,20 @@ impl Erased {
         outcome
     }
 
-    /// Calls the function for `count` arguments that follow each other in `input`, which is moved past them.
+    /// Calls the function for at most `count` arguments that follow each other in `input`, which is moved past them. Each is
+    /// a record: the length of its encoding, as a little-endian `u32`, and that. `sink` is told of each call when it is over.
+    /// It ends early at what is no whole record, and where `sink` says so.
     ///
-    /// `batch` is told before each call and after it, and gives room for the results. Where an argument cannot
-    /// be decoded, those behind it cannot be found: they are finished as [`Outcome::BadArguments`] uncalled.
-    ///
-    /// A panic of `batch` itself goes through.
+    /// `output` is room for one value at a time; what is in it does not matter.
     #[inline]
-    pub fn call_batch(&self, count: usize, input: &mut &[u8], batch: &mut dyn Batch) {
-        self.enter(Body::Batch { count, input, trusted: self.trusts_inputs, batch });
+    pub fn call_records(
+        &self,
+        count: usize,
+        input: &mut &[u8],
+        output: &mut Vec<u8>,
+        sink: &mut dyn Records,
+    ) {
+        self.enter(Body::Records { count, input, trusted: self.trusts_inputs, output, sink });
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! References to functions, within one process.
 
-use procession_parcel::function::{Batch, BuildId, Function, Registration, Task, image, registered};
+use procession_parcel::function::{BuildId, Function, Records, Registration, Task, image, registered};
 use procession_parcel::{Erased, Fd, Outcome, Panic, Parcel, RemoteError, codec, register, task};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -416,30 +416,34 @@ fn a_name_that_is_unknown_double_or_of_other_types_is_refused() {
 
 #[derive(Default)]
 struct Sink {
-    log: Vec<(usize, Result<u64, String>)>,
-    output: Vec<u8>,
-    before: usize,
-    stop_at: Option<usize>,
+    log: Vec<Result<u64, String>>,
+    stop_after: Option<usize>,
+    panics: bool,
 }
 
-impl Batch for Sink {
-    fn starting(&mut self, index: usize) -> bool {
-        self.before = self.output.len();
-        self.stop_at != Some(index)
+impl Sink {
+    fn goes_on(&self) -> bool {
+        self.stop_after != Some(self.log.len())
     }
-    fn output(&mut self) -> &mut Vec<u8> {
-        &mut self.output
+}
+
+impl Records for Sink {
+    fn value(&mut self, record: &[u8]) -> bool {
+        assert!(!self.panics, "the sink panics");
+        let (length, value) = record.split_first_chunk().unwrap();
+        assert_eq!(u32::from_le_bytes(*length) as usize, value.len());
+        self.log.push(Ok(codec::decode(value).unwrap()));
+        self.goes_on()
     }
-    fn finished(&mut self, index: usize, outcome: Outcome<()>) {
-        let result = match outcome {
-            Outcome::Value(()) => Ok(codec::decode(&self.output[self.before..]).unwrap()),
-            other => {
-                assert_eq!(self.output.len(), self.before);
-                Err(other.to_string())
-            }
-        };
-        self.log.push((index, result));
+    fn failed(&mut self, outcome: Outcome<()>) -> bool {
+        self.log.push(Err(outcome.to_string()));
+        self.goes_on()
     }
+}
+
+fn records(contents: &[&[u8]]) -> Vec<u8> {
+    let record = |content: &&[u8]| [&(content.len() as u32).to_le_bytes(), *content].concat();
+    contents.iter().flat_map(record).collect()
 }
 
 fn half(n: u64) -> u64 {
@@ -448,33 +452,43 @@ fn half(n: u64) -> u64 {
 }
 
 #[test]
-fn a_batch_runs_each_call_for_itself() {
-    let mut input = Vec::new();
-    for n in [10u64, 7, 600] {
-        codec::encode(&n, &mut input).unwrap();
-    }
+fn many_calls_are_each_for_itself() {
+    let mut input = records(&[&[10], &[7], &[0xff], &[0xd8, 4], &[4, 4], &[9]]);
     input.push(0xee);
     let (mut sink, mut rest) = (Sink::default(), input.as_slice());
-    Erased::new(half).unwrap().call_batch(3, &mut rest, &mut sink);
-    assert_eq!(rest, [0xee]);
-    assert_eq!(sink.log[0], (0, Ok(5)));
-    assert!(sink.log[1].1.as_ref().unwrap_err().contains("7 is odd"));
-    assert_eq!(sink.log[2], (2, Ok(300)));
+    Erased::new(half).unwrap().call_records(5, &mut rest, &mut Vec::new(), &mut sink);
+    assert_eq!(rest.len(), 6, "the sixth record, and a byte that is none");
+    assert_eq!((&sink.log[0], &sink.log[3], sink.log.len()), (&Ok(5), &Ok(300), 5));
+    let error = |index: usize| sink.log[index].as_ref().unwrap_err();
+    assert!(error(1).contains("7 is odd"), "{}", error(1));
+    assert!(error(2).contains("end before"), "{}", error(2));
+    assert!(error(4).contains("1 bytes follow"), "{}", error(4));
 }
 
 #[test]
-fn a_batch_ends_where_its_sink_says_and_where_an_argument_is_broken() {
-    let mut sink = Sink { stop_at: Some(1), ..Sink::default() };
-    Erased::new(half).unwrap().call_batch(3, &mut &[2, 4, 6][..], &mut sink);
-    assert_eq!(sink.log, [(0, Ok(1))]);
+fn many_calls_end_where_the_sink_says_and_at_what_is_no_record() {
+    let (input, half) = (records(&[&[2], &[3], &[6]]), Erased::new(half).unwrap());
+    for (stop_after, left) in [(1, 10), (2, 5)] {
+        let mut sink = Sink { stop_after: Some(stop_after), ..Sink::default() };
+        let mut rest = input.as_slice();
+        half.call_records(3, &mut rest, &mut Vec::new(), &mut sink);
+        assert_eq!((sink.log.len(), rest.len()), (stop_after, left));
+    }
     let mut sink = Sink::default();
-    Erased::new(half).unwrap().call_batch(4, &mut &[2, 0xff][..], &mut sink);
-    assert_eq!(sink.log.len(), 4);
-    assert!(sink.log[1].1.as_ref().unwrap_err().contains("end before"));
-    assert!(
-        sink.log[2..].iter().all(|(_, result)| result.as_ref().unwrap_err().contains("earlier argument"))
-    );
+    half.call_records(9, &mut &input[..13], &mut Vec::new(), &mut sink);
+    assert_eq!(sink.log.len(), 2);
     let mut sink = Sink::default();
-    Erased::named_unchecked("tests.nowhere").call_batch(2, &mut &[2, 4][..], &mut sink);
-    assert!(sink.log.iter().all(|(_, result)| result.is_err()) && sink.log.len() == 2);
+    let nowhere = Erased::named_unchecked("tests.nowhere");
+    nowhere.call_records(2, &mut input.as_slice(), &mut Vec::new(), &mut sink);
+    assert!(sink.log.iter().all(|result| result.is_err()) && sink.log.len() == 2);
+}
+
+#[test]
+fn a_panic_of_the_sink_is_not_taken_for_a_calls() {
+    let (input, mut sink) = (records(&[&[2], &[4]]), Sink { panics: true, ..Sink::default() });
+    let half = Erased::new(half).unwrap();
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        half.call_records(2, &mut input.as_slice(), &mut Vec::new(), &mut sink);
+    }));
+    assert!(caught.is_err() && sink.log.is_empty());
 }
