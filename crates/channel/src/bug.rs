@@ -43,6 +43,10 @@ pub enum Bug {
     QueueCloseWithoutRing,
     /// A consumer looks at the tail before it looks whether the queue is closed.
     NoLookAfterQueueClose,
+    /// A record of a message that grows is told of without publishing its bytes.
+    RelaxedGrown,
+    /// A receiver takes what grows without looking whether that is the next message.
+    GrownWithoutTail,
 }
 
 procession_sys::plantable!(Bug);

@@ -98,6 +98,28 @@ fn batches() {
     sender.join().unwrap();
 }
 
+/// Records of one cell of the model each, so that what is appended and what is taken share none.
+fn growing() {
+    let (mut producer, mut consumer) = ends(128);
+    let sender = thread::spawn(move || {
+        producer.append(b"", b"11111111").unwrap();
+        producer.append(b"", b"22222222").unwrap();
+        producer.finish();
+        producer.append(b"", b"33333333").unwrap();
+        producer.finish();
+    });
+    let mut got = Vec::new();
+    for _ in 0..2 {
+        consumer.recv_growing(|part| got.extend_from_slice(part)).unwrap();
+    }
+    consumer.recv_parts(100, |part, _| got.extend_from_slice(part)).unwrap();
+    consumer.recv_growing(|part| got.extend_from_slice(part)).unwrap();
+    sender.join().unwrap();
+    while consumer.recv_parts(100, |part, _| got.extend_from_slice(part)).unwrap() > 0 {}
+    assert_eq!(String::from_utf8(got).unwrap(), "111111112222222233333333");
+    assert_eq!(consumer.taken(), 2);
+}
+
 fn sender_closes() {
     let (mut producer, mut consumer) = ends(64);
     let sender = thread::spawn(move || {
@@ -188,6 +210,21 @@ fn a_message_larger_than_the_ring_arrives_whole() {
 #[test]
 fn batches_lose_nothing() {
     holds(batches);
+}
+
+#[test]
+fn records_of_messages_that_grow_arrive_once_and_in_order() {
+    holds(growing);
+}
+
+#[test]
+fn finds_a_record_that_is_not_published() {
+    finds(Bug::RelaxedGrown, growing);
+}
+
+#[test]
+fn finds_growth_taken_for_that_of_another_message() {
+    finds(Bug::GrownWithoutTail, growing);
 }
 
 #[test]

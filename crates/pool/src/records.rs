@@ -48,6 +48,18 @@ pub(crate) fn split(records: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
 }
 
+/// How many whole records there are at the start of `records`, at most `most`, and how many bytes they take.
+pub(crate) fn whole(records: &[u8], most: u32) -> (u32, usize) {
+    let (mut rest, mut count) = (records, 0);
+    while count < most
+        && let Some((_, behind)) = split(rest)
+    {
+        rest = behind;
+        count += 1;
+    }
+    (count, records.len() - rest.len())
+}
+
 /// The position behind the first `count` records, or of the last whole one's end if there are fewer.
 pub(crate) fn offset_of(records: &[u8], count: u32) -> usize {
     let mut rest = records;

@@ -16,7 +16,7 @@ use procession_sys::{Deadline, Spin, crash_point, sync::Ordering};
 const KEEP: usize = 1 << 20;
 
 /// A buffer for the next use: this one, unless it is large.
-fn kept<T>(mut buffer: Vec<T>) -> Vec<T> {
+pub(super) fn kept<T>(mut buffer: Vec<T>) -> Vec<T> {
     if buffer.capacity() * size_of::<T>() > KEEP {
         return Vec::new();
     }
@@ -27,9 +27,9 @@ fn kept<T>(mut buffer: Vec<T>) -> Vec<T> {
 /// The receiver's private view of a lane.
 #[derive(Debug)]
 pub struct Consumer<M> {
-    memory: M,
+    pub(super) memory: M,
     /// Where the next frame starts.
-    head: u64,
+    pub(super) head: u64,
     /// How far the sender was when last looked at.
     tail: u64,
     /// Whole messages taken.
@@ -38,10 +38,12 @@ pub struct Consumer<M> {
     pieces: Vec<u8>,
     in_pieces: bool,
     /// What was found wrong; nothing is read any more.
-    broken: Option<Corrupt>,
+    pub(super) broken: Option<Corrupt>,
     max_message: usize,
+    /// How much of the next message was taken while it grew, in bytes.
+    pub(super) early: usize,
     /// A batch that has been copied out, and where its messages end.
-    batch: Vec<u8>,
+    pub(super) batch: Vec<u8>,
     ends: Vec<usize>,
 }
 
@@ -67,6 +69,7 @@ impl<M: Memory> Consumer<M> {
             in_pieces: false,
             broken: None,
             max_message,
+            early: 0,
             batch: Vec::new(),
             ends: Vec::new(),
         })
@@ -89,7 +92,7 @@ impl<M: Memory> Consumer<M> {
 
     /// Whether a message has been received in part.
     pub fn in_pieces(&self) -> bool {
-        self.in_pieces
+        self.in_pieces || self.early > 0
     }
 
     /// Whether a look is worth while: something was committed, the sender is gone, or the lane is broken.
@@ -239,6 +242,21 @@ impl<M: Memory> Consumer<M> {
     ///
     /// See [`RecvError`]; it comes after the messages before it were given.
     pub fn recv_batch(&mut self, max_bytes: usize, mut each: impl FnMut(&[u8])) -> Result<usize, RecvError> {
+        self.recv_parts(max_bytes, |message, _| each(message))
+    }
+
+    /// As [`recv_batch`](Consumer::recv_batch); `each` is also told whether it is the rest of a message that was taken in
+    /// part [while it grew](Consumer::recv_growing).
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`]; it comes after the messages before it were given.
+    pub fn recv_parts(
+        &mut self,
+        max_bytes: usize,
+        mut each: impl FnMut(&[u8], bool),
+    ) -> Result<usize, RecvError> {
+        let mut rest = self.early > 0;
         let mut batch = core::mem::take(&mut self.batch);
         let mut ends = core::mem::take(&mut self.ends);
         batch.clear();
@@ -284,7 +302,7 @@ impl<M: Memory> Consumer<M> {
         }
         let mut start = 0;
         for &end in &ends {
-            each(&batch[start..end]);
+            each(&batch[start..end], core::mem::take(&mut rest));
             start = end;
         }
         let count = ends.len();
@@ -318,6 +336,13 @@ impl<M: Memory> Consumer<M> {
                 self.in_pieces = false;
             }
             if header.flags != PAD {
+                if self.early > 0 && (header.flags != FIRST | LAST || self.early > header.len as usize) {
+                    return self.fail(Corrupt {
+                        what: "length",
+                        found: header.len.into(),
+                        limit: self.early as u64,
+                    });
+                }
                 return Ok(Some(header));
             }
             self.head += header.size();
@@ -352,7 +377,7 @@ impl<M: Memory> Consumer<M> {
     }
 
     #[cold]
-    fn fail<T>(&mut self, corrupt: Corrupt) -> Result<T, RecvError> {
+    pub(super) fn fail<T>(&mut self, corrupt: Corrupt) -> Result<T, RecvError> {
         self.broken = Some(corrupt);
         self.tail = self.head;
         Err(corrupt.into())
@@ -364,7 +389,9 @@ impl<M: Memory> Consumer<M> {
             let head = self.head + header.size();
             self.memory.words().receiver.head.store(head, Ordering::Release);
         }
-        self.memory.read(self.head + UNIT, header.len as usize, into);
+        // No more than the message has, see `next_frame`.
+        let early = core::mem::take(&mut self.early);
+        self.memory.read(self.head + UNIT + early as u64, header.len as usize - early, into);
         self.head += header.size();
         crash_point!("lane.recv.copied");
     }

@@ -66,7 +66,7 @@ impl Config {
 
 /// The layout signature of a lane, for the [`Kind`] of a segment that holds some.
 pub const LAYOUT: u32 = signature(&[
-    1, // the protocol's version
+    2, // the protocol's version
     size_of::<Words>(),
     align_of::<Words>(),
     core::mem::offset_of!(Words, receiver),
@@ -129,7 +129,9 @@ fn make(segment: &Segment, offset: usize, config: &Config) -> Result<(RawSender,
 impl Words {
     fn reset(&self) {
         let Words { sender, receiver, .. } = self;
-        for position in [&sender.tail, &sender.sent, &receiver.head, &receiver.taken, &receiver.started] {
+        for position in
+            [&sender.tail, &sender.sent, &sender.grown, &receiver.head, &receiver.taken, &receiver.started]
+        {
             position.store(0, Ordering::Relaxed);
         }
         for word in [&sender.claims, &sender.receiver_closed, &receiver.claims, &receiver.sender_closed] {
@@ -214,6 +216,28 @@ impl RawSender {
             return Err(TrySendError::Moved);
         }
         self.producer.try_send_quiet(parts)
+    }
+
+    /// Appends a record to a message that grows; one that is new begins with `start`. The record survives the death of this
+    /// process from then on. The receiver gets the message when it is [finished](RawSender::finish), which anything else that
+    /// is sent does as well; what is there before it can [look](RawReceiver::recv_growing) for. For many small records: it
+    /// costs a fraction of a message for each. After some of these, one [`ring`](RawSender::ring) is due.
+    ///
+    /// # Errors
+    ///
+    /// See [`TrySendError`]. Too large is what is beyond 16 KiB, or an eighth of the ring.
+    #[inline]
+    pub fn append_quiet(&mut self, start: &[u8], record: &[u8]) -> Result<(), TrySendError> {
+        if self.ticket.is_gone(self.claims()) {
+            return Err(TrySendError::Moved);
+        }
+        self.producer.append(start, record)
+    }
+
+    /// Commits the message that [grows](RawSender::append_quiet), if one does, without ringing.
+    #[inline]
+    pub fn finish(&mut self) {
+        self.producer.finish();
     }
 
     /// Wakes the receiver if it sleeps.
@@ -369,6 +393,38 @@ impl RawReceiver {
         self.consumer.recv_batch(max_bytes, each)
     }
 
+    /// As [`recv_batch`](RawReceiver::recv_batch); `each` is also told whether it is given the rest of a message that was
+    /// taken in part [while it grew](RawReceiver::recv_growing).
+    ///
+    /// # Errors
+    ///
+    /// As of `recv_batch`.
+    #[inline]
+    pub fn recv_parts(
+        &mut self,
+        max_bytes: usize,
+        each: impl FnMut(&[u8], bool),
+    ) -> Result<usize, RecvError> {
+        if self.ticket.is_gone(self.claims()) {
+            return Err(RecvError::Moved);
+        }
+        self.consumer.recv_parts(max_bytes, each)
+    }
+
+    /// Takes what is there of a message that still [grows](RawSender::append_quiet), if everything before it has been
+    /// received; returns how many bytes `each` was given, which end with a whole record. The rest comes by the next receive.
+    /// Worth while when the sender has died, or is not heard of for a while.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`]; but that the sender is gone is none.
+    pub fn recv_growing(&mut self, each: impl FnOnce(&[u8])) -> Result<usize, RecvError> {
+        if self.ticket.is_gone(self.claims()) {
+            return Err(RecvError::Moved);
+        }
+        self.consumer.recv_growing(each)
+    }
+
     /// See [`Consumer::try_recv_unsettled`].
     #[inline]
     pub(super) fn try_recv_unsettled(&mut self, into: &mut Vec<u8>) -> Result<bool, RecvError> {
@@ -449,6 +505,7 @@ impl RawReceiver {
 impl Drop for RawSender {
     fn drop(&mut self) {
         if self.ticket.ends_here(self.claims()) {
+            self.producer.finish();
             self.producer.close();
         }
     }

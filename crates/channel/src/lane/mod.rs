@@ -36,6 +36,8 @@
 //!
 //! Messages have tickets 1, 2, 3…, counted by each end for itself, whole messages only.
 //!
+//! A message may also grow, record by record, before it is committed: see `lane/growing.rs`.
+//!
 //! # Who writes what
 //!
 //! | word | written by | when |
@@ -43,6 +45,7 @@
 //! | bytes from `tail` to `head + capacity` | sender | before the commit that covers them |
 //! | `tail` | sender | **the commit**: one store with Release |
 //! | `sent` | sender | after `tail`, for an end that is passed on |
+//! | `grown` | sender | after each record of a message that grows |
 //! | `taken` | receiver | after copying out, before `head`: these messages are in hand |
 //! | `head` | receiver | gives the space back: one store with Release |
 //! | `started` | receiver | before it acts on a message |
@@ -99,6 +102,7 @@
 pub(crate) mod consumer;
 mod error;
 mod frame;
+mod growing;
 pub(crate) mod producer;
 pub(crate) mod words;
 

@@ -170,9 +170,14 @@ impl In {
     }
 }
 
-/// Only inside a parcel, and once: packing moves the end.
+/// Only inside a parcel, and once: packing moves the end. Not while a message grows.
 impl Serialize for RawSender {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.producer.grows() {
+            return Err(S::Error::custom(
+                "failed to pack the sending end of a lane: it has a message that is not finished",
+            ));
+        }
         let mapped = self.producer.memory();
         let claims = &mapped.words().sender.claims;
         pack(&self.ticket, mapped.place(), self.producer.max_message(), claims, serializer)

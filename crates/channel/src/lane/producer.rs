@@ -4,6 +4,7 @@
 use super::{
     error::{Corrupt, SendError, TrySendError},
     frame::{BOUND, FIRST, Header, LAST, PAD, UNIT, frame_size},
+    growing::Growing,
     words::{CLOSED, DIED, Memory, died},
 };
 use crate::{
@@ -18,9 +19,9 @@ const WORKING_SET: u64 = 256 * 1024;
 /// The sender's private view of a lane.
 #[derive(Debug)]
 pub struct Producer<M> {
-    memory: M,
+    pub(super) memory: M,
     /// Where the next frame goes; what is before is committed.
-    tail: u64,
+    pub(super) tail: u64,
     /// How far the receiver was when last looked at.
     head: u64,
     /// Whole messages committed.
@@ -28,6 +29,8 @@ pub struct Producer<M> {
     /// The end of the memory of the ring that was used since the last discard.
     high: u64,
     max_message: usize,
+    /// The message that grows, if one does.
+    pub(super) growing: Option<Growing>,
 }
 
 impl<M: Memory> Producer<M> {
@@ -48,7 +51,7 @@ impl<M: Memory> Producer<M> {
         }
         // Unknown where the lane was in use before.
         let high = if tail == 0 { 0 } else { capacity };
-        Ok(Producer { memory, tail, head, sent, high, max_message })
+        Ok(Producer { memory, tail, head, sent, high, max_message, growing: None })
     }
 
     /// The memory below.
@@ -92,7 +95,7 @@ impl<M: Memory> Producer<M> {
         usize::try_from(fits).unwrap_or(usize::MAX).min(self.max_message)
     }
 
-    /// Says that no more comes.
+    /// Says that no more comes. What grows is to be finished before.
     pub fn close(&self) {
         // Release: whoever sees this sees every commit before.
         self.memory.words().receiver.sender_closed.store(CLOSED, Ordering::Release);
@@ -134,6 +137,7 @@ impl<M: Memory> Producer<M> {
     /// See [`TrySendError`].
     #[inline]
     pub fn try_send_quiet(&mut self, parts: &[&[u8]]) -> Result<(), TrySendError> {
+        self.finish();
         if self.is_closed() {
             return Err(TrySendError::Disconnected);
         }
@@ -162,6 +166,7 @@ impl<M: Memory> Producer<M> {
         deadline: Option<Deadline>,
         spin: &mut Spin,
     ) -> Result<(), SendError> {
+        self.finish();
         if self.is_closed() {
             return Err(SendError::Disconnected);
         }
@@ -187,6 +192,7 @@ impl<M: Memory> Producer<M> {
     /// See [`SendError`].
     #[cfg(any(feature = "async", loom))]
     pub fn send_some(&mut self, message: &[u8], done: &mut usize) -> Result<bool, SendError> {
+        self.finish();
         if self.is_closed() {
             return Err(SendError::Disconnected);
         }
@@ -290,7 +296,7 @@ impl<M: Memory> Producer<M> {
     }
 
     #[inline]
-    fn commit(&mut self, size: u64, whole: bool) {
+    pub(super) fn commit(&mut self, size: u64, whole: bool) {
         self.tail += size;
         // Release: who sees this tail sees the frames before it.
         let order = if planted(Bug::RelaxedCommit) { Ordering::Relaxed } else { Ordering::Release };
@@ -305,7 +311,7 @@ impl<M: Memory> Producer<M> {
 
     /// Looks for `size` bytes of room, and may pass over the rest of the ring to stay within the working set.
     #[inline]
-    fn make_room(&mut self, size: u64) -> Result<bool, Corrupt> {
+    pub(super) fn make_room(&mut self, size: u64) -> Result<bool, Corrupt> {
         let capacity = self.memory.capacity();
         if capacity > WORKING_SET {
             self.stay_within_working_set(size)?;

@@ -30,6 +30,8 @@ pub(crate) struct SenderWords {
     pub(crate) claims: AtomicU32,
     /// [`CLOSED`] or [`DIED`] once the receiver is gone. Written once, by the receiver or by who knows of its death.
     pub(crate) receiver_closed: AtomicU32,
+    /// Behind the last record of the message that grows; at or before `tail` it says nothing.
+    pub(crate) grown: AtomicU64,
 }
 
 /// Written by the receiver, but for `sender_closed`.

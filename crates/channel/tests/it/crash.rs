@@ -67,6 +67,46 @@ fn a_sender_that_dies_before_its_commit_leaves_nothing_and_after_it_the_message(
 }
 
 #[test]
+fn role_appender() {
+    let Some(mut role) = role::enter(role_appender) else { return };
+    let (point, mut sender): (String, RawSender) = take(role.fd());
+    sender.send(&[b"first"], None).unwrap();
+    arm(&point);
+    sender.append_quiet(b">", b"one").unwrap();
+    sender.append_quiet(b">", b"two").unwrap();
+    sender.finish();
+}
+
+#[test]
+fn a_sender_that_dies_while_a_message_grows_leaves_the_records_that_were_appended() {
+    let _watchdog = watchdog!();
+    let points = [
+        ("lane.append.padded", ""),
+        ("lane.append.written", ""),
+        ("lane.append.grown", ">one"),
+        ("lane.append.written:2", ">one"),
+        ("lane.append.grown:2", ">onetwo"),
+        ("lane.append.finished", ">onetwo"),
+        ("lane.send.committed", ">onetwo"),
+    ];
+    for (point, expected) in points {
+        let (sender, mut receiver) = with_capacity(16_384);
+        let mut process = start(role_appender, point, &sender);
+        drop(sender);
+        died(&mut process, point);
+        receiver.abandon_peer();
+        let committed = point == "lane.send.committed";
+        let mut messages = vec![b"first".to_vec()];
+        messages.extend(committed.then(|| expected.as_bytes().to_vec()));
+        assert_eq!(drain(&mut receiver), (messages, Some(RecvError::Disconnected)), "at {point}");
+        let mut grown = Vec::new();
+        receiver.recv_growing(|part| grown.extend_from_slice(part)).unwrap();
+        let left = if committed { "" } else { expected };
+        assert_eq!(String::from_utf8_lossy(&grown), left, "at {point}");
+    }
+}
+
+#[test]
 fn role_receiver() {
     let Some(mut role) = role::enter(role_receiver) else { return };
     let (point, mut receiver): (String, RawReceiver) = take(role.fd());

@@ -12,6 +12,7 @@ mod connection_processes;
 mod corpus;
 #[cfg(crash_points)]
 mod crash;
+mod growing;
 mod heap;
 mod hostile;
 mod lane;

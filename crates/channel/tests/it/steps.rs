@@ -145,6 +145,44 @@ fn a_sender_of_pieces_dies_at_every_instruction() {
 }
 
 #[test]
+fn a_sender_dies_at_every_instruction_while_a_message_grows() {
+    isolated("steps::a_sender_dies_at_every_instruction_while_a_message_grows", || {
+        let records = [pattern(3, 21), pattern(4, 16)];
+        let whole = |count: usize| [b">".to_vec(), records[..count].concat()].concat();
+        let mut seen = [0; 3];
+        let mut committed = 0;
+        let report = each_instruction(
+            &Options::one_of(11),
+            || world(40),
+            |world| {
+                records.iter().for_each(|record| world.sender.append_quiet(b">", record).unwrap());
+                world.sender.finish();
+            },
+            |death, world| {
+                world.receiver.abandon_peer();
+                let (messages, end) = drain(&mut world.receiver);
+                assert_eq!(end, Some(RecvError::Disconnected));
+                assert_eq!(messages[0], world.sent[0]);
+                let mut grown = Vec::new();
+                world.receiver.recv_growing(|part| grown.extend_from_slice(part)).unwrap();
+                if messages.len() == 2 {
+                    assert_eq!((&messages[1], grown.as_slice()), (&whole(2), b"".as_slice()));
+                    committed += 1;
+                    return;
+                }
+                assert!(messages.len() == 1 && !death.finished);
+                let count = if grown.is_empty() { 0 } else { (1..3).find(|n| grown == whole(*n)).unwrap() };
+                seen[count] += 1;
+            },
+        );
+        println!(
+            "append: {report}; 0, 1 and 2 records were there after {seen:?} deaths, the message after {committed}"
+        );
+        assert!(seen.iter().all(|deaths| *deaths > 0) && committed > 0);
+    });
+}
+
+#[test]
 fn a_receiver_dies_at_every_instruction() {
     isolated("steps::a_receiver_dies_at_every_instruction", || {
         let (mut in_ring, mut in_doubt, mut started) = (0, 0, 0);

@@ -89,6 +89,25 @@ pub(super) fn own_peak() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Looks whether this process has become too large.
+pub(super) struct Heap {
+    /// In bytes.
+    pub(super) limit: u64,
+    pub(super) resident: Resident,
+    /// When to look again, in nanoseconds.
+    pub(super) next: u64,
+}
+
+impl Heap {
+    pub(super) fn is_too_large(&mut self, now: u64, pause: u64) -> bool {
+        if now < self.next {
+            return false;
+        }
+        self.next = now + pause;
+        self.resident.bytes().is_some_and(|bytes| bytes > self.limit)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

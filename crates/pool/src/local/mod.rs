@@ -42,6 +42,7 @@
 //! 5. Workers that were killed by request, in damage, or with an item in hand count for nothing: each has cost somebody
 //!    an attempt, or was meant.
 
+mod aborts;
 mod builder;
 mod control;
 mod hand;
@@ -276,12 +277,17 @@ impl Back for Local {
 
     fn poll(&mut self, events: &mut Events) {
         let Local { slots, functions, failures, .. } = self;
+        let look = self.next_look.passed();
         for slot in slots.iter_mut().flatten() {
             slot.flush();
             slot.ring();
             slot.judge_suspect(events);
             slot.tell_started(events);
             if !slot.has_news() {
+                if look {
+                    slot.collect_growing(events);
+                    failures.learn(slot);
+                }
                 continue;
             }
             // One that tells nonsense is killed, and its death found like any other.
@@ -294,7 +300,7 @@ impl Back for Local {
             failures.learn(slot);
         }
         let rung = self.alarm.rung.load(Ordering::Relaxed) && self.alarm.rung.swap(false, Ordering::Acquire);
-        if rung || self.next_look.passed() {
+        if rung || look {
             self.next_look = Deadline::after(LOOK_FOR_DEATHS);
             self.look_after_workers(events);
             self.look_at_clock();

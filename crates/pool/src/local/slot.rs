@@ -144,6 +144,8 @@ pub(super) struct Slot {
     /// `None` once it was told to end.
     tasks: Option<RawSender>,
     results: RawReceiver,
+    /// Whether some of the message that grows was taken.
+    grown: bool,
     /// By which it gets functions with descriptors.
     socket: OwnedFd,
     /// Whether its initialiser was called, and whether that is done.
@@ -293,6 +295,7 @@ impl Slot {
             replacement: false,
             tasks: Some(tasks),
             results,
+            grown: false,
             socket,
             begun: false,
             ready: false,
@@ -360,50 +363,33 @@ impl Slot {
         if self.damaged {
             return None;
         }
-        let Slot { results, given, load, watched, .. } = self;
+        let Slot { results, given, load, watched, grown, .. } = self;
         let (mut begun, mut ready, mut leaving, mut failure) = (false, false, false, None);
-        let (mut items, mut bytes, mut busy) = (0_u64, 0_u64, 0_u64);
-        let mut run = Run { key: Key { task: 0, attempt: 0 }, first: 0, count: 0, records: Vec::new() };
-        let mut sane = true;
-        let mut finish = |given: &mut VecDeque<Given>| {
-            if let Some(task) = given.pop_front() {
-                *load -= task.time;
-                *watched -= usize::from(task.watched.is_some());
-            }
+        let (mut bytes, mut busy) = (0_u64, 0_u64);
+        let mut told = Told {
+            given,
+            load,
+            watched,
+            items: 0,
+            run: Run { key: Key { task: 0, attempt: 0 }, first: 0, count: 0, records: Vec::new() },
         };
-        let received = results.recv_batch(BATCH, |message| {
+        let mut sane = true;
+        let received = results.recv_parts(BATCH, |message, rest| {
             bytes += message.len() as u64;
             match message.split_first() {
                 // What comes after nonsense is no better.
                 _ if !sane => {}
-                Some((&wire::VALUE, value)) => {
-                    let Some(task) = given.front_mut() else { return sane = false };
-                    items += 1;
-                    if run.count == 0 {
-                        run.key = task.key;
-                        run.first = task.done;
-                        run.records = events.buffer();
-                    }
-                    records::append(&mut run.records, value);
-                    run.count += 1;
-                    task.done += 1;
-                    if task.done == task.items {
-                        finish(given);
-                        run.flush(events);
-                    }
+                // Only what grows comes in parts.
+                _ if rest => {
+                    *grown = false;
+                    sane = told.values(message, events);
                 }
+                Some((&wire::VALUES, records)) => sane = told.values(records, events),
+                Some((&wire::VALUE, value)) => sane = told.value(value, events),
                 Some((&kind @ (wire::FAILURE | wire::CANCELLED), outcome)) => {
-                    run.flush(events);
-                    let Some(task) = given.front_mut() else { return sane = false };
-                    items += 1;
-                    let (key, item) = (task.key, task.done);
                     let cancelled = kind == wire::CANCELLED;
                     let error = if cancelled { TaskError::Cancelled } else { decode_failure(outcome) };
-                    events.push(Event::Failed { key, item, error });
-                    task.done += 1;
-                    if task.done == task.items {
-                        finish(given);
-                    }
+                    sane = told.failure(error, events);
                 }
                 Some((&wire::TIMES, _)) => match Times::decode(message) {
                     Some(told) => {
@@ -420,12 +406,13 @@ impl Slot {
                 _ => sane = false,
             }
         });
+        told.run.flush(events);
+        let items = told.items;
         let result = items > 0;
         self.tally.items += items;
         self.tally.bytes_out += bytes;
         self.tally.busy = self.tally.busy.saturating_add(busy);
         self.leaving |= leaving;
-        run.flush(events);
         self.begun |= begun;
         self.newly_ready |= ready && !self.ready;
         self.ready |= ready;
@@ -440,6 +427,34 @@ impl Slot {
                 self.end_damaged();
                 None
             }
+        }
+    }
+
+    /// As [`collect`](Slot::collect), for values that are there but not told of yet: of a worker that has died, or runs an
+    /// item that takes long. To be called when `collect` finds nothing.
+    pub(super) fn collect_growing(&mut self, events: &mut Events) {
+        if self.damaged {
+            return;
+        }
+        let Slot { results, given, load, watched, grown, .. } = self;
+        let run = Run { key: Key { task: 0, attempt: 0 }, first: 0, count: 0, records: Vec::new() };
+        let mut told = Told { given, load, watched, items: 0, run };
+        let mut sane = true;
+        let received = results.recv_growing(|part| {
+            let first = !std::mem::replace(grown, true);
+            let records = if first { part.strip_prefix(&[wire::VALUES]) } else { Some(part) };
+            sane = records.is_some_and(|records| told.values(records, events));
+        });
+        told.run.flush(events);
+        let items = told.items;
+        self.tally.items += items;
+        if let Ok(bytes) = received {
+            self.tally.bytes_out += bytes as u64;
+        }
+        self.resulted |= items > 0;
+        self.new_result |= items > 0;
+        if received.is_err() || !sane {
+            self.end_damaged();
         }
     }
 
@@ -462,6 +477,79 @@ impl Drop for Slot {
     }
 }
 
+/// What a worker tells of the items that it has.
+struct Told<'a> {
+    given: &'a mut VecDeque<Given>,
+    load: &'a mut u64,
+    watched: &'a mut usize,
+    /// How many items it has told of.
+    items: u64,
+    run: Run,
+}
+
+impl Told<'_> {
+    /// Records of the next values; false if that is nonsense.
+    fn values(&mut self, mut records: &[u8], events: &mut Events) -> bool {
+        while !records.is_empty() {
+            let Some(task) = self.given.front_mut() else { return false };
+            let most = task.items - task.done;
+            let (count, len) = records::whole(records, most);
+            if count == 0 {
+                return false;
+            }
+            if self.run.count == 0 {
+                self.run.begin(task, events);
+            }
+            let (now, later) = records.split_at(len);
+            self.run.records.extend_from_slice(now);
+            self.settled(count, events);
+            records = later;
+        }
+        true
+    }
+
+    fn value(&mut self, value: &[u8], events: &mut Events) -> bool {
+        let Some(task) = self.given.front_mut() else { return false };
+        if self.run.count == 0 {
+            self.run.begin(task, events);
+        }
+        records::append(&mut self.run.records, value);
+        self.settled(1, events);
+        true
+    }
+
+    /// So many values of the first task were added to the run.
+    fn settled(&mut self, count: u32, events: &mut Events) {
+        self.items += u64::from(count);
+        self.run.count += count;
+        if self.done(count) {
+            self.run.flush(events);
+        }
+    }
+
+    fn failure(&mut self, error: TaskError, events: &mut Events) -> bool {
+        self.run.flush(events);
+        let Some(task) = self.given.front() else { return false };
+        events.push(Event::Failed { key: task.key, item: task.done, error });
+        self.items += 1;
+        self.done(1);
+        true
+    }
+
+    /// So many items more of the first task are done; whether that are all.
+    fn done(&mut self, count: u32) -> bool {
+        let Some(task) = self.given.front_mut() else { return false };
+        task.done += count;
+        if task.done < task.items {
+            return false;
+        }
+        *self.load -= task.time;
+        *self.watched -= usize::from(task.watched.is_some());
+        self.given.pop_front();
+        true
+    }
+}
+
 /// Values that follow each other in one task.
 struct Run {
     key: Key,
@@ -471,6 +559,12 @@ struct Run {
 }
 
 impl Run {
+    /// The next values are those of `task` from where it stands.
+    fn begin(&mut self, task: &Given, events: &mut Events) {
+        (self.key, self.first) = (task.key, task.done);
+        self.records = events.buffer();
+    }
+
     fn flush(&mut self, events: &mut Events) {
         if self.count > 0 {
             let Run { key, first, count, .. } = *self;

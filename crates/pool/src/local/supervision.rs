@@ -64,6 +64,7 @@ impl Local {
                 && let Some(mut slot) = self.slots[index].take()
             {
                 while slot.collect(events, |_| {}).is_some_and(|count| count > 0) {}
+                slot.collect_growing(events);
                 self.failures.learn(&mut slot);
                 let (verdict, function) = (slot.verdict(exit), slot.died_of_function());
                 self.places[index].retired = slot.is_retired();

@@ -14,7 +14,8 @@
 //! |---|---|
 //! | `BEGUN` | kind: the initialiser is called now |
 //! | `READY` | kind: the initialiser is done |
-//! | `VALUE` | kind, the encoded value of the next item |
+//! | `VALUES` | kind, then one record per value of the next items. It [grows](procession_channel::lane) while they run |
+//! | `VALUE` | kind, the encoded value of the next item, where that is large or there is little room |
 //! | `FAILURE` | kind, the encoded outcome of the next item |
 //! | `CANCELLED` | kind: the next item is not run |
 //! | `LEAVING` | kind: it ends by itself after this, and leaves what it has not begun |
@@ -48,6 +49,7 @@ pub(super) const BEGUN: u8 = 21;
 pub(super) const DAMAGED: u8 = 22;
 pub(super) const CANCELLED: u8 = 23;
 pub(super) const LEAVING: u8 = 24;
+pub(super) const VALUES: u8 = 25;
 
 /// Messages to a worker are no larger than this, a quarter of a lane, so that one is on its way while another is
 /// taken out. A task goes in as many messages as it needs; an item that is larger goes in fragments.

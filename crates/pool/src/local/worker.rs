@@ -6,21 +6,24 @@
 //!    the fragment that is being taken in, since a large message may be the death of a worker before it is whole.
 //! 2. Items are run in order, and each has its result committed before the next is begun. So of the messages up to
 //!    `started`, the first item without a result is the one in hand, and there is at most one.
-//! 3. Results are committed at once, but rung for only when nothing is left to do, after [`RING`] of work, or when an
-//!    item takes long: a parent that is awake sees them anyway.
+//! 3. Results are committed at once: small values as records of a message that grows, which outlive this process like any
+//!    other. That message is finished, so that a parent that is awake sees it, when the clock is read: about each
+//!    [`LOOK`] of work, and after each item that takes longer. A parent that sleeps is rung for only when nothing is left
+//!    to do, after [`RING`] of work, or when an item takes long. It looks for what grows when it has not heard for long.
 #![expect(unsafe_code, reason = "ignores a signal; vouches that the parent runs the same program")]
 
 use super::{
+    aborts,
     control::Control,
     hand::ASKED,
-    memory::{Resident, own_peak},
+    memory::{Heap, Resident},
     wire::{self, TaskHeader, Times, Watched},
 };
 use crate::{back::FunctionId, records, token};
 use procession_channel::lane::{RawReceiver, RawSender, RecvError, TrySendError};
 use procession_parcel::{
     Erased, Fd, Outcome, Parcel, codec,
-    function::drop_local_state,
+    function::{Records, drop_local_state},
     wire::{Limits, Received, packet},
 };
 use procession_process::{StartMethod, current_process};
@@ -53,6 +56,8 @@ pub(super) struct Boot {
 const RING: u64 = 50_000;
 /// The clock is read about this often, in nanoseconds.
 const LOOK: u64 = 5_000;
+/// Values of more bytes than this get a message of their own.
+const SMALL: usize = 2048;
 /// Buffers larger than this are given back after use.
 const KEEP: usize = 1 << 20;
 
@@ -66,7 +71,7 @@ pub(super) fn run(boot: Boot) {
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
     let (tasks, mut results, control) = (boot.tasks, boot.results, boot.control);
     if current_process().start_method() == Some(StartMethod::Spawn) {
-        tell_inherited_peak(&control);
+        aborts::tell_inherited_peak(&control);
     }
     if boot.memory_limited {
         aborts::tell(&control);
@@ -181,25 +186,6 @@ fn refuse(results: &mut RawSender, why: &Outcome<()>) -> ! {
     let _ = codec::encode(why, &mut report);
     let _ = results.send(&[&report], None);
     std::process::exit(1)
-}
-
-/// Looks whether this process has become too large.
-struct Heap {
-    /// In bytes.
-    limit: u64,
-    resident: Resident,
-    /// When to look again, in nanoseconds.
-    next: u64,
-}
-
-impl Heap {
-    fn is_too_large(&mut self, now: u64, pause: u64) -> bool {
-        if now < self.next {
-            return false;
-        }
-        self.next = now + pause;
-        self.resident.bytes().is_some_and(|bytes| bytes > self.limit)
-    }
 }
 
 struct Worker {
@@ -368,48 +354,94 @@ impl Worker {
         }
         let Some((_, function)) = self.current.clone() else { return Err(Gone) };
         let mut output = std::mem::take(&mut self.output);
-        let watched = if header.flags & wire::WATCHED != 0 {
+        let told = if header.flags & wire::WATCHED != 0 {
             let (watched, rest) = Watched::decode(records).ok_or(Nonsense)?;
-            records = rest;
-            Some(watched)
+            self.run_watched(&header, &watched, rest, &function, &mut output)
+        } else if let Ok(function) = &*function {
+            let mut telling = Telling { worker: self, told: 0, end: Ok(()) };
+            function.call_records(header.items as usize, &mut records, &mut output, &mut telling);
+            let Telling { told, end, .. } = telling;
+            end.map(|()| told)
         } else {
-            None
+            self.refuse_all(&header, &function)
         };
+        if output.capacity() <= KEEP {
+            self.output = output;
+        }
+        // Fewer records than items are nonsense.
+        if told? == header.items { Ok(()) } else { Err(Nonsense) }
+    }
+
+    /// Runs items one by one, each of them in hand; tells how many there were.
+    fn run_watched(
+        &mut self,
+        header: &TaskHeader,
+        watched: &Watched,
+        mut records: &[u8],
+        function: &Result<Erased, String>,
+        output: &mut Vec<u8>,
+    ) -> Result<u32, End> {
         for index in 0..header.items {
             let (argument, rest) = records::split(records).ok_or(Nonsense)?;
             records = rest;
             output.clear();
-            let call = |output: &mut Vec<u8>| match &*function {
+            let outcome = self.watch.run(watched, index, header.limit, || match function {
                 Ok(function) => function.call_bytes(argument, output),
                 Err(why) => Outcome::BadArguments(why.clone()),
-            };
-            let outcome = match &watched {
-                None => call(&mut output),
-                Some(watched) => match self.watch.run(watched, index, header.limit, || call(&mut output)) {
-                    Some(outcome) => outcome,
-                    None => {
-                        self.commit(wire::CANCELLED, &[])?;
-                        continue;
-                    }
-                },
-            };
-            if outcome.is_value() {
-                self.commit(wire::VALUE, &output)?;
-            } else {
-                output.clear();
-                encode_failure(&outcome, &mut output);
-                self.commit(wire::FAILURE, &output)?;
+            });
+            match outcome {
+                Some(Outcome::Value(())) => self.commit(wire::VALUE, output)?,
+                Some(failure) => self.commit_failure(&failure)?,
+                None => {
+                    self.commit(wire::CANCELLED, &[])?;
+                    continue;
+                }
             }
-            self.clock.items = self.clock.items.saturating_add(1);
-            self.clock.unread += 1;
-            if self.clock.unread >= self.clock.every {
-                self.look_at_clock()?;
-            }
+            self.count()?;
         }
-        if output.capacity() <= KEEP {
-            self.output = output;
+        Ok(header.items)
+    }
+
+    /// What the items of a function come to that cannot be called.
+    fn refuse_all(&mut self, header: &TaskHeader, function: &Result<Erased, String>) -> Result<u32, End> {
+        for _ in 0..header.items {
+            if let Err(why) = function {
+                self.commit_failure(&Outcome::BadArguments(why.clone()))?;
+            }
+            self.count()?;
+        }
+        Ok(header.items)
+    }
+
+    /// An item is over.
+    #[inline]
+    fn count(&mut self) -> Result<(), End> {
+        self.clock.items = self.clock.items.saturating_add(1);
+        self.clock.unread += 1;
+        if self.clock.unread >= self.clock.every {
+            self.look_at_clock()?;
         }
         Ok(())
+    }
+
+    /// Commits a value, with its record's length in front.
+    #[inline]
+    fn commit_record(&mut self, record: &[u8]) -> Result<(), End> {
+        if record.len() <= SMALL {
+            match self.results.append_quiet(&[wire::VALUES], record) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full | TrySendError::TooLarge { .. }) => {}
+                Err(_) => return Err(Gone),
+            }
+        }
+        self.commit(wire::VALUE, &record[records::PREFIX..])
+    }
+
+    #[cold]
+    fn commit_failure(&mut self, failure: &Outcome<()>) -> Result<(), End> {
+        let mut output = Vec::new();
+        encode_failure(failure, &mut output);
+        self.commit(wire::FAILURE, &output)
     }
 
     /// Commits one result, waiting for room if there is none.
@@ -425,6 +457,7 @@ impl Worker {
     fn commit_slowly(&mut self, kind: u8, content: &[u8]) -> Result<(), End> {
         use procession_channel::lane::SendError;
         self.read_clock();
+        self.results.finish();
         self.results.ring();
         match self.results.send(&[&[kind], content], None) {
             Ok(()) => {}
@@ -461,6 +494,7 @@ impl Worker {
 
     fn look_at_clock(&mut self) -> Result<(), End> {
         let took = self.read_clock();
+        self.results.finish();
         if self.heap.is_some() {
             self.look_at_heap(PAUSE_BUSY);
         }
@@ -480,6 +514,7 @@ impl Worker {
 
     /// Nothing is left to do: rings, and tells how long items take.
     fn report(&mut self) -> Result<(), End> {
+        self.results.finish();
         self.results.ring();
         if self.clock.items > 0 {
             if self.clock.unread > 0 {
@@ -506,52 +541,32 @@ impl Worker {
     }
 }
 
-/// A process that was executed begins with the peak of the one that did so (`getrusage(2)`).
-fn tell_inherited_peak(control: &Control) {
-    // SAFETY: all of its fields are integers, for which zero is a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the record is of the type that the call writes.
-    let result = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    let peak = u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024);
-    // The kernel's two ways to count differ by a little.
-    let slack = 1 << 20;
-    if result == 0 && own_peak().is_none_or(|own| peak > own.saturating_add(slack)) {
-        control.inherited.store(peak, Ordering::Relaxed);
+/// Commits what the items of one message come to.
+struct Telling<'a> {
+    worker: &'a mut Worker,
+    /// How many items are over.
+    told: u32,
+    end: Result<(), End>,
+}
+
+impl Telling<'_> {
+    #[inline]
+    fn tell(&mut self, commit: impl FnOnce(&mut Worker) -> Result<(), End>) -> bool {
+        self.told += 1;
+        self.end = commit(self.worker).and_then(|()| self.worker.count());
+        self.end.is_ok()
     }
 }
 
-/// Tells apart, among aborts, those for want of memory.
-mod aborts {
-    use super::Control;
-    use crate::local::control::Words;
-    use std::sync::{
-        OnceLock,
-        atomic::{AtomicPtr, Ordering},
-    };
-
-    static CONTROL: OnceLock<Control> = OnceLock::new();
-    static WORDS: AtomicPtr<Words> = AtomicPtr::new(std::ptr::null_mut());
-
-    pub(super) fn tell(control: &Control) {
-        // Never dropped, so that the words stay mapped.
-        let words = CONTROL.get_or_init(|| control.clone()).as_ptr();
-        WORDS.store(words.cast_mut(), Ordering::Release);
-        // SAFETY: the handler does only what a handler may do.
-        unsafe { libc::signal(libc::SIGABRT, aborted as *const () as libc::sighandler_t) };
+impl Records for Telling<'_> {
+    #[inline]
+    fn value(&mut self, record: &[u8]) -> bool {
+        self.tell(|worker| worker.commit_record(record))
     }
 
-    extern "C" fn aborted(signal: libc::c_int) {
-        // Whoever aborts since an allocation has failed does so in the same thread, and nothing in between fails.
-        let error = std::io::Error::last_os_error().raw_os_error();
-        // SAFETY: null, or the words, which stay mapped.
-        let words = unsafe { WORDS.load(Ordering::Acquire).as_ref() };
-        if let (Some(libc::ENOMEM), Some(words)) = (error, words) {
-            words.no_memory.store(1, Ordering::Relaxed);
-        }
-        // SAFETY: a disposition without a handler.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-        // SAFETY: a number. It ends this process when the handler has returned, if it was not `abort` that raised it.
-        unsafe { libc::raise(signal) };
+    #[cold]
+    fn failed(&mut self, outcome: Outcome<()>) -> bool {
+        self.tell(|worker| worker.commit_failure(&outcome))
     }
 }
 

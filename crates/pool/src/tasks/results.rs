@@ -39,6 +39,7 @@ pub(super) enum Window {
     Items(u64),
 }
 
+const TOO_FEW: &str = "the worker sent fewer results than it said";
 /// How long an adaptive chunk should keep a worker busy.
 const CHUNK_TIME: Duration = Duration::from_millis(1);
 const LARGEST_ADAPTIVE: usize = 1 << 17;
@@ -267,10 +268,34 @@ where
     pub(super) fn drain(mut self, mut each: impl FnMut(Result<R, TaskError>)) {
         while let Ok(Some(result)) = self.advance(None) {
             each(result);
+            self.drain_current(&mut each);
+        }
+    }
+
+    /// Gives the rest of the current segment to `each`. The books are right at the end of it, so this is for who has no use
+    /// for them after a panic.
+    fn drain_current(&mut self, each: &mut impl FnMut(Result<R, TaskError>)) {
+        let Current::Values { records, at, left } = &mut self.current else {
             while let Some(result) = self.next_of_current() {
                 each(result);
             }
+            return;
+        };
+        let count = std::mem::take(left);
+        let mut rest = &records[*at..];
+        for _ in 0..count {
+            let Some((record, behind)) = records::split(rest) else {
+                each(Err(TaskError::BadResult(TOO_FEW.to_owned())));
+                continue;
+            };
+            rest = behind;
+            match codec::decode(record) {
+                Ok(value) => each(Ok(value)),
+                Err(error) => each(Err(TaskError::BadResult(error.to_string()))),
+            }
         }
+        self.outstanding -= count;
+        self.index += count;
     }
 
     #[inline]
@@ -286,9 +311,7 @@ where
                         *at = records.len() - rest.len();
                         codec::decode(record).map_err(|error| TaskError::BadResult(error.to_string()))
                     }
-                    None => {
-                        Err(TaskError::BadResult("the worker sent fewer results than it said".to_owned()))
-                    }
+                    None => Err(TaskError::BadResult(TOO_FEW.to_owned())),
                 }
             }
             Current::Failed { error, left } if *left > 0 => {

@@ -230,3 +230,22 @@ fn short_items_do_not_wait_for_a_long_one_while_a_worker_is_free() {
         std::fs::remove_file(&path).unwrap();
     }
 }
+
+#[test]
+fn the_results_of_quick_items_come_though_a_long_one_follows_them_in_their_chunk() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let pool = Pool::new(1).unwrap();
+    for chunk in [100, 20_000] {
+        let (closed, long) = (Gate::new(), chunk - 1);
+        let path = closed.path();
+        // Nobody opens the gate before all of its predecessors have been handed out.
+        let work = task!(move |n: u32| { if n == long { gate(path.clone()); } n }; path, long);
+        let mut results = pool.tasks_of(Work::task(&work), 0..chunk).chunk_size(chunk as usize).ordered();
+        for n in 0..long {
+            assert_eq!(results.next().unwrap().unwrap(), n);
+        }
+        closed.open();
+        assert_eq!(results.next().unwrap().unwrap(), long);
+        assert!(results.next().is_none());
+    }
+}
