@@ -5,6 +5,7 @@ use crate::{
     back::FunctionId,
     work::{Callable, Encoding},
 };
+use procession_parcel::Erased;
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
@@ -28,9 +29,14 @@ pub(super) struct Functions {
     next: u32,
 }
 
+/// Functions that the back knows no more.
+pub(super) type Forgotten = Vec<Arc<Erased>>;
+
 #[derive(Debug)]
 struct Entry {
     encoding: Encoding,
+    /// Kept so that what it has captured is never dropped by the back, under the pool's lock.
+    erased: Arc<Erased>,
     users: usize,
     /// Some user's hold on it: who keeps a [`Work`](crate::Work) means to use it again.
     holder: Weak<Callable>,
@@ -60,7 +66,7 @@ impl Functions {
 
     /// Takes out those that are unused and too many, or too large together; the ones used last stay. One with
     /// descriptors is not found again once nobody holds it, and goes.
-    fn surplus(&mut self) -> Vec<FunctionId> {
+    fn surplus(&mut self) -> Vec<(FunctionId, Arc<Erased>)> {
         let few = self.unused.len() <= UNUSED_FUNCTIONS && self.unused_bytes <= UNUSED_BYTES;
         if few && self.unused_with_fds == 0 {
             return Vec::new();
@@ -78,19 +84,22 @@ impl Functions {
                 surplus.push(*id);
             }
         }
-        for id in &surplus {
-            self.count_unused(*id, false);
-            if let Some(entry) = self.entries.remove(id) {
+        let mut removed = Vec::new();
+        for id in surplus {
+            self.count_unused(id, false);
+            if let Some(entry) = self.entries.remove(&id) {
                 self.by_encoding.remove(&entry.encoding);
+                removed.push((id, entry.erased));
             }
         }
-        surplus
+        removed
     }
 }
 
 impl State {
-    /// Makes `function` known to the back, if it is not yet, for a job that is about to begin.
-    pub(super) fn define(&mut self, function: &Arc<Callable>) -> FunctionId {
+    /// Makes `function` known to the back, if it is not yet, for a job that is about to begin. What is not known any more is
+    /// given back, to be dropped without the lock: its end may be code of the user's.
+    pub(super) fn define(&mut self, function: &Arc<Callable>) -> (FunctionId, Forgotten) {
         let functions = &mut self.functions;
         let known = functions.by_encoding.get(&function.encoding).copied();
         if let Some((id, entry)) = known.and_then(|id| Some((id, functions.entries.get_mut(&id)?))) {
@@ -99,9 +108,9 @@ impl State {
             if entry.users == 1 {
                 functions.count_unused(id, false);
             }
-            return id;
+            return (id, Forgotten::new());
         }
-        self.undefine_surplus();
+        let forgotten = self.undefine_surplus();
         let functions = &mut self.functions;
         let id = loop {
             let id = FunctionId(functions.next);
@@ -112,24 +121,27 @@ impl State {
         };
         let encoding = function.encoding.clone();
         functions.by_encoding.insert(encoding.clone(), id);
-        functions.entries.insert(id, Entry { encoding, users: 1, holder: Arc::downgrade(function) });
+        let (erased, holder) = (function.erased.clone(), Arc::downgrade(function));
+        functions.entries.insert(id, Entry { encoding, erased, users: 1, holder });
         self.back.define(id, &function.erased, &function.encoding.parcel);
-        id
+        (id, forgotten)
     }
 
-    pub(super) fn release(&mut self, id: FunctionId) {
+    /// As for `define`, a job that called the function has ended.
+    pub(super) fn release(&mut self, id: FunctionId) -> Forgotten {
         let functions = &mut self.functions;
-        let Some(entry) = functions.entries.get_mut(&id) else { return };
+        let Some(entry) = functions.entries.get_mut(&id) else { return Forgotten::new() };
         entry.users -= 1;
-        if entry.users == 0 {
-            functions.count_unused(id, true);
-            self.undefine_surplus();
+        if entry.users > 0 {
+            return Forgotten::new();
         }
+        functions.count_unused(id, true);
+        self.undefine_surplus()
     }
 
-    fn undefine_surplus(&mut self) {
-        for id in self.functions.surplus() {
-            self.back.undefine(id);
-        }
+    fn undefine_surplus(&mut self) -> Forgotten {
+        let surplus = self.functions.surplus();
+        surplus.iter().for_each(|(id, _)| self.back.undefine(*id));
+        surplus.into_iter().map(|(_, erased)| erased).collect()
     }
 }

@@ -262,8 +262,11 @@ impl Shared {
         if state.closed {
             return Err(TaskError::Terminated);
         }
-        let id = state.define(function);
-        Ok(state.front.open(options(id)))
+        let (id, forgotten) = state.define(function);
+        let job = state.front.open(options(id));
+        drop(state);
+        drop(forgotten);
+        Ok(job)
     }
 
     /// Adds tasks, or items that failed before they could be sent, which are all of a job's, and has them begin.
@@ -288,14 +291,15 @@ impl Shared {
     pub(crate) fn drop_job(&self, job: JobId) {
         let mut state = self.lock();
         let listeners = state.listeners.remove(job);
-        if let Some((function, keys)) = state.front.drop_job(job) {
-            state.release(function);
+        let ended = state.front.drop_job(job).map(|(function, keys, rest)| {
             for key in keys {
                 state.back.cancel(key, Cancel::Queued);
             }
-        }
+            (state.release(function), rest)
+        });
         drop(state);
-        drop(listeners);
+        // Code of the user's may run here: of listeners, captured data and errors of the input.
+        drop((listeners, ended));
     }
 
     /// Cancels what can be cancelled of a job, and takes in what has become of it so far.

@@ -29,6 +29,9 @@ pub(crate) struct JobOptions {
     pub(crate) ordered: bool,
     /// Whether somebody is busy adding all of its items, so that a join waits for the last of them.
     pub(crate) eager: bool,
+    /// How many of its tasks may wait to be dispatched while whoever adds them goes on adding: what is not there when a
+    /// worker has room is overtaken by tasks of lower priority.
+    pub(crate) ahead: usize,
     /// Whether its tasks are to begin although nobody waits for them.
     pub(crate) spontaneous: bool,
 }
@@ -40,6 +43,9 @@ pub(crate) struct Segment {
     pub(crate) count: u64,
     pub(crate) body: Body,
 }
+
+/// The segments of a job that nobody took.
+pub(crate) type Rest = Vec<Segment>;
 
 /// What a segment's items came to.
 #[derive(Debug)]
@@ -116,6 +122,10 @@ impl Job {
         }
     }
 
+    pub(super) fn into_rest(self) -> Rest {
+        self.out.into_iter().chain(self.parked.into_values()).collect()
+    }
+
     pub(super) fn settle(&mut self, segment: Segment) {
         self.settled += segment.count;
         if !self.options.ordered {
@@ -138,11 +148,16 @@ impl Job {
         !self.input_open && self.settled == self.added
     }
 
+    /// Whether more may be added.
+    pub(super) fn has_room(&self) -> bool {
+        self.queued <= self.options.ahead
+    }
+
     fn holds(&self, want: Want) -> bool {
         match want {
             Want::End => self.is_done(),
             Want::Output => !self.out.is_empty(),
-            Want::Room => !self.out.is_empty() || self.queued == 0,
+            Want::Room => !self.out.is_empty() || self.has_room(),
         }
     }
 

@@ -23,7 +23,7 @@ mod events;
 mod job;
 mod settled;
 
-pub(crate) use job::{Body, JobId, JobOptions, Need, Segment, Want};
+pub(crate) use job::{Body, JobId, JobOptions, Need, Rest, Segment, Want};
 
 use crate::{
     TaskError,
@@ -170,9 +170,9 @@ impl Front {
         self.jobs.get(job.0).map(|job| job.options.function)
     }
 
-    /// Tasks of this job that wait to be dispatched.
-    pub(crate) fn queued(&self, job: JobId) -> usize {
-        self.jobs.get(job.0).map_or(0, |job| job.queued)
+    /// Whether whoever adds to the job should go on: few enough of its tasks wait to be dispatched.
+    pub(crate) fn has_room(&self, job: JobId) -> bool {
+        self.jobs.get(job.0).is_none_or(Job::has_room)
     }
 
     /// Whether the job's input is closed and all of its items are settled, or the job is gone.
@@ -262,12 +262,12 @@ impl Front {
     }
 
     /// Ends a job: what is queued of it is never run, what runs is ignored. Gives back the function it used, and the keys
-    /// of what may be cancelled.
-    pub(crate) fn drop_job(&mut self, job: JobId) -> Option<(FunctionId, Vec<Key>)> {
+    /// of what may be cancelled, and what nobody took, to be dropped without the lock.
+    pub(crate) fn drop_job(&mut self, job: JobId) -> Option<(FunctionId, Vec<Key>, Rest)> {
         let cancellable =
             self.jobs.get(job.0).is_some_and(|job| job.options.cancellable && job.settled < job.added);
         let keys = if cancellable { self.cancel(job) } else { Vec::new() };
-        self.jobs.remove(job.0).map(|job| (job.options.function, keys))
+        self.jobs.remove(job.0).map(|job| (job.options.function, keys, job.into_rest()))
     }
 
     fn tasks_of(&self, job: JobId) -> Vec<u64> {
@@ -370,7 +370,7 @@ impl Front {
         let job = self.tasks.get(key)?.job;
         if let Some(state) = self.jobs.get_mut(job.0) {
             state.queued -= 1;
-            if state.queued == 0 && state.signals(false) {
+            if state.has_room() && state.signals(false) {
                 self.signalled.push(job);
             }
         }

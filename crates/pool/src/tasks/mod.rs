@@ -100,6 +100,7 @@ impl How {
             cancellable: self.cancellable,
             ordered: true,
             eager: true,
+            ahead: 0,
             spontaneous: false,
         }
     }
@@ -195,7 +196,8 @@ where
         self
     }
 
-    /// Tasks of higher priority go first to a worker that has room. The default is 0.
+    /// Tasks of higher priority go first to a worker that has room. The default is 0. Of a call with a priority above that,
+    /// two tasks per worker are taken from the input ahead of the workers, so that they are there when one has room.
     pub fn priority(mut self, priority: i32) -> Self {
         self.how.priority = priority;
         self
@@ -346,8 +348,10 @@ where
     fn start_as(self, ordered: bool, eager: bool, collected: bool) -> Results<A, R, I> {
         let Tasks { shared, work, input, chunk_size, window, mut how, total } = self;
         how.cancellable |= total.is_some();
+        // Two for each worker: while one is handed out to it, the next is there.
+        let ahead = if how.priority > 0 { shared.workers().saturating_mul(2) } else { 0 };
         let opened = work.callable().and_then(|function| {
-            shared.open(function, |function| JobOptions { ordered, eager, ..how.job(function) })
+            shared.open(function, |function| JobOptions { ordered, eager, ahead, ..how.job(function) })
         });
         let chunk = chunk_size.chunk(input.bounds(), shared.workers(), collected);
         let window = match window {
@@ -356,7 +360,7 @@ where
             Some(items) => Window::Items(items as u64),
         };
         let job = Job { shared, id: opened.as_ref().ok().copied() };
-        let mut results = Results::new(work, job, input, chunk, window);
+        let mut results = Results::new(work, job, input, chunk, window, ahead);
         if let Err(error) = opened {
             results.refuse(error);
         }

@@ -88,6 +88,8 @@ pub struct Results<A, R, I> {
     window: Window,
     /// How many tasks to prepare before the next look at the pool, and whether some waited for a worker at the last.
     batch: usize,
+    /// How many tasks are kept ready for workers, see [`JobOptions`](crate::front::JobOptions).
+    ahead: usize,
     waiting: bool,
     /// Items taken from the input and not handed out.
     outstanding: u64,
@@ -151,6 +153,7 @@ where
         input: I,
         chunk: Chunk,
         window: Window,
+        ahead: usize,
     ) -> Results<A, R, I> {
         Results {
             work,
@@ -159,7 +162,8 @@ where
             refused: None,
             chunk,
             window,
-            batch: 1,
+            batch: ahead.max(1),
+            ahead,
             waiting: false,
             outstanding: 0,
             segments: VecDeque::new(),
@@ -234,7 +238,7 @@ where
             let more = want == Want::Room;
             let found = self.job.shared.wait_until(first, |state| {
                 let front = &state.front;
-                front.has_output(job) || (more && front.queued(job) == 0) || front.broken().is_some()
+                front.has_output(job) || (more && front.has_room(job)) || front.broken().is_some()
             });
             if found {
                 continue;
@@ -402,8 +406,8 @@ where
             for buffer in self.spare.drain(..) {
                 state.events.recycle(buffer);
             }
-            if state.front.queued(job) > 0 {
-                self.batch = 1;
+            if !state.front.has_room(job) {
+                self.batch = self.ahead.max(1);
                 self.waiting = true;
                 break;
             }
@@ -416,7 +420,7 @@ where
             let (Chunk::Fixed(size) | Chunk::Adaptive(size)) = self.chunk;
             // A chunk's size fits, see `Chunk::fixed`.
             let short = item_time.is_some_and(|time| time.saturating_mul(size as u32) < SHORT);
-            self.batch = if short { (self.batch * 2).min(LARGEST_BATCH) } else { 1 };
+            self.batch = if short { (self.batch * 2).min(LARGEST_BATCH) } else { 1 }.max(self.ahead);
             for _ in 0..self.batch {
                 self.spare.push(state.events.buffer());
             }

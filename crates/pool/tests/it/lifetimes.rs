@@ -1,15 +1,20 @@
 //! How long workers live, and what they do besides tasks: recycling, idleness, restarts, resizing, state, exit functions.
 
 use crate::support::{Notebook, note, spin, wait_until};
+use procession_parcel::Bytes;
 use procession_pool::{
     Cause, Pool, TaskError, Work,
     back::{WorkerInfo, WorkerState},
     task,
 };
 use procession_process::{Resource, StartMethod};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -422,4 +427,44 @@ fn what_workers_do_is_told() {
     assert!(infos.iter().all(|info| info.queued == 0 && info.pid.is_some() && info.restarts == 0));
     assert_eq!(infos.iter().map(|info| info.index).collect::<Vec<_>>(), [0, 1]);
     assert!(infos[0].name.starts_with("PoolWorker-") && infos[0].age > Duration::ZERO);
+}
+
+/// Calls a pool of this process when it is dropped, if there is one.
+#[derive(Debug, Serialize, Deserialize)]
+struct Caller(Bytes);
+
+static CALLED: OnceLock<Pool> = OnceLock::new();
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if let Some(pool) = CALLED.get() {
+            CALLS.fetch_add(pool.apply(|n: usize| n, 1).unwrap(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a caller")
+    }
+}
+
+impl std::error::Error for Caller {}
+
+#[test]
+fn what_is_dropped_of_the_users_may_call_the_same_pool() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let pool = CALLED.get_or_init(|| Pool::threads(2).unwrap());
+    let calls = || CALLS.swap(0, Ordering::Relaxed);
+    // An error of the input that nobody takes.
+    let input = [Ok(1), Err(Caller(Bytes(Vec::new())))];
+    drop(pool.tasks_try(|n: usize| n, input).spawn().unwrap());
+    assert_eq!(calls(), 1);
+    // Captured data that is too large to be kept; a worker had a copy of its own.
+    let data = Caller(Bytes(vec![0; 5 << 20]));
+    let work = Work::task(&task!(move |n: usize| n + data.0.len(); data));
+    assert_eq!(pool.tasks_of(work, [1]).collect().unwrap(), [1 + (5 << 20)]);
+    pool.apply(|n: usize| n, 1).unwrap();
+    assert!(calls() > 0);
 }

@@ -9,7 +9,10 @@ use procession_process::ExitStatus;
 use procession_sys::Deadline;
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -299,4 +302,26 @@ fn a_broken_pool_ends_every_call_with_the_cause() {
     let results: Vec<_> = pool.imap(unused, 0..).collect();
     assert!(!results.is_empty() && results.iter().all(Result::is_err));
     assert!(matches!(pool.apply(unused, 1), Err(TaskError::Broken(_))));
+}
+
+#[test]
+fn a_call_of_higher_priority_has_its_next_tasks_ready_when_several_workers_have_room_at_once() {
+    let _watchdog = procession_testkit::test_watchdog();
+    // Nothing is done before the third of them was taken from the input; or, if that never is, after some time.
+    let third = Arc::new(AtomicBool::new(false));
+    let (taken, mut polls) = (third.clone(), 0);
+    let (pool, all) = pool(2, move |tasks| {
+        polls += 1;
+        // Every other poll finds nothing, so that the callers get their turn.
+        let works = polls % 2 == 0 && (taken.load(Ordering::Relaxed) || polls > 100);
+        let done = if works { tasks.len() } else { 0 };
+        tasks.drain(..done).map(|task| doubled(&task, 0, 1)).collect()
+    });
+    let low = pool.tasks(unused, 0..20).chunk_size(1).spawn().unwrap();
+    let input = (40..50).inspect(|n| third.store(*n >= 42, Ordering::Relaxed));
+    let high = pool.tasks(unused, input).priority(1).chunk_size(1).collect().unwrap();
+    assert!(high.into_iter().eq((40..50).map(|n| 2 * n)));
+    assert_eq!(low.get().unwrap().len(), 20);
+    let order: Vec<u32> = all.lock().unwrap().iter().map(|seen| seen.items[0]).collect();
+    assert!(order.iter().copied().eq((0..2).chain(40..50).chain(2..20)), "{order:?}");
 }
