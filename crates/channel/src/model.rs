@@ -258,5 +258,5 @@ impl QueueMemory for Arc<QueueCells> {
 
     fn discard(&self, _: u32) {}
 
-    fn revoke(&self, _: u64) {}
+    fn revoke(&self, _: &[u64]) {}
 }

@@ -16,15 +16,47 @@
 //! # When a process dies
 //!
 //! Whoever was to change the word and died before that: found at the end of a slice.
+//!
+//! # In a forked child
+//!
+//! The event fd and the watch are the parent's, and so are the waits under way, whose threads do not exist there; one of them may
+//! have had the lock. So a child begins anew, beside what it inherited: it makes an event fd of its own with its first wait. Its
+//! copy of the parent's stays open, and silent, as long as the object's handle lives.
 
-use procession_sys::waker::Watch;
+use procession_sys::{
+    OverFork,
+    hooks::{ForkHooks, around_fork},
+    waker::Watch,
+};
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     task::{Wake, Waker},
 };
+
+/// How often this process is a forked child of one that waited.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+/// Held while a forked child begins anew, so that no fork comes in the middle of that.
+static BEGINNING: OverFork<()> = OverFork::new(());
+
+fn watch_forks() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        around_fork(ForkHooks {
+            before: Some(|| BEGINNING.hold()),
+            in_parent: Some(|| BEGINNING.release()),
+            in_child: Some(|| {
+                FORKS.fetch_add(1, Ordering::Relaxed);
+                BEGINNING.reset(|()| ());
+            }),
+        });
+    });
+}
 
 /// An event fd as a waker.
 struct Signal(OwnedFd);
@@ -48,10 +80,32 @@ impl Wake for Signal {
 }
 
 /// The waits of this process for one object.
+pub(crate) struct Waits(Own);
+
+/// The waits of one process: this one, or one that it was forked from, directly or not.
 #[derive(Default)]
-pub(crate) struct Waits {
+struct Own {
+    forks: u32,
     signal: OnceLock<Arc<Signal>>,
     under_way: Mutex<UnderWay>,
+    /// Those of a forked child of this process.
+    child: OnceLock<Box<Own>>,
+}
+
+impl Own {
+    fn now() -> Own {
+        Own { forks: FORKS.load(Ordering::Relaxed), ..Own::default() }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Waits {
+    fn default() -> Waits {
+        Waits(Own::now())
+    }
 }
 
 #[derive(Default)]
@@ -71,19 +125,33 @@ impl UnderWay {
 }
 
 impl Waits {
-    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Those of this process.
+    fn own(&self) -> &Own {
+        let forks = FORKS.load(Ordering::Relaxed);
+        let mut own = &self.0;
+        while own.forks != forks {
+            own = match own.child.get() {
+                Some(child) => child,
+                None => {
+                    let _beginning = BEGINNING.lock();
+                    own.child.get_or_init(|| Box::new(Own::now()))
+                }
+            };
+        }
+        own
     }
 
     /// A wait begins.
     pub(crate) fn prepare(&self, watch: impl FnOnce(&Waker) -> Watch) -> io::Result<BorrowedFd<'_>> {
-        let mut under_way = self.under_way();
-        if self.signal.get().is_none() {
+        watch_forks();
+        let own = self.own();
+        let mut under_way = own.under_way();
+        if own.signal.get().is_none() {
             let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
             // Under the lock: nobody else sets it.
-            let _ = self.signal.set(Arc::new(Signal(fd)));
+            let _ = own.signal.set(Arc::new(Signal(fd)));
         }
-        let signal = self.signal.get().ok_or_else(|| io::Error::other("the event fd is gone"))?;
+        let signal = own.signal.get().ok_or_else(|| io::Error::other("the event fd is gone"))?;
         under_way.count += 1;
         if under_way.count == 1 {
             signal.silence();
@@ -94,8 +162,9 @@ impl Waits {
 
     /// The event fd was readable, and the object is not ready: look again after this.
     pub(crate) fn again(&self, watch: impl FnOnce(&Waker) -> Watch) {
-        if let Some(signal) = self.signal.get() {
-            let mut under_way = self.under_way();
+        let own = self.own();
+        if let Some(signal) = own.signal.get() {
+            let mut under_way = own.under_way();
             signal.silence();
             under_way.watch(signal, watch);
         }
@@ -103,14 +172,14 @@ impl Waits {
 
     /// It came after the silence and perhaps before the watch: the other waits of this process are to see it too.
     pub(crate) fn signal(&self) {
-        if let Some(signal) = self.signal.get() {
+        if let Some(signal) = self.own().signal.get() {
             signal.wake_by_ref();
         }
     }
 
     /// A wait ends.
     pub(crate) fn finish(&self) {
-        let mut under_way = self.under_way();
+        let mut under_way = self.own().under_way();
         under_way.count = under_way.count.saturating_sub(1);
         if under_way.count == 0 {
             let ended = under_way.watch.take();
@@ -123,6 +192,6 @@ impl Waits {
 
 impl fmt::Debug for Waits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waits").field("count", &self.under_way().count).finish_non_exhaustive()
+        f.debug_struct("Waits").field("count", &self.own().under_way().count).finish_non_exhaustive()
     }
 }

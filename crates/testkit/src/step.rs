@@ -245,6 +245,64 @@ pub fn count<W, P>(
     run(&mut world, &prepare, &operation, &mut record, &mut |_, _| ()).instructions
 }
 
+/// An operation whose way was recorded, to be killed in worlds like that again and again: each child gets to its place by a few
+/// stops, where [`kill_after`] steps all the way.
+#[derive(Debug)]
+pub struct Recorded(Route);
+
+impl Recorded {
+    /// Records the way of one whole run.
+    ///
+    /// # Panics
+    ///
+    /// As [`each_instruction`].
+    #[track_caller]
+    pub fn new<W, P>(
+        mut setup: impl FnMut() -> W,
+        prepare: impl Fn(&mut W) -> P,
+        operation: impl Fn(&mut W, P),
+    ) -> Self {
+        let limit = Options::default().limit;
+        let mut route = Route::default();
+        // The first way is not the usual one.
+        for _ in 0..2 {
+            let mut record = |child: &mut Child| child.record(limit, &mut route);
+            run(&mut setup(), &prepare, &operation, &mut record, &mut |_, _| ());
+        }
+        Self(route)
+    }
+
+    /// How many instructions the operation takes.
+    pub fn instructions(&self) -> u64 {
+        self.0.instructions()
+    }
+
+    /// Kills a child after `instructions` of them in a world like that of the record, which `setup` makes, and gives the world.
+    ///
+    /// # Panics
+    ///
+    /// As [`each_instruction`].
+    #[track_caller]
+    pub fn kill_after<W, P>(
+        &self,
+        instructions: u64,
+        mut setup: impl FnMut() -> W,
+        prepare: impl Fn(&mut W) -> P,
+        operation: impl Fn(&mut W, P),
+    ) -> W {
+        let mut world = setup();
+        let mut met = false;
+        let mut go = |child: &mut Child| met = child.go(&self.0, instructions);
+        run(&mut world, &prepare, &operation, &mut go, &mut |_, _| ());
+        if !met {
+            // It took another way, to another place.
+            world = setup();
+            kill_after(instructions, &mut world, &prepare, &operation);
+        }
+        world
+    }
+}
+
 /// Runs one child to where `on` brings it, and kills it.
 #[track_caller]
 fn run<W, P>(

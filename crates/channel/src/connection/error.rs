@@ -151,8 +151,8 @@ impl ConnectionError {
         }
     }
 
-    /// Whether a message was taken from a local pipe and could not be delivered, since another receiver took the one that had
-    /// been looked at, or another thread the room for its descriptors. It is gone; the next can be received.
+    /// Whether a message was taken from a local pipe and could not be delivered, since a receiver in another process took the
+    /// one that had been looked at, or another thread opened descriptors where there was room for those of the message. It is gone; the next can be received.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(&*self.kind, Kind::Parcel(error) if error.is_lost())

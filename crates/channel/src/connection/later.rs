@@ -65,7 +65,7 @@ impl Link {
     ) -> Result<(), ConnectionError> {
         self.check_writes()?;
         match &self.transport {
-            Transport::Packets(socket, _) => {
+            Transport::Packets(socket, ..) => {
                 let failed = |error| ConnectionError::parcel(SEND, error);
                 let mut packet = Packet::new(parts, fds).map_err(failed)?;
                 until(socket, Interest::Write, |_| match packet.try_send(socket.as_fd()) {

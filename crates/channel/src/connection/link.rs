@@ -32,10 +32,17 @@ pub(super) enum Direction {
 }
 
 pub(super) enum Transport {
-    /// One packet each, over a socket pair.
-    Packets(OwnedFd, Direction),
+    /// One packet each, over a socket pair. The threads of this process take turns with all handles of that socket.
+    Packets(OwnedFd, Direction, packet::Turn),
     /// In CPython's framing.
     Stream(Stream),
+}
+
+impl Transport {
+    fn packets(fd: OwnedFd, direction: Direction) -> Transport {
+        let turn = packet::Turn::of(&fd);
+        Transport::Packets(fd, direction, turn)
+    }
 }
 
 pub(crate) struct Link {
@@ -69,12 +76,12 @@ impl Link {
         };
         shut(&a, ours)?;
         shut(&b, theirs)?;
-        Ok((Link::new(Transport::Packets(a, ours)), Link::new(Transport::Packets(b, theirs))))
+        Ok((Link::new(Transport::packets(a, ours)), Link::new(Transport::packets(b, theirs))))
     }
 
     #[cfg(feature = "ipc-channel")]
     pub(super) fn from_packets(fd: OwnedFd, direction: Direction) -> Link {
-        Link::new(Transport::Packets(fd, direction))
+        Link::new(Transport::packets(fd, direction))
     }
 
     /// Messages in CPython's framing over a connected stream socket or a pipe.
@@ -84,14 +91,14 @@ impl Link {
 
     pub(super) fn writes(&self) -> bool {
         match &self.transport {
-            Transport::Packets(_, direction) => *direction != Direction::In,
+            Transport::Packets(_, direction, _) => *direction != Direction::In,
             Transport::Stream(stream) => stream.writes,
         }
     }
 
     pub(super) fn reads(&self) -> bool {
         match &self.transport {
-            Transport::Packets(_, direction) => *direction != Direction::Out,
+            Transport::Packets(_, direction, _) => *direction != Direction::Out,
             Transport::Stream(stream) => stream.reads,
         }
     }
@@ -119,7 +126,7 @@ impl Link {
     ) -> Result<(), ConnectionError> {
         self.check_writes()?;
         match &self.transport {
-            Transport::Packets(socket, _) => {
+            Transport::Packets(socket, ..) => {
                 let sent = packet::Packet::new(parts, fds)
                     .and_then(|mut packet| packet.send(socket.as_fd(), deadline));
                 sent.map_err(|error| ConnectionError::parcel(SEND, error))
@@ -151,7 +158,9 @@ impl Link {
     pub(super) fn try_recv(&self, max: u64) -> Result<Option<Parcel>, ConnectionError> {
         self.check_reads()?;
         match &self.transport {
-            Transport::Packets(socket, _) => packet_of(packet::try_recv(socket, &limits(max))),
+            Transport::Packets(socket, _, turn) => {
+                packet_of(packet::try_recv_in_turn(socket, Some(*turn), &limits(max)))
+            }
             Transport::Stream(stream) => match stream.advance(max)? {
                 Arrived::Message(parcel) => self.check_first(parcel).map(Some),
                 Arrived::Nothing => Ok(None),
@@ -183,8 +192,8 @@ impl Link {
         deadline: Option<Deadline>,
     ) -> Result<Option<Parcel>, ConnectionError> {
         self.check_reads()?;
-        if let Transport::Packets(socket, _) = &self.transport {
-            return packet_of(packet::recv(socket, &limits(max), deadline));
+        if let Transport::Packets(socket, _, turn) = &self.transport {
+            return packet_of(packet::recv_in_turn(socket, Some(*turn), &limits(max), deadline));
         }
         loop {
             if let Some(parcel) = self.try_recv(max)? {
@@ -216,7 +225,7 @@ impl Link {
 
     pub(super) fn into_fd(self) -> OwnedFd {
         match self.transport {
-            Transport::Packets(fd, _) => fd,
+            Transport::Packets(fd, ..) => fd,
             Transport::Stream(stream) => stream.into_fd(),
         }
     }
@@ -240,7 +249,7 @@ fn packet_of(
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.transport {
-            Transport::Packets(fd, _) => fd.as_fd(),
+            Transport::Packets(fd, ..) => fd.as_fd(),
             Transport::Stream(stream) => stream.fd(),
         }
     }
@@ -283,7 +292,7 @@ fn of_the_kernels(fd: OwnedFd) -> Result<OwnedFd, ConnectionError> {
 impl Serialize for Link {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (direction, fd) = match &self.transport {
-            Transport::Packets(fd, direction) => (Some(*direction), fd.as_fd()),
+            Transport::Packets(fd, direction, _) => (Some(*direction), fd.as_fd()),
             Transport::Stream(stream) => (None, stream.to_move().map_err(S::Error::custom)?),
         };
         (direction, self.max_bytes, Borrowed(fd)).serialize(serializer)
@@ -307,7 +316,7 @@ impl<'de> Deserialize<'de> for Link {
                 if sort != (Ok(SocketType::SEQPACKET), Ok(AddressFamily::UNIX)) {
                     return Err(D::Error::custom("the descriptor of a pipe's end is no packet socket"));
                 }
-                Transport::Packets(fd, direction)
+                Transport::packets(fd, direction)
             }
             None => {
                 let fd = of_the_kernels(fd).map_err(D::Error::custom)?;

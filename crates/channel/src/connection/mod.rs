@@ -16,7 +16,11 @@
 //! # Two transports
 //! * A [`Pipe`]'s ends are a pair of packet sockets, and each message is one packet; a body of more than 64 KiB lies in a
 //!   sealed memfd whose descriptor goes with it. A message is sent and received by one system call, so it is whole or
-//!   absent whoever is killed, and several processes or threads may use one end, each for whole messages.
+//!   absent whoever is killed, and several processes or threads may use one end, each for whole messages. Where threads of one
+//!   process receive on an end, or on copies of it, each message goes to one of them. Between processes that receive on the
+//!   same end one can lose a message if they differ in how long a message they take, or have no room for descriptors: it
+//!   finds another message than the one that it had looked at ([`ConnectionError::is_lost`]). (In CPython both threads and
+//!   processes that receive on one end tear each other's messages.)
 //! * A stream ([`Connection::from_stream`]) has CPython's framing: 4 bytes of length, big-endian, then the message. CPython
 //!   can be the other end, with [`send_bytes`](Connection::send_bytes) and [`recv_bytes`](Connection::recv_bytes) on
 //!   both sides. Threads may share an end; processes must not, and a message can be cut by a death.

@@ -36,6 +36,17 @@ impl InHand {
         }
     }
 
+    /// Nothing of an item is in its message any more, so that nobody needs to look for it there.
+    pub(super) fn emptied(&self, index: usize) {
+        let member = self.inner.ring.memory().segment().member();
+        let mine = |state: State| member.is_some_and(|member| usize::from(state.member()) == member.index());
+        if let Some(record) = self.hand.as_ref().and_then(|hand| hand.records().nth(index))
+            && mine(record.1)
+        {
+            self.inner.ring.empty(record);
+        }
+    }
+
     pub(super) fn acknowledge(mut self) {
         if let Some(hand) = self.take() {
             self.inner.ring.acknowledge(&hand);

@@ -229,6 +229,16 @@ impl<M: Memory> Ring<M> {
         }
     }
 
+    /// The message of this record's item has nothing in it any more. Where items are delivered again the token stays: it says
+    /// that this one cannot be.
+    #[cfg(not(loom))]
+    pub(super) fn empty(&self, (index, _): (u32, State)) {
+        if !self.shape().keeps() {
+            self.memory.record(index).token.store(0, Ordering::Relaxed);
+            crash_point!("queue.get.emptied");
+        }
+    }
+
     /// Leaves records to `task_done`: gives those that are.
     #[cfg(not(loom))]
     pub(super) fn leave(&self, hand: &Hand) -> Vec<(u32, State)> {
@@ -281,11 +291,8 @@ impl<M: Memory> Ring<M> {
             }
             return;
         };
-        for (index, state) in hand.records() {
-            if State::of(self.memory.record(index)) == state {
-                self.settle_record(index, state, pid);
-            }
-        }
+        let still = |&(index, state): &(u32, State)| State::of(self.memory.record(index)) == state;
+        self.settle_records(hand.records().filter(still).collect(), |_| pid);
         drop(held);
         self.rings_after_settling();
     }
@@ -383,28 +390,47 @@ impl<M: Memory> Ring<M> {
 
     /// Does with the records of the dead what the policy says. The caller holds the consumers' lock.
     fn settle(&self, dead: &mut dyn FnMut(u16) -> bool) -> bool {
-        let mut any = false;
-        for index in 0..self.records_used() {
-            let state = State::of(self.memory.record(index));
-            if state.kind() == Some(Kind::Held) && dead(state.member()) {
-                crash_point!("queue.settle.found");
-                self.settle_record(index, state, self.memory.pid_of(state.member()));
-                any = true;
-            }
+        let records = (0..self.records_used()).map(|index| (index, State::of(self.memory.record(index))));
+        let held = records.filter(|(_, state)| state.kind() == Some(Kind::Held));
+        let left: Vec<(u32, State)> = held.filter(|(_, state)| dead(state.member())).collect();
+        if left.is_empty() {
+            return false;
         }
-        any
+        crash_point!("queue.settle.found");
+        self.settle_records(left, |member| self.memory.pid_of(member));
+        true
     }
 
-    fn settle_record(&self, index: u32, state: State, pid: u32) {
-        let (record, shape) = (self.memory.record(index), self.shape());
-        let token = if shape.heap { record.token.load(Ordering::Relaxed) } else { 0 };
-        // With blocks that were taken out it cannot come again as it was: then it is in doubt under this policy too.
-        let again = shape.keeps() && (token == 0 || record.opened.load(Ordering::Acquire) != state.opened());
-        if token != 0 && !again {
-            // Its bytes are nowhere, or are not decoded any more.
-            self.memory.revoke(token);
+    /// Settles these records, which no living process changes. The caller holds the consumers' lock.
+    fn settle_records(&self, records: Vec<(u32, State)>, pid: impl Fn(u16) -> u32) {
+        let shape = self.shape();
+        let mut tokens = Vec::new();
+        let mut again_or_not = |(index, state): (u32, State)| {
+            let record = self.memory.record(index);
+            let token = if shape.heap { record.token.load(Ordering::Relaxed) } else { 0 };
+            // With blocks that were taken out it cannot come again as it was: then it is in doubt under this policy too.
+            let again =
+                shape.keeps() && (token == 0 || record.opened.load(Ordering::Acquire) != state.opened());
+            if token != 0 && !again {
+                // Its bytes are nowhere, or are not decoded any more.
+                tokens.push(token);
+            }
+            (index, state, again)
+        };
+        let records: Vec<(u32, State, bool)> = records.into_iter().map(&mut again_or_not).collect();
+        if !tokens.is_empty() {
+            // All at once: it is the heap's size that this takes time for, and others wait for the lock. Who settles anew
+            // because this process died comes to the same answers, since those who had the records are dead.
+            self.memory.revoke(&tokens);
             crash_point!("queue.settle.revoked");
         }
+        for (index, state, again) in records {
+            self.settle_record(index, state, again, &pid);
+        }
+    }
+
+    fn settle_record(&self, index: u32, state: State, again: bool, pid: &impl Fn(u16) -> u32) {
+        let (record, shape) = (self.memory.record(index), self.shape());
         match shape.policy {
             Policy::Redeliver if again => {
                 self.words().tail.again.store(1, Ordering::Release);
@@ -412,7 +438,7 @@ impl<M: Memory> Ring<M> {
                 record.state.store(state.with(Kind::Again).0, Ordering::Release);
             }
             Policy::Report | Policy::Redeliver => {
-                record.pid.store(pid.into(), Ordering::Relaxed);
+                record.pid.store(pid(state.member()).into(), Ordering::Relaxed);
                 record.state.store(state.with(Kind::Doubt).0, Ordering::Release);
             }
             Policy::Drop => self.lose(index),

@@ -22,10 +22,11 @@
 //!   blocks' words from this process to the message; copy the frame; commit. Where that fails, the blocks come back before
 //!   the unlock.
 //! * Get: take, with the token in the record; where items are delivered again, mark the record as **opened**; decode, which swaps
-//!   each block's word to this process; acknowledge. What could not be decoded is *revoked*: what is left of the message is
-//!   freed.
+//!   each block's word to this process; where items are not delivered again, clear the record's token, since nothing is in the
+//!   message any more; acknowledge. What could not be decoded is *revoked*: what is left of the message is freed.
 //! * Settle (the consumer is dead, or gave up): an item that can come again, with its record not opened, comes again, blocks and
-//!   all. Any other one is revoked first, then in doubt or lost as the policy says. So an item with blocks that was opened is
+//!   all. All others that have a token are revoked first, together, since that takes a look at the whole heap under the
+//!   consumers' lock; then they are in doubt or lost as the policy says. So an item with blocks that was opened is
 //!   in doubt under [`Policy::Redeliver`](super::Policy::Redeliver) too: some of its blocks may be the dead consumer's, changed or
 //!   freed, and it is no longer what was put.
 //!
@@ -190,10 +191,17 @@ pub(super) fn decode<T: DeserializeOwned + 'static>(
     let received = Received(heap.beside());
     let item = codec::decode_with(body, received.0.carrier_in());
     drop(received);
-    item.map_err(|error| {
-        ring.memory().revoke(token);
-        GetError::Decode(error)
-    })
+    match item {
+        Ok(item) => {
+            hand.emptied(index);
+            Ok(item)
+        }
+        Err(error) => {
+            ring.memory().revoke(&[token]);
+            hand.emptied(index);
+            Err(GetError::Decode(error))
+        }
+    }
 }
 
 /// A queue's place in the heap, for a parcel: a copy.

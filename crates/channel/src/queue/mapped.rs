@@ -382,10 +382,10 @@ impl Memory for Mapped {
     }
 
     #[cold]
-    fn revoke(&self, token: u64) {
+    fn revoke(&self, tokens: &[u64]) {
         if let Some(heap) = &self.heap {
             // It fails only where this process is no member, which it became before it locked.
-            let _ = heap.revoke(token);
+            let _ = heap.revoke(tokens);
         }
     }
 }

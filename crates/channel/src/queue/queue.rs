@@ -123,8 +123,8 @@ impl QueueBuilder {
     ///
     /// Such items are put one by one, also by [`put_many`](Queue::put_many), and take 8 bytes more. What is in the queue
     /// belongs to it, whoever dies; when nobody has the queue any more, the next [sweep](Heap::sweep) frees what was left in
-    /// it. A lock is held for as long as a sweep takes when somebody died in the middle of a put, or with such an item in
-    /// hand.
+    /// it. A lock is held for as long as one sweep takes when somebody died in the middle of a put, or with such items in hand,
+    /// however many, that it had not decoded (under [`Policy::Redeliver`]: or had).
     ///
     /// ```
     /// use procession_channel::Queue;

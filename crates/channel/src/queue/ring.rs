@@ -490,7 +490,7 @@ impl<M: Memory> Ring<M> {
         let ticket = words.tail.ticket.load(Ordering::Relaxed);
         if shape.heap && producers.noted_for.load(Ordering::Acquire) == ticket.wrapping_add(1) {
             // It had not come to its commit: nobody will ever decode that message.
-            self.memory.revoke(producers.noted.load(Ordering::Relaxed));
+            self.memory.revoke(&[producers.noted.load(Ordering::Relaxed)]);
             crash_point!("queue.repair.revoked");
         }
         let (_, pos) = Self::entry(&producers.entries, ticket)?;

@@ -218,7 +218,7 @@ pub struct Record {
     pub(crate) pos: AtomicU64,
     /// The pid of who had it, for people; written when it is found dead.
     pub(crate) pid: AtomicU64,
-    /// The token of the message of its blocks; 0 if it has none.
+    /// The token of the message of its blocks; 0 if it has none, or none of them is in the message any more.
     pub(crate) token: AtomicU64,
     /// The number of the record's use, and `1 << 32`, once its blocks may have been taken.
     pub(crate) opened: AtomicU64,
@@ -313,6 +313,7 @@ pub trait Memory {
     fn reserve_record(&self, index: u32) -> Result<(), Trouble>;
     /// Gives the memory of a chunk back. It may do nothing.
     fn discard(&self, chunk: u32);
-    /// Frees the blocks in the message with this token, which nobody will decode any more. It can be repeated.
-    fn revoke(&self, token: u64);
+    /// Frees the blocks in the messages with these tokens, which nobody will decode any more. It can be repeated, and costs a look
+    /// at every block of the heap, however many messages there are.
+    fn revoke(&self, tokens: &[u64]);
 }

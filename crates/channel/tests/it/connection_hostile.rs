@@ -1,12 +1,13 @@
 //! What a hostile peer does beside sending wrong bytes, and what several receivers do to each other.
 
-use crate::support::{header, raw, soon};
+use crate::support::{give, header, raw, soon, take};
 use procession_channel::connection::{Connection, ConnectionError, Pipe};
 use procession_parcel::{
     Fd, Parcel,
     wire::{self, Limits},
 };
-use procession_testkit::{Census, isolated, limits::Surroundings, watchdog};
+use procession_sys::Deadline;
+use procession_testkit::{Census, isolated, limits::Surroundings, role, watchdog};
 use std::{
     fs::File,
     io::Write,
@@ -14,6 +15,7 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
+    sync::Barrier,
     thread,
     time::Duration,
 };
@@ -200,23 +202,78 @@ fn what_is_no_message_takes_no_message_of_another_receiver_along() {
     });
 }
 
+const SMALL_AND_LARGE: usize = 20_000;
+
+/// Sends small and large messages in turns, to the end.
+fn send_small_and_large(sender: Connection<(), ()>) {
+    for _ in 0..SMALL_AND_LARGE {
+        sender.send_bytes(b"small").unwrap();
+        sender.send_bytes(&[0; 50]).unwrap();
+    }
+}
+
 #[test]
-fn a_message_that_is_taken_in_place_of_another_is_told_to_be_lost() {
+fn no_message_is_lost_between_threads_that_receive_on_one_end() {
     let _watchdog = watchdog!(Duration::from_secs(60));
     let (sender, receiver) = Pipe::<(), ()>::duplex().unwrap();
-    let others = [(copy(&receiver), 10), (copy(&receiver), 100)];
-    drop(receiver);
-    thread::scope(|scope| {
-        let counts = others.map(|(end, max)| scope.spawn(move || count(&end, max)));
-        for _ in 0..20_000 {
+    // By one handle, and by a copy of it.
+    let copy = copy(&receiver);
+    for round in 0..600 {
+        // All of them wait before anybody receives: a receiver that is too slow for one finds another one in its place.
+        for _ in 0..50 {
             sender.send_bytes(b"small").unwrap();
             sender.send_bytes(&[0; 50]).unwrap();
         }
-        drop(sender);
-        let counts = counts.map(|count| count.join().unwrap());
-        let total: usize = counts.iter().map(|(came, lost)| came + lost).sum();
-        assert_eq!(total, 40_000, "{counts:?}");
+        let begin = Barrier::new(3);
+        let receive = &|end: &Bytes, max| {
+            let mut came = 0;
+            begin.wait();
+            loop {
+                match end.recv_bytes_within(max, Some(Deadline::from_nanos(0))) {
+                    Ok(Some(_)) => came += 1,
+                    Ok(None) => return came,
+                    Err(error) if error.is_too_large() => thread::yield_now(),
+                    Err(error) => panic!("round {round}: {error}"),
+                }
+            }
+        };
+        let came: usize = thread::scope(|scope| {
+            let receivers = [(&receiver, 10), (&receiver, 100), (&copy, 100)]
+                .map(|(end, max)| scope.spawn(move || receive(end, max)));
+            receivers.into_iter().map(|receiver| receiver.join().unwrap()).sum()
+        });
+        assert_eq!(came, 100, "round {round}");
+    }
+}
+
+#[test]
+fn role_counts() {
+    let Some(mut role) = role::enter(role_counts) else { return };
+    let (end, max): (Bytes, u64) = take(role.fd());
+    role.say("ready");
+    role.say(&{
+        let (came, lost) = count(&end, max);
+        format!("{came} {lost}")
     });
+}
+
+#[test]
+fn a_message_that_is_taken_in_place_of_another_process_s_is_told_to_be_lost() {
+    let _watchdog = watchdog!(Duration::from_secs(60));
+    let (sender, receiver) = Pipe::<(), ()>::duplex().unwrap();
+    let mut others = [10_u64, 100].map(|max| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut process = role::start(role_counts, &[&theirs]);
+        give(&ours, &(&receiver, max));
+        process.expect("ready");
+        process
+    });
+    drop(receiver);
+    send_small_and_large(sender);
+    let counts = others.each_mut().map(|process| process.hear());
+    let total: usize =
+        counts.iter().flat_map(|count| count.split(' ')).map(|n| n.parse::<usize>().unwrap()).sum();
+    assert_eq!(total, 2 * SMALL_AND_LARGE, "{counts:?}");
 }
 
 #[test]

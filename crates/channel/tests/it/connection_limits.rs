@@ -61,6 +61,38 @@ fn a_message_whose_descriptors_have_no_room_stays_where_it_is() {
 }
 
 #[test]
+fn threads_do_not_take_each_other_s_room_for_descriptors() {
+    isolated!({
+        if !Surroundings::new().nofile(400).apply_or_skip() {
+            return;
+        }
+        let pipes = [(); 2].map(|()| Pipe::<(), ()>::duplex().unwrap());
+        let null = OwnedFd::from(File::open("/dev/null").unwrap());
+        // Room for one message of these, not for two.
+        let _filled = fill(150);
+        const ROUNDS: usize = 1000;
+        std::thread::scope(|scope| {
+            let null = &null;
+            for (sender, receiver) in &pipes {
+                scope.spawn(move || {
+                    (0..ROUNDS).for_each(|_| raw(sender, &header(0, 100, 0, 100), &[null; 100]));
+                });
+                scope.spawn(move || {
+                    let mut came = 0;
+                    while came < ROUNDS {
+                        match receiver.recv_parcel(None) {
+                            Ok(parcel) => came += usize::from(parcel.is_some()),
+                            Err(error) if error.is_out_of_descriptors() => std::thread::yield_now(),
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
 fn sends_without_descriptors_left_are_errors_and_send_nothing() {
     let _watchdog = watchdog!();
     isolated!({

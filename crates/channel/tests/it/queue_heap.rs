@@ -264,6 +264,86 @@ fn what_a_dead_producer_put_is_taken() {
     eventually("the heap is empty while the queue lives", Duration::from_secs(10), empty);
 }
 
+/// Takes its blocks, and kills its process where that is number 3.
+struct Deadly;
+
+impl<'de> Deserialize<'de> for Deadly {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Deadly, D::Error> {
+        let (number, _text) = <(SharedBox<u64>, SharedStr)>::deserialize(d)?;
+        if *number == 3 {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+        }
+        Ok(Deadly)
+    }
+}
+
+#[test]
+fn role_has_many_in_hand() {
+    let Some(mut role) = role::enter(role_has_many_in_hand) else { return };
+    let (queue, decodes): (Queue<(SharedBox<u64>, SharedStr)>, bool) = take(role.fd());
+    if decodes {
+        let claims: Vec<_> = (0..10).map(|_| queue.claim().unwrap()).collect();
+        role.say("claimed");
+        role.hear();
+        drop(claims);
+    }
+    let deadly: Queue<Deadly> = Parcel::pack(&queue).unwrap().unpack().unwrap();
+    let _ = deadly.get_many(10);
+    unreachable!("it died on its way");
+}
+
+#[test]
+fn one_look_at_the_heap_is_enough_for_all_that_a_dead_consumer_had() {
+    let _watchdog = watchdog!();
+    for policy in [Policy::Report, Policy::Drop, Policy::Redeliver] {
+        for decodes in [true, false] {
+            let heap = heap();
+            let queue: Queue<(SharedBox<u64>, SharedStr)> =
+                Queue::builder().heap(&heap).policy(policy).build().unwrap();
+            (0..10).for_each(|n| queue.put((heap.alloc(n).unwrap(), heap.str("text").unwrap())).unwrap());
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut process = role::start(role_has_many_in_hand, &[&theirs]);
+            give(&ours, &(&queue, decodes));
+            if decodes {
+                process.expect("claimed");
+                process.kill();
+            }
+            process.wait();
+            let before = heap.sweeps();
+            let stats = queue.stats().unwrap();
+            let context = format!("{policy:?}, {decodes}: {stats:?}");
+            // What was decoded has left its message, and is known to have; not where that would let it come again.
+            let looks = u64::from(!decodes || policy == Policy::Redeliver);
+            assert_eq!(heap.sweeps() - before, looks, "{context}");
+            let waiting = if policy == Policy::Redeliver && !decodes { 6 } else { 0 };
+            assert_eq!((stats.in_hand, stats.waiting), (0, waiting), "{context}");
+            assert_eq!(stats.in_doubt + stats.lost, 10 - waiting, "{context}");
+            heap.sweep().unwrap();
+            assert_eq!(heap.stats().blocks, 2 * waiting as usize, "{context}");
+            assert_eq!((0..waiting).map(|_| *queue.get().unwrap().0).sum::<u64>(), (10 - waiting..10).sum());
+            drop(queue);
+            assert_soon_empty(&heap);
+        }
+    }
+}
+
+#[test]
+fn one_look_at_the_heap_is_enough_for_a_batch_that_is_given_up() {
+    let _watchdog = watchdog!();
+    let heap = heap();
+    for policy in [Policy::Report, Policy::Drop] {
+        type Two = (SharedBox<u64>, SharedStr);
+        let queue: Queue<Two> = Queue::builder().heap(&heap).policy(policy).build().unwrap();
+        let bad: Queue<Fails> = Parcel::pack(&queue).unwrap().unpack().unwrap();
+        (0..20).for_each(|n| queue.put((heap.alloc(n).unwrap(), heap.str("text").unwrap())).unwrap());
+        let before = heap.sweeps();
+        assert!(matches!(bad.get_many(20), Err(GetError::Decode(_))));
+        // One for the item that cannot be decoded, under no lock, and one for the others.
+        assert_eq!(heap.sweeps() - before, 2);
+        assert_empty(&heap);
+    }
+}
+
 #[cfg(feature = "async")]
 #[test]
 fn a_put_that_is_given_up_gives_the_blocks_back_to_the_heap() {

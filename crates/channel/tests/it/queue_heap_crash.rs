@@ -149,11 +149,14 @@ fn a_consumer_that_dies_has_left_its_item_or_its_blocks_are_freed() {
         ("heap.receive.owned:2", 2),
         ("heap.hold.added", 2),
         ("heap.hold.cleared", 2),
+        ("queue.get.emptied", 2),
         ("queue.acknowledged", 3),
     ];
     for policy in [Policy::Report, Policy::Drop, Policy::Redeliver] {
         for (point, state) in points {
-            if point == "queue.get.opened" && policy != Policy::Redeliver {
+            let only_where =
+                [("queue.get.opened", true), ("queue.get.emptied", false)].into_iter().find(|p| p.0 == point);
+            if only_where.is_some_and(|(_, again)| again != (policy == Policy::Redeliver)) {
                 // Nothing is marked there.
                 continue;
             }

@@ -1,13 +1,17 @@
 //! Queues and receivers of channels among what is waited for.
 
 use procession_channel::{
-    Pipe, Queue, Receiver, SimpleQueue, channel,
+    Pipe, Queue, Receiver, SimpleQueue, Waitable, channel,
     queue::{GetError, Policy},
     wait,
 };
 use procession_process::Process;
-use procession_testkit::{wait::eventually, watchdog};
-use std::time::Duration;
+use procession_sys::{Deadline, fd::readable};
+use procession_testkit::{forked, isolated, wait::eventually, watchdog};
+use std::{
+    os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
+};
 
 const BOUND: Duration = Duration::from_secs(20);
 const AT_ONCE: Duration = Duration::ZERO;
@@ -266,4 +270,52 @@ fn a_wait_as_a_future_is_woken_by_whatever_becomes_ready() {
     empty.put(1).unwrap();
     let mut at_once = pin!(wait_async(&objects));
     assert!(at_once.as_mut().poll(&mut context).is_ready());
+}
+
+/// Which event fd this is, in whatever process.
+fn event_of(fd: BorrowedFd<'_>) -> String {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
+    info.lines().find(|line| line.starts_with("eventfd-id")).expect("an event fd").to_owned()
+}
+
+#[test]
+fn a_forked_child_waits_by_an_event_of_its_own() {
+    isolated!({
+        let queue = Queue::<u8>::unbounded().unwrap();
+        let (mut sender, receiver) = channel::<u8>().unwrap();
+        let objects: [&dyn Waitable; 2] = [&queue, &receiver];
+        // These waits of the parent are under way for ever, as far as the child can see.
+        let parents = objects.map(|object| event_of(object.prepare().unwrap()));
+        let mut put = || {
+            queue.put(1).unwrap();
+            sender.send(1).unwrap();
+        };
+        forked(|| {
+            for round in 0..2 {
+                let fds = objects.map(|object| object.prepare().unwrap());
+                assert!(fds.iter().zip(&parents).all(|(fd, parent)| event_of(*fd) != *parent), "{round}");
+                if round == 0 {
+                    put();
+                }
+                // The queue has its item in the second round, and says nothing more.
+                let silent = if round == 0 { 2 } else { 0 };
+                for &fd in &fds[..silent] {
+                    assert!(readable(fd, Some(Deadline::after(BOUND))).unwrap());
+                }
+                assert_eq!(wait(&objects, BOUND).unwrap(), [0, 1]);
+                objects.iter().for_each(|object| object.finish());
+            }
+            // And so does its own child.
+            let mine = event_of(queue.prepare().unwrap());
+            forked(|| {
+                let fd = queue.prepare().unwrap();
+                assert!(![&mine, &parents[0]].contains(&&event_of(fd)));
+                queue.put(2).unwrap();
+                assert!(readable(fd, Some(Deadline::after(BOUND))).unwrap());
+                queue.finish();
+            });
+            queue.finish();
+        });
+        objects.iter().for_each(|object| object.finish());
+    });
 }

@@ -91,7 +91,7 @@ pub(crate) fn assert_soon_empty(heap: &Heap) {
 
 /// Sends a packet, or bytes of a stream, with descriptors.
 pub(crate) fn raw(socket: impl AsFd, bytes: &[u8], fds: &[&OwnedFd]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     if !fds.is_empty() {

@@ -35,6 +35,7 @@ pub mod packet;
 mod receive;
 mod send;
 mod spill;
+mod turn;
 
 use crate::error::Error;
 use crate::parcel::Parcel;

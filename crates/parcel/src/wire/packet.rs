@@ -24,9 +24,11 @@
 //! It looks before it takes. A message that is too large for the receiver's [`Limits`], or has more descriptors than
 //! this process has room for, is an error and stays where it is. What is no message is taken out, as is one with more
 //! descriptors than this process may have at all.
-//! Between the look and the take, another receiver can take that message, or another thread use up the room: then the
-//! message that was taken instead may be lost, and the error says so ([`Error::is_lost`]).
+//! The threads of a process take turns ([`Turn`]), so that each takes what it has looked at. Between the look and the take,
+//! another process that receives on the socket can take that message, or a thread that opens descriptors use up the room: then
+//! the message that was taken instead may be lost, and the error says so ([`Error::is_lost`]).
 
+use super::turn::{self, Taking};
 use super::{FDS_PER_MESSAGE, Limits, Received, spill};
 use crate::error::{Error, Kind};
 use crate::parcel::Parcel;
@@ -44,6 +46,8 @@ use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+pub use super::turn::Turn;
 
 /// Bodies longer than this travel in a memfd.
 pub const INLINE: usize = 64 * 1024;
@@ -347,10 +351,23 @@ pub fn send(socket: impl AsFd, parcel: &Parcel, deadline: Option<Deadline>) -> R
 /// # Errors
 /// As [`try_recv`].
 pub fn recv(socket: impl AsFd, limits: &Limits, deadline: Option<Deadline>) -> Result<Received, Error> {
+    recv_in_turn(socket, None, limits, deadline)
+}
+
+/// As [`recv`], where other threads of this process may receive too: in their turn, if it is given.
+///
+/// # Errors
+/// As [`try_recv`].
+pub fn recv_in_turn(
+    socket: impl AsFd,
+    turn: Option<Turn>,
+    limits: &Limits,
+    deadline: Option<Deadline>,
+) -> Result<Received, Error> {
     let socket = socket.as_fd();
     loop {
         // Without a deadline the look itself waits, which saves two system calls.
-        match next(socket, limits, deadline.is_none())? {
+        match next(socket, turn, limits, deadline.is_none())? {
             Received::Empty => {}
             received => return Ok(received),
         }
@@ -368,10 +385,18 @@ pub fn recv(socket: impl AsFd, limits: &Limits, deadline: Option<Deadline>) -> R
 /// * The message is larger than `limits` allow ([`Error::is_too_large`]), or this process has no room for its
 ///   descriptors ([`Error::is_out_of_descriptors`]): it stays where it is, but see the module's page.
 /// * What came is no message ([`Error::is_malformed`]): it is gone, and the next can be received.
-/// * It was taken and cannot be delivered ([`Error::is_lost`]), where others receive on this socket too or use up the
-///   room: it is gone.
+/// * It was taken and cannot be delivered ([`Error::is_lost`]), where others receive on this socket too, not in the same
+///   [turn](Turn), or use up the room: it is gone.
 pub fn try_recv(socket: impl AsFd, limits: &Limits) -> Result<Received, Error> {
-    next(socket.as_fd(), limits, false)
+    next(socket.as_fd(), None, limits, false)
+}
+
+/// As [`try_recv`], where other threads of this process may receive too: in their turn, if it is given.
+///
+/// # Errors
+/// As [`try_recv`].
+pub fn try_recv_in_turn(socket: impl AsFd, turn: Option<Turn>, limits: &Limits) -> Result<Received, Error> {
+    next(socket.as_fd(), turn, limits, false)
 }
 
 /// Takes the next message out and throws it away, descriptors and all: one that could not be received, and stays. Whether
@@ -391,26 +416,41 @@ pub fn discard(socket: impl AsFd) -> Result<bool, Error> {
     }
 }
 
-fn next(socket: BorrowedFd<'_>, limits: &Limits, wait: bool) -> Result<Received, Error> {
-    let Some((header, len)) = look(socket, wait)? else { return Ok(Received::Empty) };
-    if len == 0 && is_closed(socket)? {
-        return Ok(Received::Closed);
-    }
-    let decoded = Header::decode(&header[..len.min(HEADER)], len);
-    let header = match decoded.and_then(|header| header.check_room().map(|()| header)) {
-        Ok(header) => header,
-        // Another process may take it just now: then this takes the next one, and delivers it.
-        Err(error) => {
-            return match receive(socket, len, limits) {
-                Err(other) if other.is_lost() => Err(other),
-                Err(_) => Err(error),
-                received => received,
-            };
+fn next(socket: BorrowedFd<'_>, turn: Option<Turn>, limits: &Limits, wait: bool) -> Result<Received, Error> {
+    loop {
+        let before = turn.map(Turn::takes);
+        let Some((header, len)) = look(socket, wait)? else { return Ok(Received::Empty) };
+        if len == 0 && is_closed(socket)? {
+            return Ok(Received::Closed);
         }
-    };
-    header.check(limits)?;
-    reserve(socket, header.places())?;
-    receive(socket, len, limits)
+        let decoded = Header::decode(&header[..len.min(HEADER)], len);
+        let header = decoded.and_then(|header| header.check_room().map(|()| header));
+        if let Ok(header) = &header {
+            header.check(limits)?;
+        }
+        let taking = match turn.zip(before) {
+            None => None,
+            Some((turn, before)) => match turn.since(before) {
+                // Somebody else has taken one: perhaps this one.
+                None => continue,
+                taking => taking,
+            },
+        };
+        let header = match header {
+            Ok(header) => header,
+            // Another process may take it just now: then this takes the next one, and delivers it.
+            Err(error) => {
+                return match receive(socket, taking, len, limits) {
+                    Err(other) if other.is_lost() => Err(other),
+                    Err(_) => Err(error),
+                    received => received,
+                };
+            }
+        };
+        let _room = (header.places() > 0).then(turn::room);
+        reserve(socket, header.places())?;
+        return receive(socket, taking, len, limits);
+    }
 }
 
 /// Whether nothing comes any more: an empty packet looks like the end.
@@ -459,7 +499,12 @@ thread_local! {
     static BEYOND: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-fn receive(socket: BorrowedFd<'_>, expected: usize, limits: &Limits) -> Result<Received, Error> {
+fn receive(
+    socket: BorrowedFd<'_>,
+    taking: Option<Taking>,
+    expected: usize,
+    limits: &Limits,
+) -> Result<Received, Error> {
     let mut start = [0; HEADER];
     let mut body = vec![0; expected.saturating_sub(HEADER)];
     let mut fds = Vec::new();
@@ -474,6 +519,7 @@ fn receive(socket: BorrowedFd<'_>, expected: usize, limits: &Limits) -> Result<R
         body.truncate(came);
         Ok::<_, Error>(taken)
     })?;
+    drop(taking);
     let Some((len, flags)) = taken else { return Ok(Received::Empty) };
     if len == 0 && is_closed(socket)? {
         return Ok(Received::Closed);

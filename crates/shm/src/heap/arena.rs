@@ -78,6 +78,8 @@ pub(crate) struct Arena {
     forks: AtomicU32,
     /// Spans that were used for the first time since the last sweep, by this process.
     pub(super) grown: AtomicU32,
+    /// How many sweeps this process began.
+    pub(super) sweeps: AtomicU64,
     shard: &'static OverFork<()>,
     cache: UnsafeCell<Cache>,
 }
@@ -191,6 +193,7 @@ impl Arena {
             me: AtomicU64::new(0),
             forks: AtomicU32::new(0),
             grown: AtomicU32::new(0),
+            sweeps: AtomicU64::new(0),
             shard: &SHARDS[(object.1 % SHARDS.len() as u64) as usize],
             cache: UnsafeCell::new(Cache::new()),
         });

@@ -235,6 +235,13 @@ impl Heap {
         Ok(sweep::everything(&self.arena, me))
     }
 
+    /// How many sweeps this process began, of all kinds: for tests of those who cause them.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn sweeps(&self) -> u64 {
+        self.arena.sweeps.load(core::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Gives the memory of all that is free back to the system.
     ///
     /// # Errors

@@ -17,8 +17,10 @@
 //! # Invariants
 //!
 //! 1. A word names a message only from a depart on until it is received, taken back, or swept.
-//! 2. A handle is open only while its block's word says `Owned` by this process: its trip tells whether the blocks came
-//!    back, and is told after they did.
+//! 2. A handle is open only while its block's word says `Owned` by this process: its trip tells of each block whether it came
+//!    back, and is told after it did. One did that never departed, or whose word was swapped back; not one whose word said
+//!    something else, since somebody has it then, or had it and freed it. What the word says later proves nothing: the
+//!    block may have been freed, allocated by this process anew, and be another handle's.
 //! 3. A sweep takes a message's blocks only if no end of the ring is left. Who sends or receives has one.
 //! 4. A token names one message, ever. So bytes that were received twice bring nothing the second time, and a block that was
 //!    freed and sent again is not mistaken for itself.
@@ -28,6 +30,8 @@
 //! * The sender before 2: the blocks are owned by a dead process. Between 2 and 3: they are in a message that was never
 //!   committed. After 3: the message is in the ring, and they in it.
 //! * The receiver before 5: they are in a message that has left the ring. After it: owned by a dead process.
+//! * A peer that takes the blocks of a message before its commit, or revokes it, against the rules: their handles stay closed here.
+//! * A forked copy of the sender's process has the trip, but not the blocks: it changes no word.
 //! * Both ends, or the last end in a parcel that is lost: no claim is left, and the next sweep frees all messages.
 //! * What is in a message that was never committed, or that was taken and never decoded, stays until the last end of the
 //!   ring is gone. With one sender and one receiver that is one message each, and the survivor lets go of its claim as
@@ -38,7 +42,7 @@
 
 use super::{
     Heap,
-    arena::{Arena, Block},
+    arena::{Arena, Block, forks},
     hold::Hold,
     holders,
     rings::{self, RINGS, Rings},
@@ -124,17 +128,37 @@ pub(crate) struct Inbox {
 pub(crate) struct Trip {
     core: Arc<Core>,
     pub(crate) token: Token,
+    /// The number of forks when it began.
+    forks: u32,
     state: AtomicU32,
     load: Mutex<Load>,
 }
 
+/// A block with one owner.
+struct Passenger {
+    block: Block,
+    owner: Life,
+    /// Whether the bytes name it.
+    written: bool,
+    at: At,
+}
+
+/// Where a block is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// Where it came from.
+    Here,
+    /// In the message.
+    Away,
+    /// Somebody else's.
+    Lost,
+}
+
 #[derive(Default)]
 struct Load {
-    /// Each with its owner, and whether the bytes name it.
-    blocks: Vec<(Block, Life, bool)>,
+    blocks: Vec<Passenger>,
     /// Read-only ones, and the column of the message's slot once there is one.
     holds: Vec<(Arc<Hold>, Option<u32>)>,
-    departed: bool,
 }
 
 /// Nothing has been committed.
@@ -143,6 +167,8 @@ const PACKING: u32 = 0;
 const SENT: u32 = 1;
 /// The handles have them again.
 const BACK: u32 = 2;
+/// The handles have those again that are here.
+const BACK_IN_PART: u32 = 3;
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -157,9 +183,19 @@ impl Outbox {
         let mut trip = locked(&self.trip);
         let trip = trip.get_or_insert_with(|| {
             let (core, token) = (self.core.clone(), rings::next(&*self.core.arena));
-            Arc::new(Trip { core, token, state: AtomicU32::new(PACKING), load: Mutex::default() })
+            let (state, load) = (AtomicU32::new(PACKING), Mutex::default());
+            Arc::new(Trip { core, token, forks: forks(), state, load })
         });
         Ok(trip.clone())
+    }
+}
+
+/// What nobody said of whether it was sent was not.
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        if let Some(trip) = self.trip.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            trip.back();
+        }
     }
 }
 
@@ -167,11 +203,11 @@ impl Trip {
     /// Notes a block; false if it is in this message already.
     pub(crate) fn take_along(&self, block: Block, owner: Life, writes: bool) -> bool {
         let mut load = locked(&self.load);
-        match load.blocks.iter_mut().find(|(known, ..)| *known == block) {
+        match load.blocks.iter_mut().find(|known| known.block == block) {
             // The first pass counts; what it saw twice the second one will see twice.
-            Some((.., written)) => !(writes && core::mem::replace(written, true)),
+            Some(known) => !(writes && core::mem::replace(&mut known.written, true)),
             None => {
-                load.blocks.push((block, owner, writes));
+                load.blocks.push(Passenger { block, owner, written: writes, at: At::Here });
                 true
             }
         }
@@ -185,48 +221,75 @@ impl Trip {
         }
     }
 
-    /// Whether the blocks are where they came from.
-    pub(crate) fn is_back(&self) -> bool {
-        self.state.load(Ordering::Acquire) == BACK
+    /// Whether the message was not sent, and this block is where it came from.
+    pub(crate) fn is_back(&self, block: Block) -> bool {
+        match self.state.load(Ordering::Acquire) {
+            BACK => true,
+            BACK_IN_PART => {
+                let load = locked(&self.load);
+                load.blocks.iter().any(|known| known.block == block && known.at == At::Here)
+            }
+            _ => false,
+        }
+    }
+
+    fn is_ours(&self) -> bool {
+        self.forks == forks()
     }
 
     fn depart(&self) -> Result<(), Error> {
-        let mut load = locked(&self.load);
-        if load.blocks.iter().any(|(.., written)| !written) {
-            let what = "the value was encoded differently when it was encoded again".to_owned();
-            return Err(Error::new("send a block of", self.core.arena.name(), Cause::Invalid { what }));
+        let fail = |what: &str| {
+            Error::new("send a block of", self.core.arena.name(), Cause::Invalid { what: what.to_owned() })
+        };
+        if !self.is_ours() {
+            return Err(fail("it belongs to the process that this one was forked from"));
         }
-        load.departed = true;
+        let mut load = locked(&self.load);
+        if load.blocks.iter().any(|block| !block.written) {
+            return Err(fail("the value was encoded differently when it was encoded again"));
+        }
         let message = self.core.message(self.token);
         for (hold, column) in &mut load.holds {
             *column = Some(hold.add(message)?);
             crash_point!("heap.ring.held");
         }
-        for &(block, owner, _) in &load.blocks {
-            let word = self.core.arena.owner(block);
+        for Passenger { block, owner, at, .. } in &mut load.blocks {
+            let word = self.core.arena.owner(*block);
             let ours = word.compare_exchange(owner.owned(), message, Ordering::AcqRel, Ordering::Relaxed);
-            debug_assert!(ours.is_ok(), "a block of this process");
+            if ours.is_err() {
+                *at = At::Lost;
+                return Err(fail("a block in it is not this process's any more"));
+            }
+            *at = At::Away;
             crash_point!("heap.ring.departed");
         }
         Ok(())
     }
 
     fn sent(&self) {
+        if !self.is_ours() {
+            return;
+        }
         self.state.store(SENT, Ordering::Release);
         // These would keep this process's holds.
         locked(&self.load).holds.clear();
     }
 
     fn back(&self) {
+        // The one that has the blocks may still send the message; and who had the lock below may not exist here.
+        if !self.is_ours() {
+            return;
+        }
         let mut load = locked(&self.load);
         let message = self.core.message(self.token);
-        if load.departed {
-            for &(block, owner, _) in &load.blocks {
-                let word = self.core.arena.owner(block);
-                let _ = word.compare_exchange(message, owner.owned(), Ordering::AcqRel, Ordering::Relaxed);
-                crash_point!("heap.ring.back");
-            }
+        for Passenger { block, owner, at, .. } in load.blocks.iter_mut().filter(|it| it.at == At::Away) {
+            let word = self.core.arena.owner(*block);
+            let back = word.compare_exchange(message, owner.owned(), Ordering::AcqRel, Ordering::Relaxed);
+            // Else a peer took it before the commit, or freed it.
+            *at = if back.is_ok() { At::Here } else { At::Lost };
+            crash_point!("heap.ring.back");
         }
+        let whole = load.blocks.iter().all(|block| block.at == At::Here);
         let holds = core::mem::take(&mut load.holds);
         drop(load);
         for (hold, column) in &holds {
@@ -235,7 +298,7 @@ impl Trip {
                 holders::clear(&*self.core.arena, hold.record(), *column, message);
             }
         }
-        self.state.store(BACK, Ordering::Release);
+        self.state.store(if whole { BACK } else { BACK_IN_PART }, Ordering::Release);
     }
 }
 
@@ -401,15 +464,17 @@ impl HeapRing {
         }
     }
 
-    /// Frees what is in the message with this token, of which it is known that it was never committed, or that nobody will
-    /// ever decode it; gives how many things that were. It can be repeated, and looks at every block of the heap.
+    /// Frees what is in the messages with these tokens, of which it is known that they were never committed, or that nobody
+    /// will ever decode them; gives how many things that were. It can be repeated. It looks at every block of the heap, once,
+    /// however many messages there are.
     ///
     /// # Errors
     ///
     /// This process cannot become a member of the heap.
-    pub fn revoke(&self, token: u64) -> Result<usize, Error> {
+    pub fn revoke(&self, tokens: &[u64]) -> Result<usize, Error> {
         let me = self.core.arena.me()?;
-        Ok(sweep::message(&self.core.arena, me, self.core.message(Token::new(token))))
+        let messages = tokens.iter().map(|&token| self.core.message(Token::new(token)));
+        Ok(sweep::messages(&self.core.arena, me, messages.collect()))
     }
 }
 

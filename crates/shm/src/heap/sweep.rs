@@ -48,8 +48,8 @@ struct Dead {
     news: bool,
     /// Which messages of rings are over.
     messages: Over,
-    /// Nothing but what has this word counts as left.
-    only: Option<u64>,
+    /// Nothing but what has one of these words counts as left. In order.
+    only: Option<Vec<u64>>,
 }
 
 impl Dead {
@@ -72,9 +72,10 @@ impl Dead {
         Dead { up_to, news, messages: rings::look(arena), only: None }
     }
 
-    /// Nobody, but for the message whose word this is.
-    fn message(word: u64) -> Dead {
-        Dead { up_to: Vec::new(), news: true, messages: Over::default(), only: Some(word) }
+    /// Nobody, but for the messages whose words these are.
+    fn messages(mut words: Vec<u64>) -> Dead {
+        words.sort_unstable();
+        Dead { up_to: Vec::new(), news: true, messages: Over::default(), only: Some(words) }
     }
 
     fn is(&self, life: Life) -> bool {
@@ -83,8 +84,8 @@ impl Dead {
 
     /// Whether what a word names is gone.
     fn left(&self, arena: &Arena, word: u64) -> bool {
-        if self.only.is_some() {
-            return self.only == Some(word);
+        if let Some(only) = &self.only {
+            return matches!(Word::read(word), Word::Message { .. }) && only.binary_search(&word).is_ok();
         }
         match Word::read(word) {
             Word::Owned(life) => self.is(life),
@@ -109,9 +110,9 @@ pub(crate) fn everything(arena: &Arena, me: Life) -> usize {
     run(arena, me, &Dead::look(arena))
 }
 
-/// Frees what is in the message of a ring whose word this is, which is known never to have been committed.
-pub(crate) fn message(arena: &Arena, me: Life, word: u64) -> usize {
-    run(arena, me, &Dead::message(word))
+/// Frees what is in the messages of a ring whose words these are, of which it is known that nobody will decode them.
+pub(crate) fn messages(arena: &Arena, me: Life, words: Vec<u64>) -> usize {
+    run(arena, me, &Dead::messages(words))
 }
 
 fn bounded(top: &AtomicU64, all: u32) -> u32 {
@@ -119,6 +120,7 @@ fn bounded(top: &AtomicU64, all: u32) -> u32 {
 }
 
 fn run(arena: &Arena, me: Life, dead: &Dead) -> usize {
+    arena.sweeps.fetch_add(1, Ordering::Relaxed);
     let control = arena.control();
     let (mut found, mut kept) = (0, 0);
     for number in 0..bounded(&control.span_top, arena.shape().spans) {

@@ -189,7 +189,7 @@ impl Owned {
     fn come_back(&self, way: &mut Option<Box<Way>>) -> bool {
         let back = match way.as_deref() {
             None => return true,
-            Some(Way::Ring(trip)) => trip.is_back(),
+            Some(Way::Ring(trip)) => trip.is_back(self.block),
             Some(Way::Parcel { token, fd }) => {
                 let Some(fd) = fd.take() else { return false };
                 let (transit, owned) = (token.transit(), self.me.owned());

@@ -248,7 +248,7 @@ fn one_that_dies_at_any_step_of_a_way_through_a_ring_leaves_what_can_be_revoked(
                     procession_parcel::wire::recv(&socket, &procession_parcel::wire::Limits::default(), None)
                 {
                     let token: Option<u64> = parcel.unpack().unwrap();
-                    ring.revoke(token.unwrap()).unwrap();
+                    ring.revoke(&[token.unwrap()]).unwrap();
                 }
                 assert_eq!(balance(&heap).blocks, 0, "at {point}");
                 drop(ring);

@@ -7,6 +7,7 @@ mod contents;
 #[cfg(crash_points)]
 mod crash;
 mod heap;
+mod heap_back;
 #[cfg(crash_points)]
 mod heap_crash;
 mod heap_hostile;

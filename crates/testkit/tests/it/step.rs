@@ -86,6 +86,22 @@ fn each_prefix_is_seen_in_order_and_none_is_left_out() {
 }
 
 #[test]
+fn what_was_recorded_dies_where_steps_lead() {
+    isolated!({
+        let (prepare, operation) = (|_: &mut SharedPage| (), |page: &mut SharedPage, ()| add_twice(page));
+        let recorded = step::Recorded::new(SharedPage::new, prepare, operation);
+        assert_eq!(recorded.instructions(), step::count(SharedPage::new, prepare, operation));
+        for n in 0..=recorded.instructions() {
+            let mut stepped = SharedPage::new();
+            step::kill_after(n, &mut stepped, prepare, operation);
+            let page = recorded.kill_after(n, SharedPage::new, prepare, operation);
+            let counts = [page, stepped].map(|page| page.counter().load(Ordering::SeqCst));
+            assert_eq!(counts[0], counts[1], "after {n}");
+        }
+    });
+}
+
+#[test]
 fn preparation_is_not_stepped() {
     isolated!({
         let mut counts = Vec::new();
