@@ -9,7 +9,6 @@
 // ci: => 3 lines came, 2 questions were answered
 
 use procession::{
-    Connection,
     channel::connection::{PipeReceiver, PipeSender},
     prelude::*,
 };

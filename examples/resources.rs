@@ -8,7 +8,7 @@
 //! ```
 // ci: => the large one had more, the greedy one was ended
 
-use procession::{Resource, prelude::*};
+use procession::prelude::*;
 use std::{error::Error, fs, hint, thread};
 
 /// Keeps so many MiB resident, says so, and waits for the word to end.

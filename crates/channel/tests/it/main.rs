@@ -12,6 +12,7 @@ mod connection_processes;
 mod corpus;
 #[cfg(crash_points)]
 mod crash;
+mod faults;
 mod heap;
 mod hostile;
 mod lane;

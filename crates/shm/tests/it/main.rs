@@ -6,6 +6,7 @@ mod claims;
 mod contents;
 #[cfg(crash_points)]
 mod crash;
+mod faults;
 mod heap;
 #[cfg(crash_points)]
 mod heap_crash;
