@@ -6,7 +6,7 @@
 //! ```
 // ci: => every number was seen
 
-use procession::{channel::queue::Policy, prelude::*};
+use procession::{Policy, prelude::*};
 use std::error::Error;
 
 const EACH: u64 = 20_000;

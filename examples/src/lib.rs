@@ -1,6 +1,7 @@
-//! Programs that show what `procession` is for; each is a file in this folder.
+//! Programs that show what `procession` is for; each is a file in this folder. The README lists them by what they show.
 //!
 //! * `cargo run --release --example wordcount -- [PATH…]`: counts words in many files with many processes.
+//! * `cargo run --example hello`: the first of a tour for those who know Python's module.
 //! * `cargo run --example chat`: talks to a Python process.
 
 #[cfg(not(target_os = "linux"))]

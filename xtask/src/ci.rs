@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: exactly what CI runs, step by step.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::leftovers::Before;
@@ -93,9 +94,37 @@ fn steps() -> Result<Vec<Step>, String> {
     steps.extend(packages.iter().filter_map(shuttle));
     steps.extend(packages.iter().filter_map(crash_points));
     steps.extend(packages.iter().filter_map(lock_steps));
+    steps.push(Step::cargo("package", "package --workspace --no-verify --offline --allow-dirty --quiet"));
+    steps.extend(least_version()?);
+    if answers("cargo", &["deny", "--version"]) {
+        steps.push(Step::cargo("deny", "deny --offline check bans licenses sources"));
+    }
     steps.push(Step::cargo("newcomer", "xtask newcomer"));
     steps.push(Step::cargo("bench", "xtask bench --quick"));
     Ok(steps)
+}
+
+/// The least Rust version that the manifests state, where it is not the one that everything else here is built with, and
+/// rustup has it.
+fn least_version() -> Result<Option<Step>, String> {
+    let least = workspace::rust_version()?;
+    let current =
+        Command::new("rustc").arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    if String::from_utf8_lossy(&current).starts_with(&format!("rustc {least}.")) {
+        return Ok(None);
+    }
+    if !answers("cargo", &[&format!("+{least}"), "--version"]) {
+        eprintln!("xtask: Rust {least}, the least that the manifests take, is not installed: not checked");
+        return Ok(None);
+    }
+    let line = format!("+{least} check --workspace --all-targets --all-features");
+    Ok(Some(Step::cargo("least Rust version", &line).env("CARGO_TARGET_DIR", &folder("least"))))
+}
+
+/// Whether a program is there and knows that.
+fn answers(program: &str, args: &[&str]) -> bool {
+    let command = Command::new(program).args(args).stdin(Stdio::null()).output();
+    command.is_ok_and(|output| output.status.success())
 }
 
 /// A crate by itself: without default features, and with each feature alone. Clippy, since it keeps warnings to the

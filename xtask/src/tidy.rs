@@ -6,11 +6,12 @@ mod guide;
 mod items;
 mod manifests;
 mod sources;
+mod supply;
 
 use std::fs;
 use std::path::Path;
 
-use crate::workspace::files;
+use crate::workspace::{files, licences};
 use crate::{Outcome, root};
 
 const HELP: &str = "\
@@ -22,7 +23,8 @@ Each crate has a README, the workspace's lints and a reason beside each dependen
 and metadata. No placeholder macros, no ignored
 tests, a SAFETY line at each unsafe block, a test for each crash point, no machine's own paths. The changelog names the
 current version. Each test that docs/conformance.md and the pitfalls of docs/guide.md name exists; so does what docs/api.md names as ours,
-which has a line for each row of CPython's API. A file of more than 600 lines is a warning.";
+which has a line for each row of CPython's API. What is
+depended on comes from the registry, under a licence that deny.toml allows. A file of more than 600 lines is a warning.";
 
 /// The repository as tidy sees it: every text file that belongs to it.
 struct Tree {
@@ -97,6 +99,12 @@ fn check(root: &Path) -> Findings {
     let items = items::Items::read(&tree);
     api::check(&tree, &items, &mut findings);
     guide::check(&tree, &mut findings);
+    match licences() {
+        Ok(licences) => supply::check(&tree, &licences, &mut findings),
+        Err(error) => {
+            findings.warn("deny.toml", format!("the licences of dependencies were not checked: {error}"))
+        }
+    }
     findings
 }
 

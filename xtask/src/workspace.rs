@@ -39,17 +39,39 @@ pub(crate) struct Example {
 
 /// All members, in the order that cargo gives.
 pub(crate) fn packages() -> Result<Vec<Package>, String> {
+    Ok(array(&metadata(&["--no-deps"])?["packages"]).iter().map(package).collect())
+}
+
+/// Everything that the workspace depends on, itself included, with the licence. Nothing is downloaded.
+pub(crate) fn licences() -> Result<Vec<(String, String)>, String> {
+    let metadata =
+        metadata(&["--all-features", "--offline", "--filter-platform", "x86_64-unknown-linux-gnu"])?;
+    let packages = array(&metadata["packages"]).iter();
+    Ok(packages.map(|package| (text(&package["name"]), text(&package["license"]))).collect())
+}
+
+fn metadata(options: &[&str]) -> Result<Value, String> {
     let output = Command::new("cargo")
-        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .args(["metadata", "--format-version", "1"])
+        .args(options)
         .current_dir(root())
         .output()
         .map_err(|error| format!("failed to run `cargo metadata`: {error}"))?;
     if !output.status.success() {
         return Err(format!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr)));
     }
-    let metadata: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|error| format!("failed to read the output of `cargo metadata`: {error}"))?;
-    Ok(array(&metadata["packages"]).iter().map(package).collect())
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("failed to read the output of `cargo metadata`: {error}"))
+}
+
+/// The least Rust version that the manifests take.
+pub(crate) fn rust_version() -> Result<String, String> {
+    let metadata = metadata(&["--no-deps"])?;
+    Ok(array(&metadata["packages"])
+        .iter()
+        .map(|package| text(&package["rust_version"]))
+        .max()
+        .unwrap_or_default())
 }
 
 fn package(value: &Value) -> Package {

@@ -255,6 +255,7 @@ fn make(setup: Setup) -> std::result::Result<Parts, String> {
 /// A server in a process of its own, which ends with this value, and with this process. Python's `Manager()`.
 ///
 /// It derefs to a [`Session`], by which objects are made.
+#[must_use = "a manager that is dropped ends its server"]
 pub struct Manager {
     session: Session,
     process: Process<()>,
@@ -276,7 +277,6 @@ impl Manager {
     }
 
     /// A session with a server, that goes to other processes.
-    #[must_use]
     pub fn session(&self) -> Session {
         self.session.clone()
     }
@@ -369,6 +369,7 @@ impl fmt::Debug for Manager {
 }
 
 /// A server in this process. Python's `get_server()`.
+#[must_use = "a server that is dropped serves nobody"]
 pub struct LocalServer {
     parts: Parts,
     session: Session,
@@ -381,7 +382,6 @@ pub struct Stopper(Arc<OwnedFd>);
 
 impl LocalServer {
     /// A session with it, for this tree of processes. It answers once the server runs.
-    #[must_use]
     pub fn session(&self) -> Session {
         self.session.clone()
     }

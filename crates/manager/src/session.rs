@@ -20,6 +20,7 @@ use std::{fmt, sync::Arc, time::Duration};
 /// A clone is the same session. It may be sent to other processes, which then make objects of their own with the same server.
 /// Its encoding holds the key: it is for parcels, not for files.
 #[derive(Clone)]
+#[must_use = "a session that is dropped lets go of its server"]
 pub struct Session {
     site: Arc<Site>,
 }

@@ -72,6 +72,7 @@ impl Default for Defaults {
 ///
 /// Where some code calls `fork`, the copy cannot use the pool: every call fails with [`TaskError::ForkedCopy`] or, if it
 /// cannot fail, does nothing, and so does dropping it.
+#[must_use = "a pool that is dropped ends its workers"]
 pub struct Pool {
     pub(crate) shared: Arc<Shared>,
     pub(crate) defaults: Defaults,

@@ -109,7 +109,6 @@ fn nanos(time: Duration) -> u64 {
 impl Pool {
     /// A simulated pool of four workers in which [everything goes wrong now and then](Faults::SOME), as `seed` decides; see
     /// [`simulated`](crate::simulated).
-    #[must_use]
     pub fn simulated(seed: u64) -> Pool {
         Pool::simulated_builder(seed).build()
     }
@@ -152,7 +151,6 @@ impl Builder {
     /// # Panics
     ///
     /// As [`Simulated::new`].
-    #[must_use]
     pub fn build(self) -> Pool {
         let defaults = Defaults { retries: self.retries, ..Defaults::default() };
         Pool::new_with(Box::new(self.back()), defaults)

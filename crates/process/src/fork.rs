@@ -21,6 +21,7 @@ use crate::{
 };
 use procession_parcel::{Parcel, function::Erased};
 use procession_sys::PidFd;
+use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{io, os::fd::OwnedFd};
 
@@ -95,19 +96,32 @@ fn fork(socket: &OwnedFd) -> Result<Forked> {
             let pid = pid as u32;
             let pidfd = spawn::open_pidfd("a forked child", pid);
             if pidfd.as_ref().is_err_and(|error| error.os_error() != Some(libc::ESRCH)) {
-                // SAFETY: a child of ours that is not reaped.
-                unsafe { libc::kill(pid as i32, libc::SIGKILL) };
-                // SAFETY: as above; no status is wanted.
-                unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), 0) };
+                end(pid);
             }
             let pidfd = pidfd?;
-            // One that was killed meanwhile does not hear it.
-            let _ = rustix::io::retry_on_intr(|| {
+            let told = rustix::io::retry_on_intr(|| {
                 rustix::net::send(socket, &[1], rustix::net::SendFlags::NOSIGNAL)
             });
+            match told {
+                // One that was killed meanwhile does not hear it.
+                Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+                // It would wait for the word for ever, and so would who joins it.
+                Err(error) => {
+                    end(pid);
+                    return Err(Error::system("tell a forked child to begin", error));
+                }
+            }
             Ok(Forked::Parent(pid, pidfd))
         }
     }
+}
+
+/// Ends a child that cannot be used.
+fn end(pid: u32) {
+    // SAFETY: a child of ours that is not reaped.
+    unsafe { libc::kill(pid as i32, libc::SIGKILL) };
+    // SAFETY: as above; no status is wanted.
+    unsafe { libc::waitpid(pid as i32, std::ptr::null_mut(), 0) };
 }
 
 impl Builder {

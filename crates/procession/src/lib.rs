@@ -22,6 +22,10 @@ pub use procession_shm as shm;
 #[doc(inline)]
 pub use procession_sync as sync;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use procession_channel::queue::{Claim, Policy};
 pub use procession_channel::{
     ChannelBuilder, Connection, ConnectionError, JoinableQueue, Pipe, Queue, ReceiveError, Receiver, Sender,
     SimpleQueue, Unsent, Waitable, channel, channel_on, wait, wait_deadline,
@@ -71,8 +75,8 @@ pub mod prelude {
     };
     pub use crate::{
         Connection, Context, ExitStatus, Fd, JoinError, JoinableQueue, Pipe, Process, Queue, RemoteError,
-        Run, SimpleQueue, StartMethod, active_children, at_exit, cpu_count, current_process,
-        fork_server_preload, on_child_start, parent_process, scope, spawn, task,
+        Resource, Run, SimpleQueue, StartMethod, active_children, at_exit, cpu_count, current_process,
+        fork_server_preload, on_child_start, parent_process, scope, spawn, task, wait,
     };
     #[cfg(feature = "pool")]
     pub use crate::{Pool, TaskError};

@@ -141,13 +141,24 @@ impl Census {
     /// Descriptors are compared by kind (`socket`, `pipe`, a path), threads by name, children by name and whether
     /// they have ended: a descriptor that was closed and opened anew is no leak.
     pub fn difference(&self, later: &Self) -> Option<String> {
+        self.compared(later, |before, after| before != after)
+    }
+
+    /// As [`difference`](Self::difference), of what `later` has more of. It may have fewer: what ends by itself after a
+    /// while, such as an idle thread, may have been there only at this census.
+    pub fn surplus(&self, later: &Self) -> Option<String> {
+        self.compared(later, |before, after| before < after)
+    }
+
+    fn compared(&self, later: &Self, differ: fn(usize, usize) -> bool) -> Option<String> {
         let mut text = String::new();
-        compare(&mut text, "descriptors of", &self.descriptor_kinds(), &later.descriptor_kinds());
-        compare(&mut text, "shared mappings of", &self.shared_mappings, &later.shared_mappings);
-        compare(&mut text, "threads named", &tally(self.threads.values()), &tally(later.threads.values()));
-        compare(&mut text, "child processes", &self.child_kinds(), &later.child_kinds());
-        compare(&mut text, "/dev/shm names", &tally(&self.shm_names), &tally(&later.shm_names));
-        compare(&mut text, "temporary names", &tally(&self.temp_names), &tally(&later.temp_names));
+        let mut compare = |what, before: &_, after: &_| compare(&mut text, what, before, after, differ);
+        compare("descriptors of", &self.descriptor_kinds(), &later.descriptor_kinds());
+        compare("shared mappings of", &self.shared_mappings, &later.shared_mappings);
+        compare("threads named", &tally(self.threads.values()), &tally(later.threads.values()));
+        compare("child processes", &self.child_kinds(), &later.child_kinds());
+        compare("/dev/shm names", &tally(&self.shm_names), &tally(&later.shm_names));
+        compare("temporary names", &tally(&self.temp_names), &tally(&later.temp_names));
         if text.is_empty() {
             return None;
         }
@@ -169,14 +180,16 @@ impl Census {
     /// With the [`difference`](Self::difference) if it does not within `limit`.
     #[track_caller]
     pub fn assert_settles(&self, limit: Duration) {
-        let deadline = Instant::now() + crate::watchdog::scaled(limit);
-        loop {
-            let Some(difference) = self.difference(&Self::with(&self.options)) else { return };
-            if Instant::now() >= deadline {
-                panic!("something is left behind after {limit:?}:\n{difference}");
-            }
-            thread::sleep(Duration::from_millis(2));
+        let limit = crate::watchdog::scaled(limit);
+        if let Some(difference) = until(limit, || self.difference(&Self::with(&self.options))) {
+            panic!("something is left behind after {limit:?}:\n{difference}");
         }
+    }
+
+    /// Waits until this process holds no more than it held at this census, with the same options; at the end of `limit`
+    /// it is the [`surplus`](Self::surplus).
+    pub fn remainder(&self, limit: Duration) -> Option<String> {
+        until(limit, || self.surplus(&Self::with(&self.options)))
     }
 
     fn descriptor_kinds(&self) -> BTreeMap<String, usize> {
@@ -277,10 +290,28 @@ fn tally<S: Into<String>>(items: impl IntoIterator<Item = S>) -> BTreeMap<String
     counts
 }
 
-fn compare(text: &mut String, what: &str, before: &BTreeMap<String, usize>, after: &BTreeMap<String, usize>) {
+/// Looks every other millisecond until nothing is found, or gives what is found at the end of `limit`.
+fn until(limit: Duration, look: impl Fn() -> Option<String>) -> Option<String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let found = look()?;
+        if Instant::now() >= deadline {
+            return Some(found);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn compare(
+    text: &mut String,
+    what: &str,
+    before: &BTreeMap<String, usize>,
+    after: &BTreeMap<String, usize>,
+    differ: fn(usize, usize) -> bool,
+) {
     for name in before.keys().chain(after.keys().filter(|name| !before.contains_key(*name))) {
         let (was, is) = (before.get(name).copied().unwrap_or(0), after.get(name).copied().unwrap_or(0));
-        if was != is {
+        if differ(was, is) {
             let _ = writeln!(text, "  {what} `{name}`: {was} before, {is} now");
         }
     }

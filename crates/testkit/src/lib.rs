@@ -1,5 +1,5 @@
-//! Tools for procession's own tests: what a test needs in order to kill, starve and count processes, and to
-//! fail with a report rather than hang.
+//! For tests of programs with many processes: what a test needs in order to kill, starve and count processes, and to
+//! fail with a report rather than hang. Programs that use `procession` get the most usual of it as `procession::testing`.
 //!
 //! Read in this order:
 //!
@@ -11,11 +11,12 @@
 //! - [`wait`]: for the end of a process, or for a state that can be observed;
 //! - [`storm`]: seeded randomness and kills at random instants;
 //! - [`step`]: death at every instruction; [`syscalls`]: what an operation asks of the kernel;
+//! - [`faults`]: what it does when the kernel refuses, call by call;
 //! - [`limits`]: hostile surroundings;
 //! - [`python`] and [`command`]: other programs, with a deadline;
 //! - [`auto_traits`]: what threads may do with a type.
 //!
-//! Nothing here is published, and nothing here knows the crates it tests.
+//! Nothing here knows the crates it tests.
 
 #![deny(unsafe_code)]
 
@@ -25,6 +26,7 @@ compile_error!("procession supports Linux only");
 pub mod auto_traits;
 pub mod census;
 pub mod command;
+pub mod faults;
 mod fork;
 pub mod isolated;
 pub mod limits;

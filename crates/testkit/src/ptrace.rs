@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 
@@ -65,10 +66,17 @@ impl Tracee {
             fork::leave(if marked.is_ok() { 0 } else { 101 })
         })?;
         let mut tracee = Self { pid, ended: false };
-        match tracee.wait()? {
-            Stop::Marker => {}
-            other => {
-                return Err(io::Error::other(format!("a traced child came to {other:?} before its start")));
+        let mut stop = tracee.wait()?;
+        loop {
+            match stop {
+                Stop::Marker => break,
+                // From its own children, if it has some.
+                Stop::Signal(libc::SIGCHLD) => stop = tracee.resume(Resume::Continue, libc::SIGCHLD)?,
+                other => {
+                    return Err(io::Error::other(format!(
+                        "a traced child came to {other:?} before its start"
+                    )));
+                }
             }
         }
         tracee.set_options()?;
@@ -77,6 +85,11 @@ impl Tracee {
 
     /// Resumes the child, delivering `signal` unless it is 0, and waits for its next stop.
     pub(crate) fn resume(&mut self, how: Resume, signal: i32) -> io::Result<Stop> {
+        self.request(how, signal)?;
+        self.wait()
+    }
+
+    fn request(&self, how: Resume, signal: i32) -> io::Result<()> {
         let request = match how {
             Resume::Step => libc::PTRACE_SINGLESTEP,
             Resume::Syscall => libc::PTRACE_SYSCALL,
@@ -91,8 +104,46 @@ impl Tracee {
                 signal as usize as *mut libc::c_void,
             )
         };
-        check(result)?;
-        self.wait()
+        check(result)
+    }
+
+    /// As [`resume`](Self::resume), for so long at most: then it is `None`, and the child runs on.
+    pub(crate) fn resume_within(
+        &mut self,
+        how: Resume,
+        signal: i32,
+        limit: Duration,
+    ) -> io::Result<Option<Stop>> {
+        self.request(how, signal)?;
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.look(WaitOptions::NOHANG)? {
+                return Ok(Some(self.stop(status)));
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            // Most stops come within microseconds.
+            std::thread::yield_now();
+        }
+    }
+
+    /// At the entry of a system call: makes it fail with `errno`, without having been made. The child stands at its exit
+    /// then.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::Unsupported`] where the registers are not known.
+    pub(crate) fn fail_call(&mut self, errno: i32) -> io::Result<()> {
+        let [number, result] = user::CALL.ok_or(io::ErrorKind::Unsupported)?;
+        // No call has this number: the kernel makes none.
+        self.poke_user(number, u64::MAX)?;
+        match self.resume(Resume::Syscall, 0)? {
+            Stop::Trap => self.poke_user(result, i64::from(-errno).cast_unsigned()),
+            other => {
+                Err(io::Error::other(format!("a child that was to leave a system call came to {other:?}")))
+            }
+        }
     }
 
     /// The system call that the child has just entered, or `None` at an exit.
@@ -175,14 +226,23 @@ impl Tracee {
     }
 
     fn wait(&mut self) -> io::Result<Stop> {
-        let status = loop {
-            match waitpid(Some(self.pid), WaitOptions::empty()) {
-                Ok(Some((_, status))) => break status,
-                Ok(None) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+        loop {
+            if let Some(status) = self.look(WaitOptions::empty())? {
+                return Ok(self.stop(status));
             }
-        };
-        Ok(match status.stopping_signal() {
+        }
+    }
+
+    fn look(&self, options: WaitOptions) -> io::Result<Option<WaitStatus>> {
+        match waitpid(Some(self.pid), options) {
+            Ok(stopped) => Ok(stopped.map(|(_, status)| status)),
+            Err(rustix::io::Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn stop(&mut self, status: WaitStatus) -> Stop {
+        match status.stopping_signal() {
             None => {
                 self.ended = true;
                 Stop::Ended(status)
@@ -191,7 +251,7 @@ impl Tracee {
             // The high bit tells the stop at a system call from a signal of that number.
             Some(signal) if signal & 0x7f == libc::SIGTRAP => Stop::Trap,
             Some(signal) => Stop::Signal(signal),
-        })
+        }
     }
 
     fn set_options(&self) -> io::Result<()> {
@@ -228,12 +288,16 @@ mod user {
         let registers = std::mem::offset_of!(libc::user, u_debugreg);
         Some([registers, registers + 7 * size_of::<u64>()])
     };
+    /// The number of the system call, and its result.
+    pub(super) const CALL: Option<[usize; 2]> =
+        Some([std::mem::offset_of!(libc::user, regs.orig_rax), std::mem::offset_of!(libc::user, regs.rax)]);
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 mod user {
     pub(super) const INSTRUCTION: Option<usize> = None;
     pub(super) const BREAKPOINT: Option<[usize; 2]> = None;
+    pub(super) const CALL: Option<[usize; 2]> = None;
 }
 
 fn check(result: libc::c_long) -> io::Result<()> {
@@ -248,7 +312,7 @@ fn request_tracing() {
 
 /// The marker: one system call and nothing else that a trace would show.
 #[inline(always)]
-fn stop_here(own: libc::pid_t) {
+pub(crate) fn stop_here(own: libc::pid_t) {
     // SAFETY: stops this process, which its tracer expects.
     unsafe { libc::kill(own, libc::SIGSTOP) };
 }

@@ -28,6 +28,7 @@ use std::{fmt, marker::PhantomData, time::Duration};
 /// ([`procession_sys::SLICE`], a quarter of a second) while it waits. When the receiver's process dies, a
 /// send that waits for room ends with [`Unsent::Died`] as soon; while there is room nobody looks, unless by
 /// [`is_closed`](Sender::is_closed). A forked copy of a process keeps its ends alive until it ends or executes a program.
+#[must_use = "a sender that is dropped ends its channel"]
 pub struct Sender<T> {
     pub(super) raw: RawSender,
     pub(super) ring: Option<HeapRing>,
@@ -47,6 +48,7 @@ pub struct Sender<T> {
 /// assert_eq!(all?, [1, 2, 3]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[must_use = "a receiver that is dropped ends its channel"]
 pub struct Receiver<T> {
     pub(super) raw: RawReceiver,
     pub(super) ring: Option<HeapRing>,
@@ -217,7 +219,6 @@ impl<T> Sender<T> {
     }
 
     /// A typed end over this one: its receiver must expect such values.
-    #[must_use]
     pub fn from_raw(raw: RawSender) -> Sender<T> {
         Sender::over(raw, None)
     }
@@ -404,7 +405,6 @@ impl<T> Receiver<T> {
     }
 
     /// A typed end over this one: its sender must send such values.
-    #[must_use]
     pub fn from_raw(raw: RawReceiver) -> Receiver<T> {
         Receiver::over(raw, None)
     }

@@ -92,6 +92,7 @@ enum State {
 /// assert_eq!(listener.outcome(), Some(Ok(())));
 /// # Ok::<(), std::io::Error>(())
 /// ```
+#[must_use = "a handshake does nothing by itself"]
 pub struct Handshake {
     key: AuthKey,
     allow_md5: bool,
@@ -148,7 +149,6 @@ impl Handshake {
     ///
     /// Nothing is known that forges HMAC-MD5 without the key, but nobody should rely on it for long. Where it is allowed,
     /// any peer may use it, a new one too.
-    #[must_use]
     pub fn allow_md5(mut self, allow: bool) -> Handshake {
         self.allow_md5 = allow;
         self
@@ -176,7 +176,6 @@ impl Handshake {
 
     /// A listener's or a client's side whose random bytes are given, so that a test can be run again.
     #[doc(hidden)]
-    #[must_use]
     pub fn fixed(key: &AuthKey, listener: bool, random: [u8; 40]) -> Handshake {
         let parts = if listener { [Part::Deliver, Part::Answer] } else { [Part::Answer, Part::Deliver] };
         Handshake::with_random(key, &parts, random)

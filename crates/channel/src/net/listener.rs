@@ -215,6 +215,7 @@ impl Builder {
 ///
 /// Handshakes do not stand in each other's way: any number of silent clients is waited for at once, inside
 /// [`accept`](Listener::accept), by whichever thread calls it.
+#[must_use = "a listener that is dropped listens no more"]
 pub struct Listener {
     options: Builder,
     owner: u32,

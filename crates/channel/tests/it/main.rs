@@ -13,6 +13,7 @@ mod corpus;
 #[cfg(crash_points)]
 mod crash;
 mod growing;
+mod faults;
 mod heap;
 mod hostile;
 mod lane;

@@ -3,6 +3,7 @@
 mod bounds;
 mod containers;
 mod custom;
+mod faults;
 mod hostile;
 mod leases;
 mod lifecycle;

@@ -4,6 +4,7 @@ mod auto_traits;
 mod borrowed;
 mod carriers;
 mod codec;
+mod faults;
 mod functions;
 mod handles;
 mod packet;

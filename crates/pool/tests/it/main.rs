@@ -10,6 +10,7 @@ mod damage;
 mod death_table;
 mod deaths;
 mod failures;
+mod faults;
 mod functions;
 mod handles;
 mod lazy;

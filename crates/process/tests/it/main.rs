@@ -6,6 +6,7 @@ mod builds;
 mod descriptors;
 mod ends;
 mod exit;
+mod faults;
 mod forks;
 mod forkserver;
 mod functions;

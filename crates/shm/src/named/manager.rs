@@ -31,6 +31,7 @@ const MANAGE: &str = "make a segment in";
 /// # When a process dies
 ///
 /// The names go as those of any owner, SIGKILL included: see [`SharedMemory`]. A copy in a forked child owns nothing.
+#[must_use = "a manager that is dropped takes its memory away"]
 pub struct SharedMemoryManager {
     /// `None` once it was shut down.
     owned: Mutex<Option<Vec<SharedMemory>>>,
@@ -44,7 +45,6 @@ impl Default for SharedMemoryManager {
 
 impl SharedMemoryManager {
     /// One that owns nothing yet.
-    #[must_use]
     pub const fn new() -> SharedMemoryManager {
         SharedMemoryManager { owned: Mutex::new(Some(Vec::new())) }
     }

@@ -6,6 +6,7 @@ mod claims;
 mod contents;
 #[cfg(crash_points)]
 mod crash;
+mod faults;
 mod heap;
 mod heap_back;
 #[cfg(crash_points)]

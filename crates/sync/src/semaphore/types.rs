@@ -293,6 +293,10 @@ macro_rules! methods {
             }
 
             /// How many permits are free. It may have changed by the time that the answer is there.
+            ///
+            /// It is a look at a number, and does not look after the dead: permits that a process held when it died are
+            /// missing here, also after it was joined, until somebody finds too few free ([`try_permit`](Self::try_permit)
+            /// too, or a wait): who does looks after the dead, once a second at most, and gives them back.
             #[must_use]
             pub fn value(&self) -> u32 {
                 self.inner.value()

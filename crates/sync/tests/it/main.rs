@@ -16,6 +16,7 @@ mod data_hostile;
 mod data_memory;
 mod data_processes;
 mod event;
+mod faults;
 mod forks;
 mod hostile_state;
 #[cfg(feature = "async")]

@@ -1,6 +1,7 @@
 //! The testkit's own promises.
 
 mod census;
+mod faults;
 mod isolated;
 mod limits;
 mod others;
