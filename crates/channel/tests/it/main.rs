@@ -12,8 +12,8 @@ mod connection_processes;
 mod corpus;
 #[cfg(crash_points)]
 mod crash;
-mod growing;
 mod faults;
+mod growing;
 mod heap;
 mod hostile;
 mod lane;
