@@ -42,7 +42,7 @@ impl<'de, 'h> Deserializer<'de, 'h> {
     }
 
     #[inline]
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let (taken, rest) = self.input.split_first_chunk::<N>().ok_or_else(|| Fault::new(ENDS_EARLY))?;
         self.input = rest;
         Ok(*taken)

@@ -22,6 +22,16 @@ pub(super) fn decode<T: 'static>(from: &mut Deserializer<'_, '_>) -> Option<Resu
     if is::<T, Vec<i8>>() {
         return Some(from.bytes().map(|bytes| same(vec_from_bytes::<i8>(bytes))));
     }
+    // Of the lengths that identifiers, digests and keys have (serde has none longer than 32): each costs all other types a
+    // comparison when they are compiled.
+    macro_rules! arrays {
+        ($($length:literal)+) => {$(
+            if is::<T, [u8; $length]>() {
+                return Some(from.array::<$length>().map(same));
+            }
+        )+};
+    }
+    arrays!(16 20 32);
     if cfg!(target_endian = "little") {
         if is::<T, Vec<f64>>() {
             return Some(from.elements(8).map(|bytes| same(vec_from_bytes::<f64>(bytes))));

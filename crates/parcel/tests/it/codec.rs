@@ -101,6 +101,28 @@ fn flat_vectors_take_the_fast_path_with_the_same_bytes() {
 }
 
 #[test]
+fn byte_arrays_take_the_fast_path_with_the_same_bytes() {
+    fn whole_or_refused<const N: usize>()
+    where
+        [u8; N]: Serialize + DeserializeOwned + Debug + PartialEq,
+    {
+        let array: [u8; N] = std::array::from_fn(|n| (n * 9) as u8);
+        same(array);
+        same((array, 1_u8));
+        let mut bytes = Vec::new();
+        codec::encode(&array, &mut bytes).unwrap();
+        assert_eq!(codec::take::<[u8; N]>(&[&bytes[..], &[7]].concat()).unwrap(), (array, &[7][..]));
+        assert!(codec::decode::<[u8; N]>(&[&bytes[..], &[7]].concat()).is_err());
+        assert!(codec::decode::<[u8; N]>(&bytes[1..]).is_err());
+    }
+    whole_or_refused::<15>();
+    whole_or_refused::<16>();
+    whole_or_refused::<20>();
+    whole_or_refused::<31>();
+    whole_or_refused::<32>();
+}
+
+#[test]
 fn a_fast_vector_of_an_impossible_length_is_refused_before_memory_is_asked_for() {
     for len in [9u64, 1 << 32, u64::MAX / 8 + 1, u64::MAX] {
         let mut bytes = Vec::new();
