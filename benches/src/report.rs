@@ -68,6 +68,26 @@ impl Report {
         });
     }
 
+    /// What it costs to wake a sleeper on another core, in nanoseconds: half a raw futex round trip to one that sleeps.
+    /// Everything whose far side is asleep holds it once for each way.
+    #[must_use]
+    pub fn wake(&self) -> Option<f64> {
+        let mut asleep = self.results.iter().filter(|entry| entry.id.ends_with(".asleep"));
+        asleep.find_map(|entry| {
+            entry.limit.as_ref().filter(|limit| limit.name == "futex").map(|l| l.median / 2.0)
+        })
+    }
+
+    /// [`wake`](Report::wake) in a sentence, or nothing.
+    fn wake_in_words(&self) -> String {
+        self.wake().map_or_else(String::new, |wake| {
+            format!(
+                " A wake across cores takes {} here, half a raw futex round trip: it is most of what ends in `.asleep`.",
+                human(wake, "ns")
+            )
+        })
+    }
+
     /// Writes the three files.
     ///
     /// # Errors
@@ -203,6 +223,20 @@ mod tests {
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
         assert!(page.contains("a.roundtrip by message size") && page.contains("<polyline"));
         assert!(page.contains("Micro-benchmarks"));
+    }
+
+    #[test]
+    fn the_report_says_what_a_wake_costs() {
+        let mut report = report();
+        assert_eq!(report.wake(), None);
+        let measured = Measured {
+            limit: Some(Limit { name: "futex".into(), median: 60e3 }),
+            ..Measured::failed(String::new())
+        };
+        report.add(&scenario("event.pingpong.asleep"), measured);
+        assert_eq!(report.wake(), Some(30e3));
+        assert!(markdown::page(&report).contains("A wake across cores takes 30.0 µs"));
+        assert!(html::page(&report, &micro::Micro::default()).contains("A wake across cores takes 30.0 µs"));
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub(super) fn section(page: &mut String, results: &[Entry]) {
         };
         let better = points[0].1.better.as_str();
         let _ = write!(page, "<h2>{} {by}</h2><p>{better} is better</p>", escape(stem));
-        plot(page, axis, &points);
+        plot(page, &points);
     }
 }
 
@@ -94,7 +94,7 @@ fn curves<'a>(points: &[(f64, &'a Entry)]) -> Vec<(&'a str, Vec<(f64, f64)>)> {
     std::iter::once(("ours", ours)).chain(all).filter(|(_, points)| !points.is_empty()).collect()
 }
 
-fn plot(page: &mut String, axis: Axis, points: &[(f64, &Entry)]) {
+fn plot(page: &mut String, points: &[(f64, &Entry)]) {
     let unit = points[0].1.unit.as_str();
     let curves = curves(points);
     let values = || curves.iter().flat_map(|(_, points)| points.iter().map(|point| point.1));
@@ -120,8 +120,8 @@ fn plot(page: &mut String, axis: Axis, points: &[(f64, &Entry)]) {
             human(value, unit)
         );
     }
-    for (at, _) in points {
-        let name = if axis == Axis::Size { human(*at, "B") } else { format!("{at}") };
+    for (at, entry) in points {
+        let name = entry.id.rsplit('.').next().unwrap_or_default();
         let _ = write!(
             page,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" opacity=\".6\">{name}</text>",
@@ -187,6 +187,7 @@ mod tests {
     #[test]
     fn ids_say_where_a_measurement_lies_on_its_curve() {
         assert_eq!(place("channel.roundtrip.16B"), Some(("channel.roundtrip", Axis::Size, 16.0)));
+        assert_eq!(place("channel.roundtrip.64KiB"), Some(("channel.roundtrip", Axis::Size, 65536.0)));
         assert_eq!(place("channel.roundtrip.1MiB"), Some(("channel.roundtrip", Axis::Size, 1048576.0)));
         assert_eq!(place("pool.scaling.workers.8"), Some(("pool.scaling", Axis::Workers, 8.0)));
         assert_eq!(place("queue.scaling.processes.2"), Some(("queue.scaling", Axis::Processes, 2.0)));

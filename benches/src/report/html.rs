@@ -25,8 +25,9 @@ pub(super) fn page(report: &Report, micro: &Micro) -> String {
     ];
     let _ = write!(
         page,
-        "<p>{}. Medians; the thin line is the lowest to the highest round.</p>",
-        escape(&facts.join(", "))
+        "<p>{}. Medians; the thin line is the lowest to the highest round.{}</p>",
+        escape(&facts.join(", ")),
+        escape(&report.wake_in_words())
     );
     goals(&mut page, &report.results);
     curves::section(&mut page, &report.results);
