@@ -26,7 +26,7 @@ pub struct Pace {
 impl Pace {
     /// For a figure one can quote.
     pub const FULL: Pace =
-        Pace { rounds: 41, slice: Duration::from_millis(40), budget: Duration::from_millis(6500) };
+        Pace { rounds: 41, slice: Duration::from_millis(25), budget: Duration::from_secs(5) };
     /// For a quick look.
     pub const QUICK: Pace =
         Pace { rounds: 15, slice: Duration::from_millis(10), budget: Duration::from_millis(1100) };
