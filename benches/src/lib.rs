@@ -10,8 +10,10 @@
 compile_error!("procession supports Linux only");
 
 pub mod areas;
+pub mod check;
 pub mod machine;
 pub mod memory;
+pub mod observed;
 pub mod peers;
 pub mod pin;
 pub mod report;

@@ -1,7 +1,9 @@
 //! What was found, in three forms: `report.json`, `report.md`, `report.html`.
 
+mod curves;
 mod html;
 mod markdown;
+pub mod micro;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -66,6 +68,26 @@ impl Report {
         });
     }
 
+    /// What it costs to wake a sleeper on another core, in nanoseconds: half a raw futex round trip to one that sleeps.
+    /// Everything whose far side is asleep holds it once for each way.
+    #[must_use]
+    pub fn wake(&self) -> Option<f64> {
+        let mut asleep = self.results.iter().filter(|entry| entry.id.ends_with(".asleep"));
+        asleep.find_map(|entry| {
+            entry.limit.as_ref().filter(|limit| limit.name == "futex").map(|l| l.median / 2.0)
+        })
+    }
+
+    /// [`wake`](Report::wake) in a sentence, or nothing.
+    fn wake_in_words(&self) -> String {
+        self.wake().map_or_else(String::new, |wake| {
+            format!(
+                " A wake across cores takes {} here, half a raw futex round trip: it is most of what ends in `.asleep`.",
+                human(wake, "ns")
+            )
+        })
+    }
+
     /// Writes the three files.
     ///
     /// # Errors
@@ -75,7 +97,9 @@ impl Report {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("report.json"), serde_json::to_string_pretty(self)? + "\n")?;
         fs::write(folder.join("report.md"), markdown::page(self))?;
-        fs::write(folder.join("report.html"), html::page(self))
+        // Both folders lie in cargo's target folder.
+        let micro = folder.parent().map(|target| micro::look(&target.join("criterion"))).unwrap_or_default();
+        fs::write(folder.join("report.html"), html::page(self, &micro))
     }
 }
 
@@ -98,6 +122,8 @@ pub fn human(value: f64, unit: &str) -> String {
     let (steps, names): (f64, [&str; 4]) = match unit {
         "ns" => (1e3, ["ns", "µs", "ms", "s"]),
         "1/s" => (1e3, ["/s", "k/s", "M/s", "G/s"]),
+        "B/s" => (1e3, ["B/s", "kB/s", "MB/s", "GB/s"]),
+        "instructions" => (1e3, ["instructions", "k instructions", "M instructions", "G instructions"]),
         _ => (1024.0, ["B", "KiB", "MiB", "GiB"]),
     };
     let mut value = value;
@@ -119,6 +145,105 @@ pub fn human(value: f64, unit: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::scenario::{Field, Goal, Regime, Unit};
+    use serde_json::{Value, json};
+
+    fn scenario(id: &'static str) -> Scenario {
+        Scenario {
+            id,
+            what: "one & the same",
+            unit: Unit::Nanoseconds,
+            regime: Regime::FREE,
+            goal: Goal { text: "fast", bounds: &[] },
+            field: |_, _| Field::default(),
+        }
+    }
+
+    fn figures(median: f64) -> Figures {
+        Figures { median, min: median / 2.0, max: median * 2.0 }
+    }
+
+    fn report() -> Report {
+        let mut report = Report { machine: Machine::look(&[], "quick"), results: Vec::new() };
+        for (id, times) in [("a.roundtrip.16B", 1.0), ("a.roundtrip.1KiB", 3.0)] {
+            let measured = Measured {
+                ours: Some(figures(10.0 * times)),
+                peers: [("cpython-3.13 <Queue>".to_owned(), figures(500.0 * times))].into(),
+                limit: Some(Limit { name: "futex".into(), median: 8.0 * times }),
+                met: true,
+                surely_missed: false,
+                absent: vec![("iceoryx2".into(), "not built".into())],
+            };
+            report.add(&scenario(id), measured);
+        }
+        report.add(&scenario("b"), Measured::failed("gone".into()));
+        report
+    }
+
+    #[test]
+    fn the_json_has_the_promised_form() {
+        let written = serde_json::to_value(report()).unwrap();
+        let keys: Vec<&String> = written.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["machine", "results"]);
+        assert_eq!(
+            written["results"][0],
+            json!({
+                "id": "a.roundtrip.16B",
+                "unit": "ns",
+                "better": "lower",
+                "ours": { "median": 10.0, "min": 5.0, "max": 20.0 },
+                "peers": { "cpython-3.13 <Queue>": { "median": 500.0, "min": 250.0, "max": 1000.0 } },
+                "limit": { "name": "futex", "median": 8.0 },
+                "goal": "fast",
+                "met": true,
+            })
+        );
+        // What could not be measured has no figures, and its goal is not met.
+        let failed = &written["results"][2];
+        assert_eq!(
+            (&failed["ours"], &failed["limit"], &failed["met"]),
+            (&Value::Null, &Value::Null, &json!(false))
+        );
+        let absent = written["machine"]["absent"].as_object().unwrap();
+        assert_eq!(absent["a.roundtrip.16B: iceoryx2"], "not built");
+        assert_eq!(absent["b: all"], "gone");
+        for fact in ["cpu", "cores", "memory", "kernel", "rustc", "python", "time", "mode"] {
+            assert!(written["machine"].get(fact).is_some(), "{fact}");
+        }
+    }
+
+    #[test]
+    fn the_page_needs_nothing_from_outside_and_escapes_what_it_shows() {
+        let micro = micro::Micro(vec![("lane/16B".into(), figures(30.0))]);
+        let page = html::page(&report(), &micro);
+        assert!(!page.contains("http") && !page.contains("<script") && !page.contains("src="), "{page}");
+        assert!(page.contains("one &amp; the same") && page.contains("&lt;Queue&gt;"));
+        // Three plots of bars, of which one is empty, the curve, and criterion's.
+        assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+        assert!(page.contains("a.roundtrip by message size") && page.contains("<polyline"));
+        assert!(page.contains("Micro-benchmarks"));
+    }
+
+    #[test]
+    fn the_report_says_what_a_wake_costs() {
+        let mut report = report();
+        assert_eq!(report.wake(), None);
+        let measured = Measured {
+            limit: Some(Limit { name: "futex".into(), median: 60e3 }),
+            ..Measured::failed(String::new())
+        };
+        report.add(&scenario("event.pingpong.asleep"), measured);
+        assert_eq!(report.wake(), Some(30e3));
+        assert!(markdown::page(&report).contains("A wake across cores takes 30.0 µs"));
+        assert!(html::page(&report, &micro::Micro::default()).contains("A wake across cores takes 30.0 µs"));
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_measurement() {
+        let table = markdown::page(&report());
+        assert_eq!(table.lines().filter(|line| line.starts_with("| `")).count(), 3);
+    }
 
     #[test]
     fn figures_read_in_three_digits() {

@@ -17,6 +17,61 @@ pub trait Entrant {
     ///
     /// Whatever went wrong; the entrant is then left out of the report, with this reason.
     fn run(&mut self, n: u64) -> Result<Duration, Failure>;
+
+    /// How often it is asked to do it at a time.
+    fn repeats(&self) -> Repeats {
+        Repeats::AsTimeAllows
+    }
+}
+
+/// How often an entrant is asked to do it at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    /// As often as fits into a slice of time.
+    AsTimeAllows,
+    /// The same, but so often at least: what is done a few times is another thing.
+    AtLeast(u64),
+    /// Once, and not to warm up: it looks at something that is as it is (memory, processor time).
+    Once,
+}
+
+/// An entrant that does it so often at least.
+#[derive(Debug)]
+pub struct AtLeast<F>(pub u64, pub F);
+
+impl<F: FnMut(u64) -> Result<Duration, Failure>> Entrant for AtLeast<F> {
+    fn run(&mut self, n: u64) -> Result<Duration, Failure> {
+        (self.1)(n)
+    }
+
+    fn repeats(&self) -> Repeats {
+        Repeats::AtLeast(self.0)
+    }
+}
+
+/// An entrant that looks at something and tells a figure, in the scenario's unit, which is not one of those that are counted
+/// in a second.
+#[derive(Debug)]
+pub struct Observation<F>(pub F);
+
+impl<F: FnMut() -> Result<f64, Failure>> Entrant for Observation<F> {
+    fn run(&mut self, n: u64) -> Result<Duration, Failure> {
+        // As if each had taken so many nanoseconds.
+        Ok(Duration::from_secs_f64((self.0)()?.max(0.0) * 1e-9 * n as f64))
+    }
+
+    fn repeats(&self) -> Repeats {
+        Repeats::Once
+    }
+}
+
+/// An observation that is dear and does not change: made once.
+pub fn once(mut look: impl FnMut() -> Result<f64, Failure> + 'static) -> Box<dyn Entrant> {
+    let mut seen = None;
+    Box::new(Observation(move || match seen {
+        Some(figure) => Ok(figure),
+        None => Ok(*seen.insert(look()?)),
+    }))
 }
 
 impl<F: FnMut(u64) -> Result<Duration, Failure>> Entrant for F {
@@ -38,6 +93,23 @@ pub fn timed(n: u64, mut once: impl FnMut() -> Result<(), Failure>) -> Result<Du
     Ok(start.elapsed())
 }
 
+/// The 99th of a hundred times, in nanoseconds, of `count` operations, each timed by itself.
+///
+/// # Errors
+///
+/// The first failure.
+pub fn percentile_99(count: usize, mut once: impl FnMut() -> Result<(), Failure>) -> Result<f64, Failure> {
+    let mut times = Vec::with_capacity(count);
+    for _ in 0..count {
+        let start = Instant::now();
+        once()?;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    let at = times.get(count * 99 / 100).ok_or("nothing was timed")?;
+    Ok(at.as_nanos() as f64)
+}
+
 /// Unit of a scenario's figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
@@ -45,6 +117,12 @@ pub enum Unit {
     Nanoseconds,
     /// Operations in a second; higher is better.
     PerSecond,
+    /// Bytes of memory; lower is better.
+    Bytes,
+    /// Bytes in a second, where an operation is as many bytes as are given; higher is better.
+    BytesPerSecond(u64),
+    /// Instructions of one operation; lower is better.
+    Instructions,
 }
 
 impl Unit {
@@ -54,6 +132,9 @@ impl Unit {
         match self {
             Unit::Nanoseconds => "ns",
             Unit::PerSecond => "1/s",
+            Unit::Bytes => "B",
+            Unit::BytesPerSecond(_) => "B/s",
+            Unit::Instructions => "instructions",
         }
     }
 
@@ -61,17 +142,24 @@ impl Unit {
     #[must_use]
     pub fn better(self) -> &'static str {
         match self {
-            Unit::Nanoseconds => "lower",
-            Unit::PerSecond => "higher",
+            Unit::Nanoseconds | Unit::Bytes | Unit::Instructions => "lower",
+            Unit::PerSecond | Unit::BytesPerSecond(_) => "higher",
         }
+    }
+
+    /// Whether the lower of two figures is the better one.
+    #[must_use]
+    pub fn lower_is_better(self) -> bool {
+        self.better() == "lower"
     }
 
     /// The figure for `n` operations in that time.
     #[must_use]
     pub fn figure(self, n: u64, time: Duration) -> f64 {
         match self {
-            Unit::Nanoseconds => time.as_nanos() as f64 / n as f64,
+            Unit::Nanoseconds | Unit::Bytes | Unit::Instructions => time.as_nanos() as f64 / n as f64,
             Unit::PerSecond => n as f64 / time.as_secs_f64(),
+            Unit::BytesPerSecond(each) => (n * each) as f64 / time.as_secs_f64(),
         }
     }
 }
@@ -105,6 +193,8 @@ impl Regime {
     pub const ASLEEP: Regime = Regime { cores: Cores::Two, asleep: true };
     /// Both sides on one core, where they can only take turns.
     pub const ONE_CORE: Regime = Regime { cores: Cores::One, asleep: false };
+    /// As the scheduler likes, the far side asleep.
+    pub const FREE_ASLEEP: Regime = Regime { cores: Cores::Free, asleep: true };
 
     /// How long the asker waits before each operation: longer than any spin.
     pub const PAUSE: Duration = Duration::from_micros(150);
@@ -172,6 +262,8 @@ pub struct Surroundings {
     pub pythons: Vec<Python>,
     /// The folder that holds their script.
     pub scripts: PathBuf,
+    /// Whether this is a quick look: where the amount of work is fixed, there is less of it.
+    pub quick: bool,
 }
 
 /// One measurement.

@@ -7,7 +7,8 @@ use crate::{Outcome, root};
 
 const HELP: &str = "\
 Runs everything side by side on this machine: ours, the rivals, CPython, and the limit of the system; interleaved,
-medians with their spread. Writes target/bench/report.json, report.md and report.html.
+medians with their spread. Writes target/bench/report.json, report.md and report.html, the last with plots; needs no
+network. In full under 15 minutes after compiling.
 
 Usage: cargo xtask bench [OPTION…]
 
@@ -16,7 +17,8 @@ Usage: cargo xtask bench [OPTION…]
   --only PATTERN  only measurements whose id contains PATTERN
   --list          print the ids and goals, run nothing
 
-The micro-benchmarks with criterion's statistics: cargo bench -p procession-benches";
+The micro-benchmarks with criterion's statistics: cargo bench -p procession-benches; the page shows what they gave last.
+How all of it is measured: docs/performance.md";
 
 /// Runs the command.
 ///

@@ -6,7 +6,7 @@ use procession_sync::{Lock, RLock};
 
 use crate::peers::mutexes;
 use crate::scenario::{
-    Against, Bound, Entry, Failure, Field, Goal, Regime, Scenario, Surroundings, Unit, timed,
+    Against, Bound, Cores, Entry, Failure, Field, Goal, Regime, Scenario, Surroundings, Unit, timed,
 };
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -69,6 +69,17 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             },
             field: contended,
         },
+        Scenario {
+            id: "lock.contended.one_core",
+            what: "as before, with both processes on one core",
+            unit: Unit::PerSecond,
+            regime: Regime::ONE_CORE,
+            goal: Goal {
+                text: "at least what a robust pthread mutex does",
+                bounds: &[Bound { against: Against::Limit, factor: 1.0 }],
+            },
+            field: contended,
+        },
     ]
 }
 
@@ -106,10 +117,12 @@ fn first_wait(lock: &Lock) -> Result<(), Failure> {
     if held && waited { Ok(()) } else { Err("there was nothing to wait for".into()) }
 }
 
-fn contended(_surroundings: &Surroundings, regime: Regime) -> Field {
+fn contended(surroundings: &Surroundings, regime: Regime) -> Field {
     let ours = || -> Entry {
         let lock = Lock::new()?;
-        first_wait(&lock)?;
+        if regime.cores == Cores::Two {
+            first_wait(&lock)?;
+        }
         mutexes::contended(regime, move |number| {
             let _guard = lock.lock().map_err(|error| error.without_guard())?;
             mutexes::add(number);
@@ -122,4 +135,5 @@ fn contended(_surroundings: &Surroundings, regime: Regime) -> Field {
         .peer("pthread", mutexes::pthread_contended(regime, false))
         .peer("std", mutexes::std_contended(regime))
         .peer("raw_sync", mutexes::raw_sync_contended(regime))
+        .cpython(surroundings, regime, "lock.contended")
 }

@@ -36,8 +36,12 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn peers(field: Field) -> Field {
-    field.peer("sem_t", sem_t::uncontended()).peer("our_lock", lock())
+fn peers(field: Field, surroundings: &Surroundings, regime: Regime) -> Field {
+    field.peer("sem_t", sem_t::uncontended()).peer("our_lock", lock()).cpython(
+        surroundings,
+        regime,
+        "semaphore.uncontended",
+    )
 }
 
 fn lock() -> Entry {
@@ -50,7 +54,7 @@ fn lock() -> Entry {
     }))
 }
 
-fn owned(_: &Surroundings, _: Regime) -> Field {
+fn owned(surroundings: &Surroundings, regime: Regime) -> Field {
     let ours = || -> Entry {
         let semaphore = Semaphore::new(1)?;
         Ok(Box::new(move |n| {
@@ -60,10 +64,10 @@ fn owned(_: &Surroundings, _: Regime) -> Field {
             })
         }))
     };
-    peers(Field::default().ours(ours()))
+    peers(Field::default().ours(ours()), surroundings, regime)
 }
 
-fn unowned(_: &Surroundings, _: Regime) -> Field {
+fn unowned(surroundings: &Surroundings, regime: Regime) -> Field {
     let ours = || -> Entry {
         let semaphore = Semaphore::new(1)?;
         Ok(Box::new(move |n| {
@@ -73,5 +77,5 @@ fn unowned(_: &Surroundings, _: Regime) -> Field {
             })
         }))
     };
-    peers(Field::default().ours(ours()))
+    peers(Field::default().ours(ours()), surroundings, regime)
 }

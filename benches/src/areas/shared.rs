@@ -47,7 +47,7 @@ fn handover(_: &Surroundings, regime: Regime) -> Field {
     keep_what_is_freed();
     Field::default()
         .ours(shared_vec())
-        .peer("memcpy", copies())
+        .peer("memcpy", super::copies(SIZE))
         .peer("unix_socket", unix_socket::round_trip(regime, SIZE))
 }
 
@@ -85,21 +85,6 @@ fn shared_vec() -> Entry {
                 return Err("the far side did not write to it".into());
             }
             block = Some(back);
-            Ok(())
-        })
-    }))
-}
-
-/// Two copies of so many bytes, memory warm.
-pub(super) fn copies() -> Entry {
-    let data = vec![7_u8; SIZE];
-    let mut there = vec![1_u8; SIZE];
-    let mut back = vec![2_u8; SIZE];
-    Ok(Box::new(move |n| {
-        timed(n, || {
-            there.copy_from_slice(black_box(&data));
-            back.copy_from_slice(black_box(&there));
-            black_box(&back);
             Ok(())
         })
     }))

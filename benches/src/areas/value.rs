@@ -35,7 +35,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             Goal {
                 text: "at most 2 times std's Mutex, which does not survive its holder, and under CPython",
                 bounds: &[
-                    Bound { against: Against::Peer("std Mutex"), factor: 2.0 },
+                    Bound { against: Against::Peer("std"), factor: 2.0 },
                     Bound { against: Against::CPython, factor: 1.0 },
                 ],
             },
@@ -55,7 +55,7 @@ fn locked(surroundings: &Surroundings, regime: Regime) -> Field {
     Field::default()
         .ours(ours_locked())
         .limit("atomic in a raw mapping", in_a_raw_mapping())
-        .peer("std Mutex", std_mutex())
+        .peer("std", std_mutex())
         .cpython(surroundings, regime, "value.update")
 }
 

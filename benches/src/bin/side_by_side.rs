@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use procession_benches::areas;
+use procession_benches::check::Verdict;
 use procession_benches::machine::Machine;
 use procession_benches::peers::cpython::{self, Python};
 use procession_benches::peers::procspawn;
@@ -70,8 +71,8 @@ fn run(options: Options) -> Result<bool, Box<dyn Error>> {
     if let Some((id, pythons)) = options.one {
         let scenario = scenarios.iter().find(|scenario| scenario.id == id).ok_or("no such scenario")?;
         let pace = if options.quick { Pace::QUICK } else { Pace::FULL };
-        let surroundings =
-            Surroundings { pythons: serde_json::from_str(&pythons)?, scripts: options.scripts };
+        let pythons = serde_json::from_str(&pythons)?;
+        let surroundings = Surroundings { pythons, scripts: options.scripts, quick: options.quick };
         println!("{}", serde_json::to_string(&measure(scenario, &surroundings, pace))?);
         return Ok(true);
     }
@@ -93,32 +94,23 @@ fn run(options: Options) -> Result<bool, Box<dyn Error>> {
     }
     let mode = if options.quick { "quick" } else { "full" };
     let mut report = Report { machine: Machine::look(&pythons, mode), results: Vec::new() };
-    let (mut missed, mut failed) = (Vec::new(), Vec::new());
+    let (mut verdict, start) = (Verdict::default(), Instant::now());
     for (index, scenario) in scenarios.iter().enumerate() {
         eprint!("bench: [{}/{}] {} …", index + 1, scenarios.len(), scenario.id);
-        let measured =
-            in_own_process(scenario, options.quick, &pythons, &options.scripts).unwrap_or_else(|error| {
-                failed.push(scenario.id);
-                Measured::failed(error.to_string())
-            });
+        let measured = in_own_process(scenario, options.quick, &pythons, &options.scripts)
+            .unwrap_or_else(|error| Measured::failed(error.to_string()));
         let ours = measured.ours.map_or("—".to_owned(), |own| human(own.median, scenario.unit.name()));
-        eprintln!(" {ours}{}", if measured.ours.is_some() && !measured.met { " (goal missed)" } else { "" });
-        if measured.surely_missed {
-            missed.push(scenario.id);
-        }
+        let missed = if measured.ours.is_some() && !measured.met { " (goal missed)" } else { "" };
+        eprintln!(" {ours}{missed}; {} s so far", start.elapsed().as_secs());
+        verdict.add(scenario.id, &measured);
         report.add(scenario, measured);
     }
     report.write(&options.output)?;
     eprintln!("bench: wrote {}/report.{{json,md,html}}", options.output.display());
-    if !failed.is_empty() {
-        eprintln!("bench: not measured, see the report for why: {}", failed.join(", "));
-        return Ok(false);
+    for line in verdict.lines() {
+        eprintln!("bench: {line}");
     }
-    if options.check && !missed.is_empty() {
-        eprintln!("bench: missed for sure: {}", missed.join(", "));
-        return Ok(false);
-    }
-    Ok(true)
+    Ok(verdict.is_good(options.check))
 }
 
 /// A process for each scenario: its threads, heap, affinity and helpers end with it.

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::pin;
-use crate::scenario::{Entrant, Entry, Failure, Regime};
+use crate::scenario::{Entrant, Entry, Failure, Regime, Repeats};
+
+/// Functions of the script that look at something instead of doing it many times.
+const LOOK: [&str; 3] = ["memory.worker", "manager.memory", "pool.idle"];
 
 /// One interpreter.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,7 +90,8 @@ impl Python {
         let output = BufReader::new(child.stdout.take().ok_or("no pipe")?);
         let input = child.stdin.take();
         let name = format!("{function}{}", if regime.asleep { ".asleep" } else { "" });
-        Ok(Box::new(Script { child, input, output, function: name }))
+        let looks = LOOK.contains(&function);
+        Ok(Box::new(Script { child, input, output, function: name, looks }))
     }
 }
 
@@ -97,6 +101,7 @@ struct Script {
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     function: String,
+    looks: bool,
 }
 
 impl Entrant for Script {
@@ -110,6 +115,10 @@ impl Entrant for Script {
             Ok(ns) => Ok(Duration::from_nanos(ns)),
             Err(_) => Err(format!("the script answered `{}`", line.trim()).into()),
         }
+    }
+
+    fn repeats(&self) -> Repeats {
+        if self.looks { Repeats::Once } else { Repeats::AsTimeAllows }
     }
 }
 

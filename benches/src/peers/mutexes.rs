@@ -86,6 +86,19 @@ pub fn pthread_free(regime: Regime, robust: bool) -> Entry {
     Ok(Box::new(move |n| timed(n, || mutex.with(|| ()))))
 }
 
+/// A robust one, locked and unlocked by whoever counts the instructions of that.
+///
+/// # Errors
+///
+/// If the kernel gives no memory.
+pub fn pthread_instructions(count: fn(Once) -> Entry) -> Entry {
+    let mutex = Pthread::new(page()?, true)?;
+    count(Box::new(move || mutex.with(|| ())))
+}
+
+/// One operation.
+pub type Once = Box<dyn FnMut() -> Result<(), Failure>>;
+
 /// The same with std's, which is of no use between processes.
 ///
 /// # Errors

@@ -8,13 +8,14 @@ pub(super) fn page(report: &Report) -> String {
     let machine = &report.machine;
     let mut page = format!(
         "# Side by side\n\n{}, {} cores, Linux {}, {}, CPython {}; {} run. Medians, with the lowest and highest round \
-         in brackets.\n\n| measurement | ours | limit | peers | goal | met |\n|---|---|---|---|---|---|\n",
+         in brackets.{}\n\n| measurement | ours | limit | peers | goal | met |\n|---|---|---|---|---|---|\n",
         machine.cpu,
         machine.cores,
         machine.kernel,
         machine.rustc,
         machine.python.join(", "),
-        machine.mode
+        machine.mode,
+        report.wake_in_words()
     );
     for entry in &report.results {
         row(&mut page, entry);

@@ -5,7 +5,9 @@ use std::time::Duration;
 use procession_channel::{Receiver, channel};
 
 use crate::peers::forked::FarSide;
-use crate::scenario::{Against, Bound, Entry, Failure, Field, Goal, Regime, Scenario, Surroundings, Unit};
+use crate::scenario::{
+    Against, Bound, Entry, Failure, Field, Goal, Observation, Regime, Scenario, Surroundings, Unit,
+};
 
 /// How long it is watched: some slices.
 const WATCHED: Duration = Duration::from_millis(600);
@@ -31,15 +33,13 @@ fn field(_: &Surroundings, _: Regime) -> Field {
 fn waits() -> Entry {
     let (sender, mut receiver) = channel::<u64>()?;
     let far = FarSide::fork(&(3..256).collect::<Vec<i32>>(), None, move || drop(wait(&mut receiver)))?;
-    Ok(Box::new(move |n: u64| {
+    Ok(Box::new(Observation(move || {
         let _sender = &sender;
         let before = far.cpu_time()?;
         std::thread::sleep(WATCHED);
         let used = far.cpu_time()? - before;
-        // As if it had been watched for as many seconds as were asked for.
-        let each = used.as_secs_f64() / WATCHED.as_secs_f64();
-        Ok(Duration::from_secs_f64(each.max(1e-6) * n as f64))
-    }))
+        Ok(used.as_nanos() as f64 / WATCHED.as_secs_f64())
+    })))
 }
 
 fn wait(receiver: &mut Receiver<u64>) -> Result<(), Failure> {

@@ -32,7 +32,7 @@ fn field(_: &Surroundings, regime: Regime) -> Field {
     Field::default()
         .ours(blocks(regime, true))
         .peer("empty", blocks(regime, false))
-        .peer("memcpy", crate::areas::shared::copies())
+        .peer("memcpy", crate::areas::copies(SIZE))
 }
 
 type Message = Option<SharedVec<u8>>;

@@ -11,7 +11,7 @@ use crate::pin;
 use crate::scenario::{Cores, Entry, Failure, Regime};
 
 /// One process's end of a way that goes in both directions.
-pub(super) trait Link: Sized {
+pub(in crate::areas) trait Link: Sized {
     /// Whether the far side needs the descriptors that were open when the ends were made.
     const DESCRIPTORS: bool = false;
 
@@ -25,10 +25,10 @@ pub(super) trait Link: Sized {
 }
 
 /// Makes a [`Link`], and starts its far side: one that echoes, or one that counts.
-pub(super) type Far = dyn Fn(Regime, bool) -> Result<Near, Failure>;
+pub(in crate::areas) type Far = fn(Regime, bool) -> Result<Near, Failure>;
 
 /// The near end of a link, of whichever kind. The calls through it are the same for all.
-pub(super) struct Near {
+pub(in crate::areas) struct Near {
     _far: FarSide,
     round_trips: Box<Run>,
 }
@@ -44,7 +44,7 @@ impl Near {
 }
 
 /// A kind of link.
-pub(super) fn of<L: Link + 'static>(regime: Regime, echoes: bool) -> Result<Near, Failure> {
+pub(in crate::areas) fn of<L: Link + 'static>(regime: Regime, echoes: bool) -> Result<Near, Failure> {
     // An end that is made on a thread with one core takes it that spinning is useless. Right where both sides are on
     // that core; where each has its own, the ends are made before the pinning.
     // The entrant before this one has left the thread on its core.
@@ -102,13 +102,13 @@ fn sink<L: Link>(link: &mut L) -> Result<(), Failure> {
     link.send(&message)
 }
 
-pub(super) fn round_trip(far: &Far, regime: Regime, size: usize) -> Entry {
+pub(in crate::areas) fn round_trip(far: Far, regime: Regime, size: usize) -> Entry {
     let mut near = far(regime, true)?;
     let message = vec![7; size];
     Ok(Box::new(move |n| near.run(regime, n, &message)))
 }
 
-pub(super) fn throughput(far: &Far, regime: Regime, size: usize) -> Entry {
+pub(super) fn throughput(far: Far, regime: Regime, size: usize) -> Entry {
     let mut near = far(regime, false)?;
     let message = vec![7; size];
     Ok(Box::new(move |n| near.run(regime, n, &message)))
@@ -140,7 +140,7 @@ impl Link for LaneLink {
 pub(super) struct TypedLink<T>(Sender<T>, Receiver<T>);
 
 /// A value that is a message.
-pub(super) trait Message: Serialize + DeserializeOwned + 'static {
+pub(in crate::areas) trait Message: Serialize + DeserializeOwned + 'static {
     fn of(bytes: &[u8]) -> Self;
     fn put(self, into: &mut Vec<u8>);
 }
@@ -190,7 +190,7 @@ impl<T: Message> Link for TypedLink<T> {
 }
 
 /// A queue for each direction.
-pub(super) struct QueueLink<T>(Queue<T>, Queue<T>);
+pub(in crate::areas) struct QueueLink<T>(Queue<T>, Queue<T>);
 
 impl<T: Message> Link for QueueLink<T> {
     const DESCRIPTORS: bool = true;

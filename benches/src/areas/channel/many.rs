@@ -1,4 +1,4 @@
-//! A queue with two producers and two consumers, each a process.
+//! A queue with several producers and several consumers, each a process.
 
 use std::time::Instant;
 
@@ -13,26 +13,66 @@ const BATCH: usize = 64;
 
 type Item = [u64; 2];
 
-pub(super) fn scenario() -> Scenario {
-    Scenario {
-        id: "queue.throughput.16B.many",
-        what: "16-byte items from two producers to two consumers, four processes on all cores, one item a call; \
-               `batches`: 64 a call; CPython's: one process of each",
+pub(super) fn scenarios() -> Vec<Scenario> {
+    let scenario = |id, what, goal, field| Scenario {
+        id,
+        what,
         unit: Unit::PerSecond,
         regime: Regime::FREE,
-        goal: Goal {
-            text: "at least 5 million/s",
-            bounds: &[Bound { against: Against::Figure(5e6), factor: 1.0 }],
-        },
+        goal,
         field,
-    }
+    };
+    let curve = Goal { text: "none: for the curve", bounds: &[] };
+    vec![
+        scenario(
+            "queue.throughput.16B.mpmc",
+            "16-byte items from two producers to two consumers, four processes on all cores, one item a call; \
+             `batches`: 64 a call; CPython's likewise, one item a call",
+            Goal {
+                text: "at least 5 million/s",
+                bounds: &[Bound { against: Against::Figure(5e6), factor: 1.0 }],
+            },
+            |surroundings, regime| {
+                field(
+                    2,
+                    surroundings,
+                    regime,
+                    &[("Queue", "queue.many.4"), ("SimpleQueue", "simplequeue.many.4")],
+                )
+            },
+        ),
+        scenario(
+            "queue.scaling.processes.2",
+            "16-byte items from one producer to one consumer, on all cores; `batches`: 64 a call",
+            curve,
+            |surroundings, regime| field(1, surroundings, regime, &[("Queue", "queue.many.2")]),
+        ),
+        scenario(
+            "queue.scaling.processes.4",
+            "16-byte items from two producers to two consumers, on all cores; `batches`: 64 a call",
+            curve,
+            |surroundings, regime| field(2, surroundings, regime, &[("Queue", "queue.many.4")]),
+        ),
+        scenario(
+            "queue.scaling.processes.8",
+            "16-byte items from four producers to four consumers, on all cores; `batches`: 64 a call",
+            curve,
+            |surroundings, regime| field(4, surroundings, regime, &[("Queue", "queue.many.8")]),
+        ),
+    ]
 }
 
-fn field(surroundings: &Surroundings, regime: Regime) -> Field {
-    Field::default().ours(many(1)).peer("batches", many(BATCH)).newest_cpython(
+/// So many producers, and as many consumers.
+fn field(
+    each: usize,
+    surroundings: &Surroundings,
+    regime: Regime,
+    cpython: &[(&str, &'static str)],
+) -> Field {
+    Field::default().ours(many(1, each)).peer("batches", many(BATCH, each)).newest_cpython(
         surroundings,
         regime,
-        &[("Queue", "queue.throughput"), ("SimpleQueue", "simplequeue.throughput")],
+        cpython,
     )
 }
 
@@ -85,7 +125,7 @@ impl Work {
     }
 }
 
-fn many(batch: usize) -> Entry {
+fn many(batch: usize, each: usize) -> Entry {
     let work = Work {
         items: Queue::bounded(4096)?,
         orders: Queue::unbounded()?,
@@ -95,18 +135,21 @@ fn many(batch: usize) -> Entry {
     };
     let keep: Vec<i32> = (3..256).collect();
     let mut far = Vec::new();
-    for number in 0..4 {
+    for number in 0..2 * each {
         let work = work.clone();
         far.push(FarSide::fork(&keep, None, move || {
             // It ends with the measurement, which kills it.
-            let _: Result<(), Failure> = if number < 2 { work.produce(batch) } else { work.consume(batch) };
+            let _: Result<(), Failure> =
+                if number < each { work.produce(batch) } else { work.consume(batch) };
         })?);
     }
     Ok(Box::new(move |n| {
         let _kept = &far;
         work.target.store(work.taken.load() + n);
         let start = Instant::now();
-        for count in [n / 2, n - n / 2] {
+        let parts = each as u64;
+        for part in 0..parts {
+            let count = n * (part + 1) / parts - n * part / parts;
             work.orders.put(count).map_err(|error| error.to_string())?;
         }
         work.done.get()?;

@@ -10,7 +10,7 @@ use procession_sync::RawValue;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::peers::forked::FarSide;
-use crate::scenario::{Entry, Failure, Field, Goal, Regime, Scenario, Surroundings, Unit};
+use crate::scenario::{Entry, Field, Goal, Observation, Regime, Scenario, Surroundings, Unit, percentile_99};
 
 const SILENT: u64 = 500;
 /// So many good clients give one figure.
@@ -84,35 +84,23 @@ fn clients(silent: u64) -> Entry {
         std::thread::sleep(Duration::from_millis(10));
     }
     let client = Client::new().authkey(KEY);
-    Ok(Box::new(move |n| {
+    Ok(Box::new(Observation(move || {
         let _kept = (&far, &server);
-        percentile(n, || {
+        percentile_99(GOOD, || {
             client.connect::<(), ()>(address.clone()).map_err(|error| error.to_string())?;
             Ok(())
         })
-    }))
+    })))
 }
 
 fn plain() -> Entry {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
-    Ok(Box::new(move |n| {
-        percentile(n, || {
+    Ok(Box::new(Observation(move || {
+        percentile_99(GOOD, || {
             let _near = TcpStream::connect(address)?;
             listener.accept()?;
             Ok(())
         })
-    }))
-}
-
-/// As if each of `n` had taken as long as the 99th of a hundred does.
-fn percentile(n: u64, mut once: impl FnMut() -> Result<(), Failure>) -> Result<Duration, Failure> {
-    let mut times = Vec::with_capacity(GOOD);
-    for _ in 0..GOOD {
-        let start = Instant::now();
-        once()?;
-        times.push(start.elapsed());
-    }
-    times.sort_unstable();
-    Ok(times[GOOD * 99 / 100].mul_f64(n as f64))
+    })))
 }
