@@ -93,9 +93,10 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession supports Linux only");
 
+mod access;
 mod client;
+mod connector;
 mod error;
-mod frames;
 mod hosted;
 mod lease;
 mod manager;
@@ -107,7 +108,12 @@ mod ship;
 mod signals;
 mod site;
 mod ticket;
+#[cfg(feature = "tls")]
+mod tls;
+mod wire;
 
+pub use access::Reconnect;
+pub use connector::Connector;
 pub use error::{Error, ErrorKind, LockError, Result};
 pub use hosted::Hosted;
 pub use manager::{Builder, LocalServer, Manager, Stopper};
@@ -119,6 +125,8 @@ pub use proxy::{
 };
 pub use session::{Session, Stats};
 pub use ticket::Ticket;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 /// For the fuzzer and its test.
 #[doc(hidden)]

@@ -1,7 +1,7 @@
 //! The server without a process: what a fuzzer gives it, and what must hold afterwards.
 
-use super::{Bounds, FIRST, HEADER, Server};
-use crate::proto::{self, Kind, Op};
+use super::{Bounds, FIRST, Server};
+use crate::proto::{self, HEADER, Kind, Op};
 use procession_parcel::function::image;
 use rustix::{
     event::{EventfdFlags, eventfd},
@@ -19,8 +19,9 @@ use std::{os::fd::OwnedFd, sync::Arc};
 /// If a timer, a wait, or an object that nobody refers to is left.
 pub fn requests(data: &[u8]) {
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor"));
-    let mut server = Server::new(None, None, stop, [0; 16], Bounds { max_frame: 1 << 16 })
-        .expect("a server's descriptors");
+    let mut server =
+        Server::new(None, None, stop, [0; 16], Bounds { max_frame: 1 << 16, ..Bounds::default() }, None)
+            .expect("a server's descriptors");
     let mut ends: Vec<OwnedFd> = (0..2)
         .map(|_| {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
