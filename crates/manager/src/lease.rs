@@ -213,7 +213,7 @@ fn decode<T: DeserializeOwned + 'static>(
 #[derive(Serialize, Deserialize)]
 enum Wire {
     /// In a parcel.
-    Travelling { access: Access, object: u64, kind: u64, types: u64, lease: Socket },
+    Travelling { access: Box<Access>, object: u64, kind: u64, types: u64, lease: Socket },
     /// In a value of its own server.
     Inside { object: u64, kind: u64, types: u64 },
 }
@@ -303,7 +303,7 @@ impl<'de> Visitor<'de> for In {
             Wire::Travelling { access, object, kind, types, lease } => {
                 let form = check(kind, types)?;
                 let keep = Mutex::new(Keep { held: None, socket: Some(Arc::new(lease.0)) });
-                let site = Site::of(access);
+                let site = Site::of(*access);
                 Ok(Arc::new(Lease { site, object, form, keep }))
             }
             Wire::Inside { object, kind, types } => {

@@ -153,7 +153,7 @@ fn client(material: &Material) -> std::result::Result<ClientConfig, String> {
 /// One side of a connection.
 pub(crate) struct Tunnel {
     connection: Connection,
-    failed: Option<String>,
+    failed: Option<(io::ErrorKind, String)>,
     over: bool,
 }
 
@@ -217,7 +217,7 @@ impl Tunnel {
     /// Why it failed, or `AGAIN` as long as it did not.
     fn check(&self) -> io::Result<()> {
         match &self.failed {
-            Some(text) => Err(io::Error::new(io::ErrorKind::InvalidData, text.clone())),
+            Some((kind, text)) => Err(io::Error::new(*kind, text.clone())),
             None => Ok(()),
         }
     }
@@ -279,14 +279,15 @@ impl Tunnel {
                 Err(error) => return Err(error),
             }
             if self.over && self.connection.is_handshaking() {
-                self.failed = Some("it closed the connection in the middle of the TLS handshake".to_owned());
+                let text = "it closed the connection in the middle of the TLS handshake".to_owned();
+                self.failed = Some((io::ErrorKind::UnexpectedEof, text));
                 return self.check().map(|()| 0);
             }
             let processed = self.connection.process_new_packets();
             // An alert, where it failed.
             let _ = self.flush(socket);
             if let Err(error) = processed {
-                self.failed = Some(explain(&error));
+                self.failed = Some((io::ErrorKind::InvalidData, explain(&error)));
             }
         }
     }

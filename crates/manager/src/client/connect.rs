@@ -91,7 +91,11 @@ pub(super) fn open(access: &Access, timeout: Duration) -> Result<Wire> {
         .map_err(|error| {
             // One that ends in the middle of the handshake has not refused anybody.
             let gone = matches!(error.refusal(), None | Some(Refusal::HungUp | Refusal::Crowded));
-            let kind = if gone { ErrorKind::ServerGone } else { ErrorKind::Refused };
+            let kind = match error.refusal() {
+                _ if gone => ErrorKind::ServerGone,
+                Some(Refusal::TimedOut) => ErrorKind::Timeout,
+                _ => ErrorKind::Refused,
+            };
             let silent = matches!(error.refusal(), Some(Refusal::HungUp | Refusal::TimedOut));
             let hint = match &access.address {
                 Address::Tcp(_) if silent => "; a server with TLS wants it of its clients",
@@ -166,18 +170,14 @@ fn enter(wire: &Wire, key: &net::AuthKey, deadline: Deadline) -> Result<()> {
             continue;
         }
         match wire.recv(&mut input, false) {
-            Ok(0) if wire.is_handshaking() => {
-                return Err(refused("it closed the connection in the middle of the TLS handshake"));
-            }
             Ok(0) => return Err(Error::gone(DOING, Refusal::HungUp.to_string())),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let writes = wire.has_rest() || (!handshake.output().is_empty() && !wire.is_handshaking());
                 if !crate::wire::wait(wire, writes, deadline).map_err(failed)? {
-                    return Err(match wire.is_handshaking() {
-                        true => refused("the TLS handshake was not over by its deadline"),
-                        false => refused(Refusal::TimedOut),
-                    });
+                    let which = if wire.is_handshaking() { "the TLS handshake" } else { "the handshake" };
+                    let text = format!("{which} was not over by its deadline");
+                    return Err(Error::new(ErrorKind::Timeout, DOING, text));
                 }
             }
             Err(error) => return Err(failed(error)),
