@@ -82,7 +82,7 @@
 //! | the connection breaks, calls wait | an error, which says whether the call may have been done | they go on waiting; each call is done once | |
 //! | leases, locks, permits, places in waits | given back, locks poisoned | kept for the grace, then given back | |
 //! | no attempt succeeds in time | | an error, as by default | |
-//! | the network swallows everything | noticed after half a minute | as by default, then as a broken connection | noticed after about the bound |
+//! | the network swallows everything | noticed after half a minute; after two, where something is on its way | as by default, then as a broken connection | noticed after about the bound |
 //! | the other side is stopped (SIGSTOP) | not noticed | not noticed | noticed after about the bound |
 //! | the client says farewell (its last proxy and session are dropped) | given back at once | given back at once | |
 //! | the client is killed | given back at once | after the grace | after the bound, if its machine went with it |
@@ -99,7 +99,8 @@
 //! sessions hold the client's private key then; they are for processes of this program.
 //!
 //! At most [`Builder::max_connections`] are served at the public address; one more is told so. Who does not prove the key, or does
-//! not say hello, within ten seconds is closed; of those who have not proved the key a thousand are kept at most.
+//! not say hello, within ten seconds is closed; of those who have not proved the key a thousand are kept at most. As many as may
+//! be connected may be away; for one more there is no grace.
 //!
 //! # What it does not do
 //! * A forked child that does not use the parent's sessions or proxies keeps a copy of its parent's socket. If it outlives

@@ -246,6 +246,31 @@ fn a_server_may_forbid_coming_back() {
 }
 
 #[test]
+fn those_who_are_away_are_bounded() {
+    let _watchdog = test_watchdog();
+    let manager =
+        Manager::builder().address(("127.0.0.1", 0)).authkey("key").max_connections(1).start().unwrap();
+    let Some(Address::Tcp(address)) = manager.public_address().cloned() else { panic!("no port") };
+    let lost = || {
+        let proxy = Proxy::to(address);
+        let session = Session::connector("key").reconnect(quick()).connect(proxy.address()).unwrap();
+        let list = session.list_of(&[1]).unwrap();
+        proxy.refuse(true);
+        proxy.cut();
+        eventually("the server sees it", LONG, || manager.stats().unwrap().connections == 1);
+        (proxy, list)
+    };
+    let first = lost();
+    assert_eq!((manager.stats().unwrap().away, manager.stats().unwrap().objects), (1, 1));
+    let second = lost();
+    assert_eq!((manager.stats().unwrap().away, manager.stats().unwrap().objects), (1, 1));
+    first.0.refuse(false);
+    assert_eq!(first.1.len().unwrap(), 1);
+    second.0.refuse(false);
+    assert!(second.1.len().unwrap_err().is_server_gone());
+}
+
+#[test]
 fn a_stopped_client_is_noticed_and_what_it_holds_is_given_back() {
     let _watchdog = test_watchdog();
     let (manager, address) = manager();
