@@ -340,3 +340,45 @@ fn many_entries_are_inserted_all_or_none() {
     raw.0.write_all(&frame(0, 20, 4, dict, &[])).unwrap();
     assert_eq!(raw.reply().unwrap(), (0, words(&[0])));
 }
+
+#[test]
+fn nobody_comes_back_as_somebody_else_or_with_what_was_never_said() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let back = |token: &[u8], received: u64| {
+        let mut raw = Raw::connect(&address);
+        let payload = [&bytes(&[1, token.len() as u64]), token, &bytes(&[received])].concat();
+        raw.0.write_all(&frame(0, 15, 0, 0, &payload)).unwrap();
+        raw
+    };
+    // A client that may come back for a minute.
+    let mut raw = Raw::connect(&address);
+    let hello = bytes(&[1, 0, u64::from(std::process::id()), 0, 60_000_000_000, 0]);
+    raw.0.write_all(&frame(0, 1, 1, 0, &hello)).unwrap();
+    let (status, payload) = raw.reply().unwrap();
+    // Whether it is trusted, the pid, the identity, the token, the grace.
+    let token = payload[8 + 8 + 24 + 8..][..16].to_vec();
+    assert_eq!((status, payload.len()), (0, 8 + 8 + 24 + 24 + 8));
+    raw.0.write_all(&frame(0, 2, 2, 0, &bytes(&[7, 0, 0]))).unwrap();
+    assert_eq!(raw.status(), Some(0));
+    for (token, received) in [(&token[..15], 2), (&[0; 16], 2), (&[], 0), (&token, 3), (&token, u64::MAX)] {
+        let mut stranger = back(token, received);
+        let (status, text) = stranger.reply().unwrap();
+        assert!(status != 0 && !text.is_empty());
+        assert!(stranger.reply().is_none());
+    }
+    assert_eq!(manager.stats().unwrap().objects, 1);
+    // Itself, while its old connection is still there: that one ends, and the reply that it has not heard comes again.
+    let mut same = back(&token, 1);
+    assert_eq!(same.reply().unwrap(), (0, bytes(&[2])));
+    assert_eq!(same.status(), Some(0));
+    assert!(raw.reply().is_none());
+    // It has not received what was never said.
+    same.0.write_all(&frame(1, 16, 0, 0, &bytes(&[100]))).unwrap();
+    assert!(same.ends());
+    eventually("it is gone, without a grace", LONG, || manager.stats().unwrap().objects == 0);
+    assert_eq!(manager.stats().unwrap().away, 0);
+    let mut late = back(&token, 1);
+    assert!(late.ends());
+}
