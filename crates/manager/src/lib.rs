@@ -112,7 +112,7 @@
 //! * The time limit of a call in [`Connector::reconnect`]'s sessions runs on while the connection is broken; a wait for a
 //!   condition whose time is over then loses its lock, as with a server that is stopped.
 //! * What a client that comes back has sent is kept twice, by it and in the server, until the other side has it.
-//! * TLS sessions are not resumed: each connection is a whole handshake.
+//! * TLS sessions are not resumed: each connection is a whole handshake, whose arithmetic is done in the server's loop.
 //!
 //! # Who is let in
 //! Each manager draws a key. Proxies and sessions carry it in parcels, so processes that get one can use it, and nobody else
