@@ -183,33 +183,14 @@ impl Object {
         }
     }
 
-    /// A client that waited here has died.
-    pub(crate) fn forget(&mut self, conn: u64, request: u64, object: u64, world: &mut World) {
+    /// A client that waited here, once or many times, has died.
+    pub(crate) fn forget(&mut self, conn: u64, object: u64, world: &mut World) {
         match &mut self.body {
-            Body::Queue(queue) => {
-                if let Some((waiter, _)) = queue.remove(conn, request) {
-                    world.forget(waiter);
-                    queue.go_on(object, world);
-                }
-            }
-            Body::Lock(lock) => lock.forget(conn, request, world),
-            Body::Semaphore(semaphore) => {
-                if let Some(waiter) = semaphore.remove(conn, request) {
-                    world.forget(waiter);
-                    semaphore.go_on(object, world);
-                }
-            }
-            Body::Event(event) => {
-                if let Some(waiter) = event.remove(conn, request) {
-                    world.forget(waiter);
-                }
-            }
-            Body::Barrier(barrier) => {
-                if let Some(waiter) = barrier.remove(conn, request) {
-                    world.forget(waiter);
-                    barrier.break_it(world);
-                }
-            }
+            Body::Queue(queue) => queue.forget(conn, object, world),
+            Body::Lock(lock) => lock.forget(conn, world),
+            Body::Semaphore(semaphore) => semaphore.forget(conn, object, world),
+            Body::Event(event) => event.forget(conn, world),
+            Body::Barrier(barrier) => barrier.forget(conn, world),
             Body::Map(_) | Body::List(_) | Body::Custom(_) => {}
         }
     }

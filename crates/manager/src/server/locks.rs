@@ -12,6 +12,7 @@
 
 use super::{
     Answer, Trouble,
+    waits::forget,
     world::{Caller, Reply, Waiter, World},
 };
 use crate::{
@@ -195,25 +196,20 @@ impl Lock {
     }
 
     /// A client that waits has died.
-    pub(crate) fn forget(&mut self, conn: u64, request: u64, world: &mut World) {
-        let is = |waiter: &Waiter| (waiter.conn, waiter.request) == (conn, request);
-        if let Some(at) = self.queue.iter().position(|next| is(&next.waiter)) {
-            if let Some(next) = self.queue.remove(at) {
-                world.forget(next.waiter);
-                if let Some((condition, true)) = next.back {
-                    self.notify(condition, 1, world);
-                }
-            }
-            return;
-        }
+    pub(crate) fn forget(&mut self, conn: u64, world: &mut World) {
+        // Those that a notification had reached: it goes to the next one.
+        let mut notified: Vec<u64> = self
+            .queue
+            .iter()
+            .filter(|next| next.waiter.conn == conn)
+            .filter_map(|next| next.back.filter(|(_, notified)| *notified).map(|(condition, _)| condition))
+            .collect();
+        forget(&mut self.queue, |next| next.waiter, conn, world);
         for row in self.conditions.values_mut() {
-            if let Some(at) = row.iter().position(|(waiter, _)| is(waiter))
-                && let Some((waiter, _)) = row.remove(at)
-            {
-                world.forget(waiter);
-            }
+            forget(row, |(waiter, _)| *waiter, conn, world);
         }
         self.conditions.retain(|_, row| !row.is_empty());
+        notified.drain(..).for_each(|condition| self.notify(condition, 1, world));
     }
 
     pub(crate) fn client_died(&mut self, conn: u64, object: u64, world: &mut World) {

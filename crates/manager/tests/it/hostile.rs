@@ -246,7 +246,7 @@ fn an_item_that_did_not_reach_its_taker_goes_back_to_the_front() {
 fn random_requests_leave_nothing_behind() {
     let _watchdog = test_watchdog();
     let mut rng = Rng::from_env_or(20_261_121);
-    let methods: Vec<u8> = (1..=13).chain(20..=26).chain(30..=39).chain(50..=63).chain(70..=120).collect();
+    let methods: Vec<u8> = (1..=17).chain(20..=26).chain(30..=39).chain(50..=63).chain(70..=120).collect();
     for _ in 0..300 {
         let mut data = Vec::new();
         for _ in 0..rng.within(1..60) {
@@ -265,7 +265,8 @@ fn random_requests_leave_nothing_behind() {
             // Bytes as they come are rare: they end the connection.
             let what = rng.below(2) as u8
                 + if rng.chance(1, 60) { 2 } else { 0 }
-                + if rng.chance(1, 4) { 4 } else { 0 };
+                + if rng.chance(1, 4) { 4 } else { 0 }
+                + if rng.chance(1, 10) { 8 } else { 0 };
             data.extend([what, piece.len() as u8]);
             data.extend(piece);
         }
@@ -338,4 +339,46 @@ fn many_entries_are_inserted_all_or_none() {
     assert_ne!(raw.status(), Some(0));
     raw.0.write_all(&frame(0, 20, 4, dict, &[])).unwrap();
     assert_eq!(raw.reply().unwrap(), (0, words(&[0])));
+}
+
+#[test]
+fn nobody_comes_back_as_somebody_else_or_with_what_was_never_said() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let back = |token: &[u8], received: u64| {
+        let mut raw = Raw::connect(&address);
+        let payload = [&bytes(&[1, token.len() as u64]), token, &bytes(&[received])].concat();
+        raw.0.write_all(&frame(0, 15, 0, 0, &payload)).unwrap();
+        raw
+    };
+    // A client that may come back for a minute.
+    let mut raw = Raw::connect(&address);
+    let hello = bytes(&[1, 0, u64::from(std::process::id()), 0, 60_000_000_000, 0]);
+    raw.0.write_all(&frame(0, 1, 1, 0, &hello)).unwrap();
+    let (status, payload) = raw.reply().unwrap();
+    // Whether it is trusted, the pid, the identity, the token, the grace.
+    let token = payload[8 + 8 + 24 + 8..][..16].to_vec();
+    assert_eq!((status, payload.len()), (0, 8 + 8 + 24 + 24 + 8));
+    raw.0.write_all(&frame(0, 2, 2, 0, &bytes(&[7, 0, 0]))).unwrap();
+    assert_eq!(raw.status(), Some(0));
+    for (token, received) in [(&token[..15], 2), (&[0; 16], 2), (&[], 0), (&token, 3), (&token, u64::MAX)] {
+        let mut stranger = back(token, received);
+        let (status, text) = stranger.reply().unwrap();
+        assert!(status != 0 && !text.is_empty());
+        assert!(stranger.reply().is_none());
+    }
+    assert_eq!(manager.stats().unwrap().objects, 1);
+    // Itself, while its old connection is still there: that one ends, and the reply that it has not heard comes again.
+    let mut same = back(&token, 1);
+    assert_eq!(same.reply().unwrap(), (0, bytes(&[2])));
+    assert_eq!(same.status(), Some(0));
+    assert!(raw.reply().is_none());
+    // It has not received what was never said.
+    same.0.write_all(&frame(1, 16, 0, 0, &bytes(&[100]))).unwrap();
+    assert!(same.ends());
+    eventually("it is gone, without a grace", LONG, || manager.stats().unwrap().objects == 0);
+    assert_eq!(manager.stats().unwrap().away, 0);
+    let mut late = back(&token, 1);
+    assert!(late.ends());
 }
