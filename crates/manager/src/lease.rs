@@ -385,6 +385,10 @@ impl Answer<'_> {
         codec::decode(bytes).map_err(|error| Error::encoding(self.doing, error))
     }
 
+    pub(crate) fn text(&mut self) -> Result<String> {
+        self.input.text().map(str::to_owned).map_err(|error| malformed(self.doing, error))
+    }
+
     pub(crate) fn value<T: DeserializeOwned + 'static>(&mut self) -> Result<T> {
         take(self.doing, self.site, self.client, &mut self.input)
     }

@@ -97,6 +97,7 @@ mod client;
 mod error;
 mod frames;
 mod hosted;
+mod hosting;
 mod lease;
 mod manager;
 mod proto;
@@ -110,6 +111,7 @@ mod ticket;
 
 pub use error::{Error, ErrorKind, LockError, Result};
 pub use hosted::Hosted;
+pub use hosting::Host;
 pub use manager::{Builder, LocalServer, Manager, Stopper};
 pub use procession_channel::net::{Address, AuthKey, ToAddress};
 pub use proxy::{
@@ -119,6 +121,30 @@ pub use proxy::{
 };
 pub use session::{Session, Stats};
 pub use ticket::Ticket;
+
+/// Methods by name: makes a typed proxy of a type whose objects live in a manager's server.
+///
+/// On `impl Counter { … }` it writes `CounterProxy`, a [`Hosted`] proxy that has each of the block's public methods with a
+/// receiver, and returns what the method returns in a [`Result`]. The constructor, `pub fn new(…)`, may give `Self` or a
+/// `Result<Self, E>`; [`Session::create`] calls it in the server. Private methods, and those with `#[hosted(skip)]`, stay
+/// the type's own.
+///
+/// The type is known by its name, `Counter`, or by `#[hosted(name = "…")]`; its methods by name and by the names of their types.
+/// So client and server may be different builds, as long as both have the type. `#[hosted(crate = "…")]` says where this crate
+/// is, if not at `::procession_manager`.
+///
+/// Arguments and results are owned, and serde's. Generic types and methods are refused, as are references. Methods of one
+/// object run one after the other, on a thread of the server's; what they do with a proxy is refused as in any function of
+/// [`Custom::call`].
+pub use procession_macros::hosted;
+
+/// For what `#[hosted]` writes.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::hosting::{HostProxy, Instance, MethodEntry, TYPES, TypeEntry, call, deserialize, make};
+    pub use linkme;
+    pub use serde;
+}
 
 /// For the fuzzer and its test.
 #[doc(hidden)]

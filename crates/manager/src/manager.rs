@@ -1,8 +1,9 @@
 //! The manager: a server in a process of its own, from start to end; and a server in this process.
 
 use crate::{
-    Session,
+    Host, Session,
     error::{Error, ErrorKind, Result},
+    hosting::{self, Known, Registered},
     server::{Bounds, Server},
 };
 use procession_channel::{
@@ -30,12 +31,21 @@ pub struct Builder {
     key: Option<AuthKey>,
     initializer: Option<Result<(Erased, Parcel)>>,
     max_frame: u64,
+    registered: Vec<Registered>,
 }
 
 impl Builder {
     fn new() -> Builder {
         let addresses = Ok(Vec::new());
-        Builder { name: None, method: None, addresses, key: None, initializer: None, max_frame: 1 << 30 }
+        Builder {
+            name: None,
+            method: None,
+            addresses,
+            key: None,
+            initializer: None,
+            max_frame: 1 << 30,
+            registered: Vec::new(),
+        }
     }
 
     /// The name of its process, for messages and `ps`; `Manager-1` by default.
@@ -82,6 +92,14 @@ impl Builder {
         self
     }
 
+    /// Lets clients of the public address make objects of a [hosted](macro@crate::hosted) type, under this name
+    /// ([`Session::create_named`]; [`Session::create`], where it is the type's own). Clients of the manager's own tree can make
+    /// those of every hosted type without it. Python's `register`.
+    pub fn register<T: Host>(mut self, name: &str) -> Builder {
+        self.registered.push(hosting::registered::<T>(name));
+        self
+    }
+
     fn setup(self) -> Result<(Setup, Option<String>, Option<StartMethod>)> {
         let addresses = self.addresses.map_err(|error| Error::system(START, error))?;
         if !addresses.is_empty() && self.key.is_none() {
@@ -99,6 +117,7 @@ impl Builder {
             identity: Bytes(random()?.as_bytes()[..16].to_vec()),
             initializer: self.initializer.transpose()?,
             bounds: Bounds { max_frame: self.max_frame },
+            registered: self.registered,
             ready: None,
         };
         Ok((setup, self.name, self.method))
@@ -167,6 +186,7 @@ struct Setup {
     identity: Bytes,
     initializer: Option<(Erased, Parcel)>,
     bounds: Bounds,
+    registered: Vec<Registered>,
     ready: Option<Connection<Ready, procession_channel::connection::Nothing>>,
 }
 
@@ -204,6 +224,7 @@ struct Parts {
     stop: Arc<OwnedFd>,
     identity: [u8; 16],
     bounds: Bounds,
+    known: Known,
 }
 
 impl Parts {
@@ -212,11 +233,14 @@ impl Parts {
     }
 
     fn serve(self) -> std::io::Result<()> {
-        Server::new(Some(self.private), self.public, self.stop, self.identity, self.bounds)?.run()
+        let mut server = Server::new(Some(self.private), self.public, self.stop, self.identity, self.bounds)?;
+        server.known = self.known;
+        server.run()
     }
 }
 
 fn make(setup: Setup) -> std::result::Result<Parts, String> {
+    let known = Known::new(setup.registered)?;
     if let Some((work, arg)) = setup.initializer {
         match work.call(arg) {
             Outcome::Value(_) => {}
@@ -249,7 +273,7 @@ fn make(setup: Setup) -> std::result::Result<Parts, String> {
     let mut identity = [0; 16];
     let len = identity.len().min(setup.identity.len());
     identity[..len].copy_from_slice(&setup.identity[..len]);
-    Ok(Parts { private, public, stop, identity, bounds: setup.bounds })
+    Ok(Parts { private, public, stop, identity, bounds: setup.bounds, known })
 }
 
 /// A server in a process of its own, which ends with this value, and with this process. Python's `Manager()`.

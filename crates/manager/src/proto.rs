@@ -226,7 +226,7 @@ ops! {
     // Barriers.
     Pass = 110, Abort = 111, Reset = 112, State = 113,
     // Custom objects.
-    Call = 120,
+    Call = 120, CallMethod = 121, Methods = 122,
 }
 
 /// The types of hosted objects.
@@ -248,6 +248,8 @@ pub(crate) enum Type {
     Event = 13,
     Barrier = 14,
     Custom = 15,
+    /// Of a type that the server knows by its name.
+    Instance = 16,
 }
 
 impl Type {
@@ -269,6 +271,7 @@ impl Type {
             Event,
             Barrier,
             Custom,
+            Instance,
         ]
         .into_iter()
         .find(|one| *one as u64 == number)

@@ -12,16 +12,25 @@ use super::{
 };
 use crate::{
     error::ErrorKind,
+    hosting::TypeEntry,
     proto::{Op, Reader, Type},
-    ship::{Job, State},
+    ship::{Done, Job, State},
 };
 use std::{any::Any, collections::VecDeque};
 
 /// A function to be run by the workers, and what becomes of what it leaves.
 pub(crate) struct Task {
-    pub(crate) trampoline: Vec<u8>,
+    pub(crate) run: Run,
     pub(crate) job: Job,
     pub(crate) apply: Apply,
+}
+
+/// The function.
+pub(crate) enum Run {
+    /// The reference to a trampoline, which came from a client.
+    Shipped(Vec<u8>),
+    /// The server's own.
+    Known(fn(Job) -> Done),
 }
 
 /// Where the result of a function goes.
@@ -63,6 +72,8 @@ pub(crate) struct Object {
     /// The number of its types (`proto::type_number`).
     pub(crate) types: u64,
     pub(crate) body: Body,
+    /// Its methods, where they go by name.
+    pub(crate) entry: Option<&'static TypeEntry>,
     /// A function works on it; requests stand in the backlog.
     pub(crate) busy: bool,
     pub(crate) backlog: VecDeque<Deferred>,
@@ -98,9 +109,9 @@ impl Object {
                 0 => return Err(Trouble::fault(ErrorKind::Invalid, "a barrier has one party or more")),
                 parties => Body::Barrier(Barrier::new(parties)),
             },
-            Type::Custom => Body::Custom(None),
+            Type::Custom | Type::Instance => Body::Custom(None),
         };
-        Ok(Object { kind, types, body, busy: false, backlog: VecDeque::new() })
+        Ok(Object { kind, types, body, entry: None, busy: false, backlog: VecDeque::new() })
     }
 
     pub(crate) fn handle(
@@ -120,14 +131,28 @@ impl Object {
             Body::Event(event) => event.handle(op, caller, input, reply, world),
             Body::Barrier(barrier) => barrier.handle(op, caller, input, reply, world),
             Body::Custom(object) => {
-                if op != Op::Call {
-                    return Err(Trouble::no_method(op));
+                match (op, self.entry) {
+                    (Op::Call, _) => {}
+                    (Op::CallMethod, Some(entry)) => return call_method(entry, object, input),
+                    (Op::Methods, Some(entry)) => {
+                        input.end()?;
+                        let at = reply.later();
+                        let mut count = 0;
+                        for (name, signature) in entry.describe() {
+                            reply.bytes(name.as_bytes());
+                            reply.bytes(signature.as_bytes());
+                            count += 1;
+                        }
+                        reply.fill(at, count);
+                        return Ok(Answer::Now);
+                    }
+                    _ => return Err(Trouble::no_method(op)),
                 }
                 let trampoline = input.bytes()?.to_vec();
                 let (method, args) = (input.bytes()?.to_vec(), input.bytes()?.to_vec());
                 input.end()?;
                 let job = Job { state: State::Object(object.take()), method, args };
-                Ok(Answer::Work(Box::new(Task { trampoline, job, apply: Apply::Object })))
+                Ok(Answer::Work(Box::new(Task { run: Run::Shipped(trampoline), job, apply: Apply::Object })))
             }
         }
     }
@@ -223,4 +248,18 @@ impl Object {
             _ => {}
         }
     }
+}
+
+/// A call of a method by its name.
+fn call_method(
+    entry: &'static TypeEntry,
+    object: &mut Option<Box<dyn Any + Send>>,
+    input: &mut Reader<'_>,
+) -> Result<Answer, Trouble> {
+    let (name, signature) = (input.text()?, input.u64()?);
+    let args = input.bytes()?.to_vec();
+    input.end()?;
+    let run = entry.method(name, signature).map_err(|(kind, text)| Trouble::fault(kind, text))?;
+    let job = Job { state: State::Object(object.take()), method: Vec::new(), args };
+    Ok(Answer::Work(Box::new(Task { run: Run::Known(run), job, apply: Apply::Object })))
 }

@@ -30,10 +30,11 @@ mod world;
 
 use crate::{
     error::ErrorKind,
+    hosting::Known,
     proto::{self, HEADER, Header, Kind, Malformed, Op, Reader},
     ship,
 };
-use body::{Apply, Body, Deferred, Object, Task};
+use body::{Apply, Body, Deferred, Object, Run, Task};
 use procession_channel::net::Listener;
 use procession_sys::Deadline;
 use rustix::{
@@ -113,6 +114,8 @@ pub(crate) struct Server {
     conns: HashMap<u64, Conn>,
     objects: HashMap<u64, Object>,
     names: HashMap<String, u64>,
+    /// The types whose methods go by name.
+    pub(crate) known: Known,
     /// Tickets that were not redeemed: the object, and the connection that issued it.
     tickets: HashMap<u64, (u64, u64)>,
     world: World,
@@ -152,6 +155,7 @@ impl Server {
             conns: HashMap::new(),
             objects: HashMap::new(),
             names: HashMap::new(),
+            known: Known::default(),
             tickets: HashMap::new(),
             world: World::new(bounds.max_frame.max(LEAST)),
             next: FIRST,
@@ -552,14 +556,18 @@ impl Server {
 
     /// Gives a function to the workers.
     fn start(&mut self, mut caller: Caller, replies: bool, task: Task) {
-        let Task { trampoline, job, apply } = task;
+        let Task { run, job, apply } = task;
         let trusted = self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted);
         if let Apply::New = apply {
             // The object was made for this.
             caller.object = self.next - 1;
         }
         let Some(object) = self.objects.get_mut(&caller.object) else { return };
-        match ship::trampoline(&trampoline, trusted) {
+        let run = match run {
+            Run::Shipped(trampoline) => ship::trampoline(&trampoline, trusted),
+            Run::Known(run) => Ok(run),
+        };
+        match run {
             Ok(run) => {
                 object.busy = true;
                 self.world.counts.up(caller.object);

@@ -3,6 +3,7 @@
 mod bounds;
 mod containers;
 mod custom;
+mod hosted;
 mod hostile;
 mod leases;
 mod lifecycle;
