@@ -20,11 +20,16 @@
 //! and the server gives back what was held by way of it. A forked child has no use for its parent's connection: it makes
 //! its own (`site`).
 
+mod later;
+
 use crate::{
     error::{Error, ErrorKind, Result},
     frames::FrameReader,
     proto::{self, Header, Kind, Op, Reader},
 };
+#[cfg(feature = "pool")]
+pub(crate) use later::Begun;
+use later::Futures;
 use procession_channel::net;
 use procession_parcel::{Panic, codec, function::image};
 use procession_sys::{Deadline, fd};
@@ -41,6 +46,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    task::Waker,
     time::Duration,
 };
 
@@ -78,6 +84,8 @@ pub(crate) type Undo = fn(&mut Reader<'_>, u64) -> Option<(Op, u64)>;
 struct Slot {
     reply: Option<Frame>,
     waiter: Option<Arc<Condvar>>,
+    /// Or the future's.
+    waker: Option<Waker>,
     /// The caller has left.
     late: Option<Late>,
     left: bool,
@@ -114,6 +122,8 @@ pub(crate) struct Client {
     turn: Condvar,
     state: Mutex<State>,
     next: AtomicU64,
+    /// Those who wait as futures.
+    futures: Arc<Futures>,
     /// The leases of this process.
     held: Mutex<HashMap<u64, Weak<Held>>>,
 }
@@ -209,6 +219,7 @@ pub(crate) fn connect(
             dead: None,
         }),
         next: AtomicU64::new(1),
+        futures: Arc::default(),
         held: Mutex::default(),
     };
     let hello = Request::new(Op::Hello, 0)
@@ -435,16 +446,18 @@ impl Client {
     /// Hands out what a reader found, and lets the next one read.
     fn put_back(&self, reader: FrameReader, read: std::io::Result<Option<(Header, Vec<u8>)>>) {
         let mut late = None;
+        let mut wakers = Vec::new();
         {
             let mut state = lock(&self.state);
             match read {
-                Ok(Some((header, payload))) => late = state.deliver(&header, payload),
+                Ok(Some((header, payload))) => late = state.deliver(&header, payload, &mut wakers),
                 Ok(None) => {}
-                Err(cause) => state.bury(format!("the server is gone: {cause}")),
+                Err(cause) => wakers = state.bury(format!("the server is gone: {cause}")),
             }
             state.reader = Some(reader);
             state.wake_next();
         }
+        wakers.into_iter().for_each(Waker::wake);
         match late {
             Some((op, object, argument)) => self.tell(op, object, |out| proto::put_u64(out, argument)),
             // What found no room may find some now.
@@ -453,7 +466,8 @@ impl Client {
     }
 
     fn bury(&self, cause: String) {
-        lock(&self.state).bury(cause);
+        let wakers = lock(&self.state).bury(cause);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn wait(
@@ -547,7 +561,12 @@ impl Drop for Client {
 
 impl State {
     /// Gives a reply to whoever waits for it; to nobody, if it has left: then tells what to do about it.
-    fn deliver(&mut self, header: &Header, payload: Vec<u8>) -> Option<(Op, u64, u64)> {
+    fn deliver(
+        &mut self,
+        header: &Header,
+        payload: Vec<u8>,
+        wakers: &mut Vec<Waker>,
+    ) -> Option<(Op, u64, u64)> {
         let slot = self.pending.get_mut(&header.request)?;
         if slot.left {
             let late = slot.late.take();
@@ -561,6 +580,7 @@ impl State {
         if let Some(waiter) = &slot.waiter {
             waiter.notify_one();
         }
+        wakers.extend(slot.waker.take());
         None
     }
 
@@ -577,10 +597,12 @@ impl State {
         }
     }
 
-    fn bury(&mut self, cause: String) {
+    #[must_use]
+    fn bury(&mut self, cause: String) -> Vec<Waker> {
         self.dead.get_or_insert(cause);
         self.pending.retain(|_, slot| !slot.left);
         self.pending.values().filter_map(|slot| slot.waiter.as_ref()).for_each(|waiter| waiter.notify_one());
+        self.pending.values_mut().filter_map(|slot| slot.waker.take()).collect()
     }
 }
 

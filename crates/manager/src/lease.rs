@@ -367,6 +367,23 @@ pub(crate) struct Answer<'a> {
     pub(crate) number: u64,
 }
 
+impl<'a> Answer<'a> {
+    /// For a reply that came otherwise than by [`Lease::ask`].
+    #[cfg_attr(
+        not(any(feature = "async", feature = "pool")),
+        allow(dead_code, reason = "nothing else is waited for later")
+    )]
+    pub(crate) fn new(
+        doing: &'static str,
+        site: &'a Arc<Site>,
+        client: &'a Arc<Client>,
+        input: Reader<'a>,
+        number: u64,
+    ) -> Answer<'a> {
+        Answer { doing, site, client, input, number }
+    }
+}
+
 impl Answer<'_> {
     pub(crate) fn u64(&mut self) -> Result<u64> {
         self.input.u64().map_err(|error| malformed(self.doing, error))

@@ -206,7 +206,7 @@ macro_rules! ops {
 ops! {
     // The server.
     Hello = 1, Create = 2, Lease = 3, Release = 4, Publish = 5, Find = 6, Unpublish = 7, Shutdown = 8, Stats = 9, Ping = 10,
-    Ticket = 11, Redeem = 12, Cancel = 13,
+    Ticket = 11, Redeem = 12, Cancel = 13, Forget = 14,
     // Everything that holds values.
     Len = 20, Clear = 21, Snapshot = 22, Update = 23, UpdateAll = 24, Compare = 25, Page = 26,
     // Dictionaries and sets; their keys come first.
@@ -227,6 +227,8 @@ ops! {
     Pass = 110, Abort = 111, Reset = 112, State = 113,
     // Custom objects.
     Call = 120, CallMethod = 121, Methods = 122,
+    // Pools.
+    PoolRun = 130, PoolInfo = 131, PoolClose = 132, PoolJoin = 133, PoolEnd = 134,
 }
 
 /// The types of hosted objects.
@@ -250,6 +252,7 @@ pub(crate) enum Type {
     Custom = 15,
     /// Of a type that the server knows by its name.
     Instance = 16,
+    Pool = 17,
 }
 
 impl Type {
@@ -272,6 +275,7 @@ impl Type {
             Barrier,
             Custom,
             Instance,
+            Pool,
         ]
         .into_iter()
         .find(|one| *one as u64 == number)

@@ -158,6 +158,13 @@ pub(crate) fn trampoline(bytes: &[u8], trusted: bool) -> Result<fn(Job) -> Done,
     unpack::<Trampoline>(bytes).map(|function| function.as_fn()).map_err(|error| error.to_string())
 }
 
+/// A function that a client named for a pool: by offset only if the client may.
+#[cfg(feature = "pool")]
+pub(crate) fn erased(bytes: &[u8], trusted: bool) -> Result<procession_parcel::Erased, String> {
+    let function = if trusted { unpack(bytes) } else { Parcel::new(bytes.to_vec(), Vec::new()).unpack() };
+    function.map_err(|error| error.to_string())
+}
+
 pub(crate) fn encoding(error: procession_parcel::Error) -> Failure {
     Failure::Other(ErrorKind::Encoding, error.to_string())
 }

@@ -59,6 +59,18 @@ impl Server {
                     self.world.counts.down(object, 1);
                 }
             }
+            Op::Forget => {
+                let request = input.u64()?;
+                let parked = self.world.peers.get(&caller.conn).and_then(|peer| peer.parked.get(&request));
+                // Otherwise its reply is on its way, or will be.
+                if let Some(&object) = parked
+                    && let Some(target) = self.objects.get_mut(&object)
+                {
+                    target.give_up(caller.conn, request, object, &mut self.world);
+                    let trouble = Trouble::fault(ErrorKind::Timeout, "it was given up");
+                    self.world.refuse(caller.conn, request, &trouble);
+                }
+            }
             Op::Publish => {
                 let (name, object) = (input.text()?.to_owned(), input.u64()?);
                 if !self.world.counts.up(object) {
@@ -177,6 +189,19 @@ impl Server {
             Some(Box::new(Task { run: Run::Known(run), job, apply: Apply::New }))
         } else {
             None
+        };
+        #[cfg(feature = "pool")]
+        let task = if kind == Type::Pool {
+            if !self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted) {
+                let text =
+                    "pools are made by processes of the manager's own tree only: use one that was published";
+                return Err(Trouble::fault(ErrorKind::Refused, text));
+            }
+            let args = input.bytes()?.to_vec();
+            let job = Job { state: State::Object(None), method: Vec::new(), args };
+            Some(Box::new(Task { run: Run::Known(super::pool::make), job, apply: Apply::New }))
+        } else {
+            task
         };
         input.end()?;
         let number = self.next;

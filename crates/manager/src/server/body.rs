@@ -45,6 +45,9 @@ pub(crate) enum Apply {
     Object,
     /// A new one: it is given to whoever asked.
     New,
+    /// A pool's call.
+    #[cfg(feature = "pool")]
+    Pool,
 }
 
 pub(crate) enum Body {
@@ -57,6 +60,20 @@ pub(crate) enum Body {
     Barrier(Barrier),
     /// `None` while a function works on it.
     Custom(Option<Box<dyn Any + Send>>),
+    #[cfg(feature = "pool")]
+    Pool(super::pool::Hosted),
+}
+
+impl Body {
+    /// What takes its time to be dropped, or panics there: the user's own.
+    pub(crate) fn into_rubbish(self) -> Option<Box<dyn Any + Send>> {
+        match self {
+            Body::Custom(hosted) => hosted,
+            #[cfg(feature = "pool")]
+            Body::Pool(mut pool) => pool.rubbish(),
+            _ => None,
+        }
+    }
 }
 
 /// A request that waits for an object at work.
@@ -110,6 +127,13 @@ impl Object {
                 parties => Body::Barrier(Barrier::new(parties)),
             },
             Type::Custom | Type::Instance => Body::Custom(None),
+            #[cfg(feature = "pool")]
+            Type::Pool => Body::Pool(super::pool::Hosted::default()),
+            #[cfg(not(feature = "pool"))]
+            Type::Pool => {
+                let text = "the server was built without the feature `pool`";
+                return Err(Trouble::fault(ErrorKind::Refused, text));
+            }
         };
         Ok(Object { kind, types, body, entry: None, busy: false, backlog: VecDeque::new() })
     }
@@ -130,6 +154,8 @@ impl Object {
             Body::Semaphore(semaphore) => semaphore.handle(op, caller, input, reply, world),
             Body::Event(event) => event.handle(op, caller, input, reply, world),
             Body::Barrier(barrier) => barrier.handle(op, caller, input, reply, world),
+            #[cfg(feature = "pool")]
+            Body::Pool(pool) => pool.handle(op, caller, input, reply, world),
             Body::Custom(object) => {
                 match (op, self.entry) {
                     (Op::Call, _) => {}
@@ -172,6 +198,8 @@ impl Object {
             (Body::List(list), Apply::All, State::Many(new)) => {
                 list.items = new.into_iter().map(|new| Value { bytes: new.into(), refs: None }).collect();
             }
+            #[cfg(feature = "pool")]
+            (Body::Pool(pool), Apply::New, State::Object(made)) => pool.made(made),
             (Body::Custom(place), Apply::Object | Apply::New, State::Object(object)) => *place = object,
             _ => {}
         }
@@ -204,8 +232,22 @@ impl Object {
                     barrier.break_it(world);
                 }
             }
+            #[cfg(feature = "pool")]
+            Body::Pool(pool) => pool.expire(conn, request, world),
             Body::Map(_) | Body::List(_) | Body::Custom(_) => {}
         }
+    }
+
+    /// A client that waits here does so no more.
+    pub(crate) fn give_up(&mut self, conn: u64, request: u64, object: u64, world: &mut World) {
+        if let Body::Barrier(barrier) = &mut self.body {
+            // It has not come, so the others still wait for somebody.
+            if let Some(waiter) = barrier.remove(conn, request) {
+                world.forget(waiter);
+            }
+            return;
+        }
+        self.forget(conn, request, object, world);
     }
 
     /// A client that waited here has died.
@@ -235,6 +277,8 @@ impl Object {
                     barrier.break_it(world);
                 }
             }
+            #[cfg(feature = "pool")]
+            Body::Pool(pool) => pool.forget(conn, request, world),
             Body::Map(_) | Body::List(_) | Body::Custom(_) => {}
         }
     }

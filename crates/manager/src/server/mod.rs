@@ -21,6 +21,8 @@ mod containers;
 pub mod fuzz;
 mod locks;
 mod map;
+#[cfg(feature = "pool")]
+mod pool;
 mod queue;
 mod trouble;
 mod value;
@@ -34,7 +36,7 @@ use crate::{
     proto::{self, HEADER, Header, Kind, Malformed, Op, Reader},
     ship,
 };
-use body::{Apply, Body, Deferred, Object, Run, Task};
+use body::{Apply, Deferred, Object, Run, Task};
 use procession_channel::net::Listener;
 use procession_sys::Deadline;
 use rustix::{
@@ -129,7 +131,7 @@ pub(crate) struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         for (_, object) in self.objects.drain() {
-            if let Body::Custom(Some(hosted)) = object.body {
+            if let Some(hosted) = object.body.into_rubbish() {
                 work::discard(hosted);
             }
         }
@@ -144,12 +146,14 @@ impl Server {
         identity: [u8; 16],
         bounds: Bounds,
     ) -> io::Result<Server> {
+        let workers = Workers::new()?;
+        let world = World::new(bounds.max_frame.max(LEAST), workers.completer());
         let server = Server {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             listeners: [private, public],
             paused: None,
             stop,
-            workers: Workers::new()?,
+            workers,
             bounds,
             identity,
             conns: HashMap::new(),
@@ -157,7 +161,7 @@ impl Server {
             names: HashMap::new(),
             known: Known::default(),
             tickets: HashMap::new(),
-            world: World::new(bounds.max_frame.max(LEAST)),
+            world,
             next: FIRST,
             scratch: Vec::new(),
             more: Vec::new(),
@@ -441,10 +445,11 @@ impl Server {
     fn bury(&mut self) {
         while let Some(object) = self.world.counts.next_dead() {
             // The user's own `drop` takes its time, or panics.
-            if let Some(Object { body: Body::Custom(Some(hosted)), .. }) = self.objects.remove(&object) {
+            if let Some(hosted) = self.objects.remove(&object).and_then(|object| object.body.into_rubbish()) {
                 self.workers.discard(hosted);
             }
         }
+        self.world.rubbish.drain(..).for_each(|rubbish| self.workers.discard(rubbish));
     }
 
     fn close(&mut self, number: u64) {
@@ -590,6 +595,15 @@ impl Server {
     /// Takes back what functions have left.
     fn take_back(&mut self) {
         for (Call { caller, replies, apply }, done) in self.workers.done() {
+            #[cfg(feature = "pool")]
+            if let Apply::Pool = apply {
+                if let Some(Object { body: body::Body::Pool(pool), .. }) =
+                    self.objects.get_mut(&caller.object)
+                {
+                    pool.finished(caller, done, &mut self.world);
+                }
+                continue;
+            }
             if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
                 peer.queued = peer.queued.saturating_sub(1);
             }

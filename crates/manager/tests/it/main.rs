@@ -3,10 +3,14 @@
 mod bounds;
 mod containers;
 mod custom;
+#[cfg(feature = "async")]
+mod futures;
 mod hosted;
 mod hostile;
 mod leases;
 mod lifecycle;
+#[cfg(feature = "pool")]
+mod pool;
 mod stopped;
 mod storm;
 mod waits;
