@@ -84,6 +84,7 @@ struct Inner {
     kind: ErrorKind,
     doing: &'static str,
     cause: String,
+    may_have_run: bool,
     panic: Option<Panic>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -93,7 +94,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, doing: &'static str, cause: impl Into<String>) -> Error {
-        let inner = Inner { kind, doing, cause: cause.into(), panic: None, source: None };
+        let inner =
+            Inner { kind, doing, cause: cause.into(), may_have_run: false, panic: None, source: None };
         Error(Box::new(inner))
     }
 
@@ -146,6 +148,24 @@ impl Error {
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.0.kind == ErrorKind::Timeout
+    }
+
+    /// The connection ended under a call that was begun, or not.
+    pub(crate) fn in_flight(mut self, begun: bool) -> Error {
+        self.0.may_have_run = begun;
+        self.0.cause.push_str(if begun {
+            "; the call may have been done"
+        } else {
+            "; the call was not done"
+        });
+        self
+    }
+
+    /// Whether the server may have done the call all the same: its connection ended before the reply came. A call is never
+    /// done twice.
+    #[must_use]
+    pub fn may_have_run(&self) -> bool {
+        self.0.may_have_run
     }
 
     /// The panic of a function that was sent to the data.

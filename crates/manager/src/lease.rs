@@ -21,14 +21,13 @@
 //! ends everything: calls give [`ErrorKind::ServerGone`].
 
 use crate::{
+    access::Access,
     client::{Client, Held, Late, Request, Undo, malformed},
     error::{Error, ErrorKind, Result},
     proto::{Op, Reader, Type},
     site::{Site, generation},
 };
-use procession_channel::net::{Address, AuthKey};
 use procession_parcel::{
-    Bytes,
     carrier::{self, Carrier},
     codec, handle,
 };
@@ -214,7 +213,7 @@ fn decode<T: DeserializeOwned + 'static>(
 #[derive(Serialize, Deserialize)]
 enum Wire {
     /// In a parcel.
-    Travelling { address: Address, key: Bytes, object: u64, kind: u64, types: u64, lease: Socket },
+    Travelling { access: Box<Access>, object: u64, kind: u64, types: u64, lease: Socket },
     /// In a value of its own server.
     Inside { object: u64, kind: u64, types: u64 },
 }
@@ -236,27 +235,8 @@ impl<'de> Deserialize<'de> for Socket {
 /// As [`Wire`], lent.
 #[derive(Serialize)]
 enum WireRef<'a> {
-    Travelling {
-        address: &'a Address,
-        key: Lent<'a>,
-        object: u64,
-        kind: u64,
-        types: u64,
-        lease: handle::Borrowed<'a>,
-    },
-    Inside {
-        object: u64,
-        kind: u64,
-        types: u64,
-    },
-}
-
-struct Lent<'a>(&'a [u8]);
-
-impl Serialize for Lent<'_> {
-    fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
-        s.serialize_bytes(self.0)
-    }
+    Travelling { access: &'a Access, object: u64, kind: u64, types: u64, lease: handle::Borrowed<'a> },
+    Inside { object: u64, kind: u64, types: u64 },
 }
 
 struct Out<'a>(&'a Lease);
@@ -267,17 +247,9 @@ impl Serialize for Out<'_> {
         let (object, kind, types) = (lease.object, lease.form.kind as u64, lease.form.types);
         let Some(offered) = carrier::offered() else {
             let socket = lease.socket().map_err(S::Error::custom)?;
-            let key = Lent(lease.site.key.as_bytes());
             let lent = handle::Borrowed(socket.as_fd());
-            return WireRef::Travelling {
-                address: &lease.site.address,
-                key,
-                object,
-                kind,
-                types,
-                lease: lent,
-            }
-            .serialize(s);
+            return WireRef::Travelling { access: &lease.site.access, object, kind, types, lease: lent }
+                .serialize(s);
         };
         match offered.carrier.downcast_ref::<Packing>() {
             Some(packing) if packing.site.is_same(&lease.site) => {
@@ -328,10 +300,10 @@ impl<'de> Visitor<'de> for In {
             Err(D::Error::custom(format_args!("it is a proxy of a {has}, or of other types than asked for")))
         };
         match Wire::deserialize(d)? {
-            Wire::Travelling { address, key, object, kind, types, lease } => {
+            Wire::Travelling { access, object, kind, types, lease } => {
                 let form = check(kind, types)?;
                 let keep = Mutex::new(Keep { held: None, socket: Some(Arc::new(lease.0)) });
-                let site = Site::of(address, AuthKey::new(&*key));
+                let site = Site::of(*access);
                 Ok(Arc::new(Lease { site, object, form, keep }))
             }
             Wire::Inside { object, kind, types } => {

@@ -103,9 +103,10 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("procession supports Linux only");
 
+mod access;
 mod client;
+mod connector;
 mod error;
-mod frames;
 mod hosted;
 mod hosting;
 #[cfg(feature = "async")]
@@ -120,7 +121,12 @@ mod ship;
 mod signals;
 mod site;
 mod ticket;
+#[cfg(feature = "tls")]
+mod tls;
+mod wire;
 
+pub use access::Reconnect;
+pub use connector::Connector;
 pub use error::{Error, ErrorKind, LockError, Result};
 pub use hosted::Hosted;
 pub use hosting::Host;
@@ -135,6 +141,8 @@ pub use proxy::{
 pub use proxy::{PoolProxy, PoolTask};
 pub use session::{Session, Stats};
 pub use ticket::Ticket;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 /// Methods by name: makes a typed proxy of a type whose objects live in a manager's server.
 ///

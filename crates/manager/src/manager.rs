@@ -2,9 +2,10 @@
 
 use crate::{
     Host, Session,
+    access::{Access, Material},
     error::{Error, ErrorKind, Result},
     hosting::{self, Known, Registered},
-    server::{Bounds, Server},
+    server::{Bounds, Secure, Server},
 };
 use procession_channel::{
     connection::{Connection, Pipe},
@@ -30,21 +31,24 @@ pub struct Builder {
     addresses: std::result::Result<Vec<Address>, std::io::Error>,
     key: Option<AuthKey>,
     initializer: Option<Result<(Erased, Parcel)>>,
-    max_frame: u64,
+    bounds: Bounds,
     registered: Vec<Registered>,
+    material: Option<Material>,
 }
 
 impl Builder {
     fn new() -> Builder {
         let addresses = Ok(Vec::new());
+        let bounds = Bounds::default();
         Builder {
             name: None,
             method: None,
             addresses,
             key: None,
             initializer: None,
-            max_frame: 1 << 30,
+            bounds,
             registered: Vec::new(),
+            material: None,
         }
     }
 
@@ -88,7 +92,30 @@ impl Builder {
     /// The largest frame that is taken from a client, in bytes: 1 GiB by default. A client can make the server use that much
     /// memory, by sending it.
     pub fn max_frame(mut self, bytes: u64) -> Builder {
-        self.max_frame = bytes;
+        self.bounds.max_frame = bytes;
+        self
+    }
+
+    /// The most connections at the public address: three quarters of the descriptors that the server may have by default, which
+    /// leaves the others to its own tree. One more is told so ([`ErrorKind::Limit`]). One that proves nothing, or says nothing,
+    /// for ten seconds is closed.
+    pub fn max_connections(mut self, connections: usize) -> Builder {
+        self.bounds.max_connections = Some(connections);
+        self
+    }
+
+    /// The longest that a client may ask the server to keep what is its while its connection is broken
+    /// ([`Reconnect::grace`](crate::Reconnect::grace)): a minute by default. Zero allows nobody to come back.
+    pub fn max_grace(mut self, grace: Duration) -> Builder {
+        self.bounds.max_grace = grace;
+        self
+    }
+
+    /// TLS at the public address. Clients must show a certificate that one of the authorities has signed, and prove the key
+    /// within.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: &crate::Tls) -> Builder {
+        self.material = Some(tls.0.clone());
         self
     }
 
@@ -116,8 +143,9 @@ impl Builder {
             private_key: Bytes(random()?.as_bytes().to_vec()),
             identity: Bytes(random()?.as_bytes()[..16].to_vec()),
             initializer: self.initializer.transpose()?,
-            bounds: Bounds { max_frame: self.max_frame },
+            bounds: self.bounds,
             registered: self.registered,
+            material: self.material,
             ready: None,
         };
         Ok((setup, self.name, self.method))
@@ -155,7 +183,7 @@ impl Builder {
                 return Err(Error::gone(START, format!("the server ended before it was ready: {cause}")));
             }
         };
-        let session = Session::new(ready.0, key);
+        let session = Session::new(Access::new(ready.0, &key));
         Ok(Manager { session, process, public: ready.1 })
     }
 
@@ -168,7 +196,7 @@ impl Builder {
         let key = AuthKey::new(&*setup.private_key);
         let parts = make(setup).map_err(|cause| Error::new(ErrorKind::System, START, cause))?;
         let (private, public) = parts.addresses();
-        Ok(LocalServer { parts, session: Session::new(private, key), public })
+        Ok(LocalServer { parts, session: Session::new(Access::new(private, &key)), public })
     }
 }
 
@@ -187,6 +215,7 @@ struct Setup {
     initializer: Option<(Erased, Parcel)>,
     bounds: Bounds,
     registered: Vec<Registered>,
+    material: Option<Material>,
     ready: Option<Connection<Ready, procession_channel::connection::Nothing>>,
 }
 
@@ -225,6 +254,7 @@ struct Parts {
     identity: [u8; 16],
     bounds: Bounds,
     known: Known,
+    secure: Option<Secure>,
 }
 
 impl Parts {
@@ -233,7 +263,8 @@ impl Parts {
     }
 
     fn serve(self) -> std::io::Result<()> {
-        let mut server = Server::new(Some(self.private), self.public, self.stop, self.identity, self.bounds)?;
+        let (private, public) = (Some(self.private), self.public);
+        let mut server = Server::new(private, public, self.stop, self.identity, self.bounds, self.secure)?;
         server.known = self.known;
         server.run()
     }
@@ -254,11 +285,19 @@ fn make(setup: Setup) -> std::result::Result<Parts, String> {
         .authkey(AuthKey::new(&*setup.private_key))
         .bind(Address::Abstract(format!("procession-manager-{name}").into_bytes()))
         .map_err(|error| text(&error))?;
+    let mut secure = None;
     let public = match setup.key {
         Some(key) if !setup.addresses.is_empty() => {
+            let key = AuthKey::new(&*key);
+            secure = setup.material.as_ref().map(|material| secured(material, &key)).transpose()?;
             let mut outcome = Err(String::new());
             for address in &setup.addresses {
-                let bound = Listener::builder().authkey(AuthKey::new(&*key)).bind(address);
+                let bound = match secure {
+                    // The key is proved within TLS.
+                    Some(_) => Listener::builder().without_authkey(),
+                    None => Listener::builder().authkey(key.clone()),
+                };
+                let bound = bound.bind(address);
                 outcome = bound.map_err(|error| error.to_string());
                 if outcome.is_ok() {
                     break;
@@ -273,7 +312,17 @@ fn make(setup: Setup) -> std::result::Result<Parts, String> {
     let mut identity = [0; 16];
     let len = identity.len().min(setup.identity.len());
     identity[..len].copy_from_slice(&setup.identity[..len]);
-    Ok(Parts { private, public, stop, identity, bounds: setup.bounds, known })
+    Ok(Parts { private, public, stop, identity, bounds: setup.bounds, known, secure })
+}
+
+#[cfg(feature = "tls")]
+fn secured(material: &Material, key: &AuthKey) -> std::result::Result<Secure, String> {
+    Ok(Secure { config: crate::tls::server(material)?, key: key.clone() })
+}
+
+#[cfg(not(feature = "tls"))]
+fn secured(_: &Material, _: &AuthKey) -> std::result::Result<Secure, String> {
+    Err("this program was built without the feature `tls`".to_owned())
 }
 
 /// A server in a process of its own, which ends with this value, and with this process. Python's `Manager()`.

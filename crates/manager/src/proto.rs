@@ -12,7 +12,7 @@
 //! | 6..8 | reserved, zero |
 //! | 8..16 | length of the payload |
 //! | 16..24 | request, a number of the client's choice; in a reply the same |
-//! | 24..32 | object, 0 for the server itself |
+//! | 24..32 | object, 0 for the server itself; in a reply to a client that may come back, how many of its frames were done |
 //!
 //! A payload is a row of numbers (`u64`), byte strings (length, bytes) and values: a byte string, and the numbers of the
 //! hosted objects whose proxies are inside. Nothing is believed: each count and length is compared with what is there
@@ -106,6 +106,20 @@ pub(crate) fn begin(out: &mut Vec<u8>) -> usize {
 pub(crate) fn end(out: &mut [u8], at: usize, kind: Kind, method: u16, request: u64, object: u64) {
     let len = (out.len() - at - HEADER) as u64;
     out[at..at + HEADER].copy_from_slice(&Header { kind, method, len, request, object }.encode());
+}
+
+/// How many of the first `most` frames are whole in `bytes`, and where they end.
+pub(crate) fn skip(bytes: &[u8], most: u64) -> (u64, usize) {
+    let (mut count, mut at) = (0, 0);
+    while count < most
+        && let Some(header) = bytes[at..].first_chunk::<HEADER>()
+        && let Ok(header) = Header::decode(header)
+        && let Some(end) = usize::try_from(header.len).ok().and_then(|len| (at + HEADER).checked_add(len))
+        && end <= bytes.len()
+    {
+        (count, at) = (count + 1, end);
+    }
+    (count, at)
 }
 
 pub(crate) fn put_u64(out: &mut Vec<u8>, number: u64) {
@@ -206,7 +220,11 @@ macro_rules! ops {
 ops! {
     // The server.
     Hello = 1, Create = 2, Lease = 3, Release = 4, Publish = 5, Find = 6, Unpublish = 7, Shutdown = 8, Stats = 9, Ping = 10,
-    Ticket = 11, Redeem = 12, Cancel = 13, Forget = 14,
+    Ticket = 11, Redeem = 12, Cancel = 13, Refusals = 14,
+    // A connection that comes back: in the place of `Hello`; what was received; that nobody will come back.
+    Resume = 15, Ack = 16, Bye = 17,
+    // A request that waits is given up.
+    Forget = 18,
     // Everything that holds values.
     Len = 20, Clear = 21, Snapshot = 22, Update = 23, UpdateAll = 24, Compare = 25, Page = 26,
     // Dictionaries and sets; their keys come first.

@@ -3,7 +3,9 @@
 use crate::{
     Array, Barrier, BoundedSemaphore, Condition, Custom, Dict, Event, Hosted, JoinableQueue, List, Lock,
     Namespace, Queue, RLock, Semaphore, Set, Value,
+    access::Access,
     client::{Request, malformed},
+    connector::Connector,
     error::{Error, ErrorKind, Result},
     lease::{self, Lease, Proxy},
     proto::{Op, Reader},
@@ -11,7 +13,6 @@ use crate::{
     site::Site,
 };
 use procession_channel::net::{Address, AuthKey, ToAddress};
-use procession_parcel::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -36,13 +37,17 @@ pub struct Stats {
     pub waiting: u64,
     /// Published names.
     pub names: u64,
+    /// Clients whose connection broke, and who may come back.
+    pub away: u64,
+    /// Connections that were refused, since the server began.
+    pub refused: u64,
 }
 
 const CREATE: &str = "create an object";
 
 impl Session {
-    pub(crate) fn new(address: Address, key: AuthKey) -> Session {
-        Session { site: Site::of(address, key) }
+    pub(crate) fn new(access: Access) -> Session {
+        Session { site: Site::of(access) }
     }
 
     pub(crate) fn of(site: Arc<Site>) -> Session {
@@ -54,28 +59,23 @@ impl Session {
     /// # Errors
     /// If nobody listens there, or one side refuses the other.
     pub fn connect(address: impl ToAddress, authkey: impl Into<AuthKey>) -> Result<Session> {
-        const DOING: &str = "connect to a manager";
-        let key = authkey.into();
-        let addresses = address.to_addresses().map_err(|error| Error::system(DOING, error))?;
-        let mut outcome = Err(Error::new(ErrorKind::Invalid, DOING, "no address"));
-        for address in addresses {
-            let session = Session::new(address, key.clone());
-            outcome = session.ping(DOING).map(|()| session);
-            if !matches!(&outcome, Err(error) if error.is_server_gone()) {
-                break;
-            }
-        }
-        outcome
+        Session::connector(authkey).connect(address)
     }
 
-    fn ping(&self, doing: &'static str) -> Result<()> {
+    /// A connection to a server's public address that is about to be described: with TLS, one that comes back after it broke,
+    /// one that gives signs of life.
+    pub fn connector(authkey: impl Into<AuthKey>) -> Connector {
+        Connector::new(authkey.into())
+    }
+
+    pub(crate) fn ping(&self, doing: &'static str) -> Result<()> {
         self.site.client(doing)?.call(doing, Request::new(Op::Ping, 0), None).map(drop)
     }
 
     /// Where the server listens.
     #[must_use]
     pub fn address(&self) -> &Address {
-        &self.site.address
+        &self.site.access.address
     }
 
     /// The server's pid.
@@ -111,7 +111,35 @@ impl Session {
         let reply = self.site.client(DOING)?.call(DOING, Request::new(Op::Stats, 0), None)?;
         let mut input = Reader::new(&reply.payload);
         let mut next = || input.u64().map_err(|error| malformed(DOING, error));
-        Ok(Stats { objects: next()?, connections: next()?, waiting: next()?, names: next()? })
+        Ok(Stats {
+            objects: next()?,
+            connections: next()?,
+            waiting: next()?,
+            names: next()?,
+            away: next()?,
+            refused: next()?,
+        })
+    }
+
+    /// Why connections were refused: the last ones, at most 16. Only processes of the manager's own tree may ask.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Refused`] for others; if the server is gone.
+    pub fn refusals(&self) -> Result<Vec<String>> {
+        const DOING: &str = "ask who was refused";
+        let reply = self.site.client(DOING)?.call(DOING, Request::new(Op::Refusals, 0), None)?;
+        let mut input = Reader::new(&reply.payload);
+        let count = input.count(8).map_err(|error| malformed(DOING, error))?;
+        let texts = (0..count).map(|_| input.text().map(str::to_owned));
+        texts.collect::<Result<_, _>>().map_err(|error| malformed(DOING, error))
+    }
+
+    /// How long the server keeps what is this process's while its connection is broken; zero if it does not.
+    ///
+    /// # Errors
+    /// If the server is gone.
+    pub fn grace(&self) -> Result<Duration> {
+        self.site.client("ask for the grace").map(|client| client.grace())
     }
 
     pub(crate) fn make<H: Hosted>(&self, write: impl FnOnce(Request) -> Result<Request>) -> Result<H> {
@@ -282,27 +310,20 @@ impl Session {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Wire {
-    address: Address,
-    key: Bytes,
-}
-
 impl Serialize for Session {
     fn serialize<S: Serializer>(&self, s: S) -> std::result::Result<S::Ok, S::Error> {
-        Wire { address: self.site.address.clone(), key: Bytes(self.site.key.as_bytes().to_vec()) }
-            .serialize(s)
+        self.site.access.serialize(s)
     }
 }
 
 impl<'de> Deserialize<'de> for Session {
     fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Session, D::Error> {
-        Wire::deserialize(d).map(|wire| Session::new(wire.address, AuthKey::new(&*wire.key)))
+        Access::deserialize(d).map(Session::new)
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").field("address", &self.site.address).finish_non_exhaustive()
+        f.debug_struct("Session").field("address", &self.site.access.address).finish_non_exhaustive()
     }
 }

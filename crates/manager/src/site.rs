@@ -4,10 +4,10 @@
 //! not its own, and connects itself.
 
 use crate::{
+    access::Access,
     client::{self, Client},
     error::{Error, ErrorKind, Result},
 };
-use procession_channel::net::{Address, AuthKey};
 use procession_sys::{
     OverFork,
     hooks::{ForkHooks, around_fork},
@@ -33,14 +33,13 @@ pub(crate) fn generation() -> u32 {
 }
 
 pub(crate) struct Site {
-    pub(crate) address: Address,
-    pub(crate) key: AuthKey,
+    pub(crate) access: Access,
     client: Mutex<Option<Arc<Client>>>,
 }
 
 impl Site {
     /// The site of this process for an address.
-    pub(crate) fn of(address: Address, key: AuthKey) -> Arc<Site> {
+    pub(crate) fn of(access: Access) -> Arc<Site> {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
             around_fork(ForkHooks {
@@ -54,11 +53,10 @@ impl Site {
         });
         let mut sites = SITES.lock();
         sites.retain(|site| site.strong_count() > 0);
-        let same = |site: &Arc<Site>| site.address == address && site.key.as_bytes() == key.as_bytes();
-        if let Some(site) = sites.iter().filter_map(Weak::upgrade).find(same) {
+        if let Some(site) = sites.iter().filter_map(Weak::upgrade).find(|site| site.access == access) {
             return site;
         }
-        let site = Arc::new(Site { address, key, client: Mutex::new(None) });
+        let site = Arc::new(Site { access, client: Mutex::new(None) });
         sites.push(Arc::downgrade(&site));
         site
     }
@@ -93,13 +91,12 @@ impl Site {
         {
             return Ok(client.clone());
         }
-        let client = client::connect(&self.address, &self.key, client::CLIENT, patience).map_err(
-            |error| match error.kind() {
+        let client =
+            client::connect(&self.access, client::CLIENT, patience).map_err(|error| match error.kind() {
                 ErrorKind::ServerGone => Error::gone(doing, error.to_string()).with_source(error),
                 _ => error,
-            },
-        )?;
-        let client = Arc::new(client);
+            })?;
+        let client = client.share();
         *place = Some(client.clone());
         Ok(client)
     }
@@ -124,12 +121,12 @@ impl Site {
 
     /// A connection of its own for one lease, that goes to other processes.
     pub(crate) fn transit(&self) -> Result<Client> {
-        client::connect(&self.address, &self.key, client::TRANSIT, PATIENCE)
+        client::connect(&self.access, client::TRANSIT, PATIENCE)
     }
 }
 
 impl fmt::Debug for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.address)
+        write!(f, "{}", self.access.address)
     }
 }

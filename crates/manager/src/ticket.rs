@@ -1,6 +1,7 @@
 //! Proxies where no descriptor can go.
 
 use crate::{
+    access::Access,
     client::{Request, malformed},
     error::Result,
     hosted::Hosted,
@@ -8,21 +9,19 @@ use crate::{
     proto::{Op, Reader, put_u64},
     site::Site,
 };
-use procession_channel::net::{Address, AuthKey};
-use procession_parcel::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{fmt, marker::PhantomData};
 
 /// A proxy's stand-in as plain data, for what carries no descriptors: queues in shared memory, a pool's tasks.
 ///
 /// It keeps the object until it is [redeemed](Ticket::redeem), once, or [cancelled](Ticket::cancel), or the process that
-/// issued it ends; that process keeps its connection to the server from then on. It holds the manager's key.
+/// issued it ends; that process keeps its connection to the server from then on. It holds the manager's key, and
+/// what else it takes to connect.
 #[derive(Serialize, Deserialize)]
 #[serde(bound = "")]
 #[must_use = "the object is kept until the ticket is redeemed or cancelled"]
 pub struct Ticket<H> {
-    address: Address,
-    key: Bytes,
+    access: Access,
     number: u64,
     proxy: PhantomData<fn() -> H>,
 }
@@ -35,8 +34,7 @@ impl<H: Hosted> Ticket<H> {
         proxy.site.pin();
         let reply = client.call(DOING, request, None)?;
         let number = Reader::new(&reply.payload).u64().map_err(|error| malformed(DOING, error))?;
-        let key = Bytes(proxy.site.key.as_bytes().to_vec());
-        Ok(Ticket { address: proxy.site.address.clone(), key, number, proxy: PhantomData })
+        Ok(Ticket { access: proxy.site.access.clone(), number, proxy: PhantomData })
     }
 
     /// The proxy.
@@ -46,7 +44,7 @@ impl<H: Hosted> Ticket<H> {
     /// is.
     pub fn redeem(self) -> Result<H> {
         const DOING: &str = "redeem a ticket";
-        let site = Site::of(self.address, AuthKey::new(&*self.key));
+        let site = Site::of(self.access);
         let client = site.client(DOING)?;
         let form = H::form();
         let held = lease::ask(&client, DOING, Request::new(Op::Redeem, 0).u64(self.number), form)?;
@@ -58,7 +56,7 @@ impl<H: Hosted> Ticket<H> {
     /// # Errors
     /// If the server is gone.
     pub fn cancel(self) -> Result<()> {
-        let site = Site::of(self.address, AuthKey::new(&*self.key));
+        let site = Site::of(self.access);
         site.client("cancel a ticket")?.tell(Op::Cancel, 0, |out| put_u64(out, self.number));
         Ok(())
     }
@@ -68,7 +66,7 @@ impl<H> fmt::Debug for Ticket<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket")
             .field("number", &self.number)
-            .field("address", &self.address)
+            .field("address", &self.access.address)
             .finish_non_exhaustive()
     }
 }

@@ -80,8 +80,7 @@ impl Client {
             }
             state.pending.insert(number, Slot::default());
         }
-        lock(&self.row).bytes.append(&mut request.out);
-        self.flush();
+        self.lay_down(&request.out);
         Ok(Begun { client: self.clone(), doing, number, late, counted: false, over: false })
     }
 
@@ -112,9 +111,12 @@ impl Client {
                 lock(&futures.row).thread = false;
                 return;
             }
-            if let Some(mut reader) = state.reader.take() {
+            // Nobody reads while the wire is broken.
+            if state.down.is_none()
+                && let Some(mut reader) = state.reader.take()
+            {
                 drop(state);
-                let read = reader.next(&client.socket, Some(Deadline::after(SLICE)));
+                let read = reader.next(Some(Deadline::after(SLICE)));
                 client.put_back(reader, read);
                 continue;
             }
@@ -172,10 +174,12 @@ impl Begun {
                 return Some(outcome);
             }
             let over = deadline.is_some_and(Deadline::passed);
-            if let Some(mut reader) = state.reader.take() {
+            if state.down.is_none()
+                && let Some(mut reader) = state.reader.take()
+            {
                 drop(state);
                 // At least once it is looked.
-                let read = reader.next(&client.socket, deadline);
+                let read = reader.next(deadline);
                 let nothing = matches!(read, Ok(None));
                 client.put_back(reader, read);
                 state = lock(&client.state);

@@ -41,6 +41,9 @@ impl Server {
                 let number = self.next;
                 self.next += 1;
                 self.tickets.insert(number, (object, caller.conn));
+                if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
+                    peer.issues = true;
+                }
                 reply.u64(number);
             }
             Op::Redeem => {
@@ -112,6 +115,18 @@ impl Server {
                 reply.u64(self.conns.len() as u64);
                 reply.u64(self.world.peers.values().map(|peer| peer.parked.len() as u64).sum());
                 reply.u64(self.names.len() as u64);
+                reply.u64(self.world.peers.values().filter(|peer| peer.away.is_some()).count() as u64);
+                reply.u64(self.refused);
+            }
+            Op::Refusals => {
+                if !self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted) {
+                    return Err(Trouble::fault(
+                        ErrorKind::Refused,
+                        "it is told to processes of its own tree only",
+                    ));
+                }
+                reply.u64(self.refusals.len() as u64);
+                self.refusals.iter().for_each(|cause| reply.bytes(cause.as_bytes()));
             }
             _ => return Err(Trouble::no_method(op)),
         }
@@ -131,6 +146,8 @@ impl Server {
             let text = format!("the client speaks version {protocol}, this server {PROTOCOL}");
             return Err(Trouble::fault(ErrorKind::Refused, text));
         }
+        let asks = if input.is_empty() { None } else { Some((input.u64()?, input.u64()?)) };
+        self.admit(caller.conn)?;
         let private = self.conns.get(&caller.conn).is_some_and(|conn| conn.private);
         if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
             peer.greeted = true;
@@ -142,6 +159,11 @@ impl Server {
         }
         reply.u64(std::process::id().into());
         reply.bytes(&self.identity);
+        if let Some((grace, silence)) = asks {
+            let (token, grace) = self.promise(caller.conn, role, grace, silence)?;
+            reply.bytes(&token);
+            reply.u64(grace);
+        }
         Ok(())
     }
 

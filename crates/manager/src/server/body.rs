@@ -240,18 +240,6 @@ impl Object {
 
     /// A client that waits here does so no more.
     pub(crate) fn give_up(&mut self, conn: u64, request: u64, object: u64, world: &mut World) {
-        if let Body::Barrier(barrier) = &mut self.body {
-            // It has not come, so the others still wait for somebody.
-            if let Some(waiter) = barrier.remove(conn, request) {
-                world.forget(waiter);
-            }
-            return;
-        }
-        self.forget(conn, request, object, world);
-    }
-
-    /// A client that waited here has died.
-    pub(crate) fn forget(&mut self, conn: u64, request: u64, object: u64, world: &mut World) {
         match &mut self.body {
             Body::Queue(queue) => {
                 if let Some((waiter, _)) = queue.remove(conn, request) {
@@ -259,7 +247,7 @@ impl Object {
                     queue.go_on(object, world);
                 }
             }
-            Body::Lock(lock) => lock.forget(conn, request, world),
+            Body::Lock(lock) => lock.give_up(conn, request, world),
             Body::Semaphore(semaphore) => {
                 if let Some(waiter) = semaphore.remove(conn, request) {
                     world.forget(waiter);
@@ -272,13 +260,27 @@ impl Object {
                 }
             }
             Body::Barrier(barrier) => {
+                // It has not come, so the others still wait for somebody.
                 if let Some(waiter) = barrier.remove(conn, request) {
                     world.forget(waiter);
-                    barrier.break_it(world);
                 }
             }
             #[cfg(feature = "pool")]
-            Body::Pool(pool) => pool.forget(conn, request, world),
+            Body::Pool(pool) => pool.give_up(conn, request, world),
+            Body::Map(_) | Body::List(_) | Body::Custom(_) => {}
+        }
+    }
+
+    /// A client that waited here, once or many times, has died.
+    pub(crate) fn forget(&mut self, conn: u64, object: u64, world: &mut World) {
+        match &mut self.body {
+            Body::Queue(queue) => queue.forget(conn, object, world),
+            Body::Lock(lock) => lock.forget(conn, world),
+            Body::Semaphore(semaphore) => semaphore.forget(conn, object, world),
+            Body::Event(event) => event.forget(conn, world),
+            Body::Barrier(barrier) => barrier.forget(conn, world),
+            #[cfg(feature = "pool")]
+            Body::Pool(pool) => pool.forget(conn, world),
             Body::Map(_) | Body::List(_) | Body::Custom(_) => {}
         }
     }

@@ -279,6 +279,11 @@ pub(crate) fn list(
             if new.len() != range.len() {
                 list.may_change()?;
             }
+            let long: u64 = list.items.range(range.clone()).map(Value::weight).sum();
+            if long > world.limit {
+                let text = format!("a reply of more than {} bytes: take less out at once", world.limit);
+                return Err(Trouble::fault(ErrorKind::Limit, text));
+            }
             let rest = list.items.split_off(range.end);
             let old = list.items.split_off(range.start);
             list.items.extend(new);

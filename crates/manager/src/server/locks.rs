@@ -12,6 +12,7 @@
 
 use super::{
     Answer, Trouble,
+    waits::forget,
     world::{Caller, Reply, Waiter, World},
 };
 use crate::{
@@ -194,8 +195,8 @@ impl Lock {
         self.pass_on(object, world);
     }
 
-    /// A client that waits has died.
-    pub(crate) fn forget(&mut self, conn: u64, request: u64, world: &mut World) {
+    /// A client waits no more.
+    pub(crate) fn give_up(&mut self, conn: u64, request: u64, world: &mut World) {
         let is = |waiter: &Waiter| (waiter.conn, waiter.request) == (conn, request);
         if let Some(at) = self.queue.iter().position(|next| is(&next.waiter)) {
             if let Some(next) = self.queue.remove(at) {
@@ -214,6 +215,23 @@ impl Lock {
             }
         }
         self.conditions.retain(|_, row| !row.is_empty());
+    }
+
+    /// A client that waits has died.
+    pub(crate) fn forget(&mut self, conn: u64, world: &mut World) {
+        // Those that a notification had reached: it goes to the next one.
+        let mut notified: Vec<u64> = self
+            .queue
+            .iter()
+            .filter(|next| next.waiter.conn == conn)
+            .filter_map(|next| next.back.filter(|(_, notified)| *notified).map(|(condition, _)| condition))
+            .collect();
+        forget(&mut self.queue, |next| next.waiter, conn, world);
+        for row in self.conditions.values_mut() {
+            forget(row, |(waiter, _)| *waiter, conn, world);
+        }
+        self.conditions.retain(|_, row| !row.is_empty());
+        notified.drain(..).for_each(|condition| self.notify(condition, 1, world));
     }
 
     pub(crate) fn client_died(&mut self, conn: u64, object: u64, world: &mut World) {

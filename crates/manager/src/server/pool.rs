@@ -253,13 +253,23 @@ impl Hosted {
         }
     }
 
-    /// A request is given up, or its client has died.
-    pub(crate) fn forget(&mut self, conn: u64, request: u64, world: &mut World) {
+    /// A request is given up.
+    pub(crate) fn give_up(&mut self, conn: u64, request: u64, world: &mut World) {
         let is = |waiter: &Waiter| (waiter.conn, waiter.request) == (conn, request);
         self.joiners.extract_if(.., |waiter| is(waiter)).for_each(|waiter| world.forget(waiter));
         if let Some((waiter, task)) = self.jobs.remove(&(conn, request)) {
             world.forget(waiter);
             // What runs is told; what does not, never will.
+            task.ask_to_end();
+        }
+        self.tell_joiners(world);
+    }
+
+    /// A client that waits here has died.
+    pub(crate) fn forget(&mut self, conn: u64, world: &mut World) {
+        self.joiners.extract_if(.., |waiter| waiter.conn == conn).for_each(|waiter| world.forget(waiter));
+        for (_, (waiter, task)) in self.jobs.extract_if(|(of, _), _| *of == conn) {
+            world.forget(waiter);
             task.ask_to_end();
         }
         self.tell_joiners(world);

@@ -10,6 +10,7 @@
 use super::{
     Answer, Trouble,
     value::Value,
+    waits::forget,
     world::{Caller, Reply, Waiter, World},
 };
 use crate::{
@@ -85,7 +86,15 @@ impl Queue {
     }
 
     fn take(&mut self, most: usize, conn: u64, object: u64, world: &mut World) -> Vec<Value> {
-        let items: Vec<_> = self.items.drain(..most.min(self.items.len())).collect();
+        // One in any case, further ones as long as the reply is not too long.
+        let mut room = world.limit;
+        let fit = self.items.iter().take(most).take_while(|item| {
+            let begins = room > 0;
+            room = room.saturating_sub(item.weight());
+            begins
+        });
+        let count = fit.count();
+        let items: Vec<_> = self.items.drain(..count).collect();
         *self.taken.entry(conn).or_default() += items.len() as u64;
         world.holds(conn, object, true);
         items
@@ -226,6 +235,14 @@ impl Queue {
         }
         let at = self.joiners.iter().position(is)?;
         self.joiners.remove(at).map(|waiter| (waiter, "tasks are not done"))
+    }
+
+    /// A client that waits here has died.
+    pub(crate) fn forget(&mut self, conn: u64, object: u64, world: &mut World) {
+        forget(&mut self.getters, |(waiter, _)| *waiter, conn, world);
+        forget(&mut self.putters, |(waiter, _)| *waiter, conn, world);
+        forget(&mut self.joiners, |waiter| *waiter, conn, world);
+        self.pump(object, world);
     }
 
     /// Those behind one that gave up may fit.

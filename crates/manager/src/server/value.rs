@@ -105,6 +105,11 @@ impl Value {
         (0..count).map(|_| Value::read(counts, input)).collect()
     }
 
+    /// About how many bytes it takes in a reply.
+    pub(crate) fn weight(&self) -> u64 {
+        (self.bytes.len() + 16 + 8 * self.ids().len()) as u64
+    }
+
     pub(crate) fn ids(&self) -> &[u64] {
         ids(self.refs.as_deref())
     }

@@ -17,6 +17,24 @@ fn position(row: &VecDeque<Waiter>, conn: u64, request: u64) -> Option<usize> {
     row.iter().position(|waiter| (waiter.conn, waiter.request) == (conn, request))
 }
 
+/// Takes a client that died out of a row, in one pass; tells whether it was there.
+pub(super) fn forget<T>(
+    row: &mut VecDeque<T>,
+    waiter: impl Fn(&T) -> Waiter,
+    conn: u64,
+    world: &mut World,
+) -> bool {
+    let before = row.len();
+    row.retain(|one| {
+        let waiter = waiter(one);
+        if waiter.conn == conn {
+            world.forget(waiter);
+        }
+        waiter.conn != conn
+    });
+    row.len() < before
+}
+
 pub(crate) struct Semaphore {
     permits: u64,
     bound: Option<u64>,
@@ -124,6 +142,11 @@ impl Semaphore {
         self.queue.remove(at).map(|(waiter, ..)| waiter)
     }
 
+    pub(crate) fn forget(&mut self, conn: u64, object: u64, world: &mut World) {
+        forget(&mut self.queue, |(waiter, ..)| *waiter, conn, world);
+        self.go_on(object, world);
+    }
+
     /// Those behind one that gave up may want less.
     pub(crate) fn go_on(&mut self, object: u64, world: &mut World) {
         self.pass_on(object, world);
@@ -178,6 +201,10 @@ impl Event {
     pub(crate) fn remove(&mut self, conn: u64, request: u64) -> Option<Waiter> {
         let at = position(&self.waiting, conn, request)?;
         self.waiting.remove(at)
+    }
+
+    pub(crate) fn forget(&mut self, conn: u64, world: &mut World) {
+        forget(&mut self.waiting, |waiter| *waiter, conn, world);
     }
 }
 
@@ -248,5 +275,11 @@ impl Barrier {
     pub(crate) fn remove(&mut self, conn: u64, request: u64) -> Option<Waiter> {
         let at = position(&self.waiting, conn, request)?;
         self.waiting.remove(at)
+    }
+
+    pub(crate) fn forget(&mut self, conn: u64, world: &mut World) {
+        if forget(&mut self.waiting, |waiter| *waiter, conn, world) {
+            self.break_it(world);
+        }
     }
 }

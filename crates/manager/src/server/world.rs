@@ -40,6 +40,17 @@ pub(crate) struct Peer {
     pub(crate) holds: BTreeSet<u64>,
     /// Requests that were handed to the workers or wait for an object that is at work.
     pub(crate) queued: usize,
+    /// It has issued tickets.
+    pub(crate) issues: bool,
+    /// How it is known if it comes back (`away`). Then `out` is kept until it was received.
+    pub(crate) token: Option<[u8; 16]>,
+    /// How many of its frames were done; 0 where they are not counted. How many of those said to it were taken off `out`.
+    pub(crate) received: u64,
+    pub(crate) acked: u64,
+    /// How long it may be away, and until when it may, now; how long it may say nothing. In nanoseconds.
+    pub(crate) grace: u64,
+    pub(crate) away: Option<u64>,
+    pub(crate) silence: u64,
 }
 
 /// Who waits.
@@ -253,7 +264,7 @@ impl World {
         let mut grants = Grants::new(&self.counts);
         let at = proto::begin(&mut peer.out);
         write(&mut Reply::new(&mut peer.out, &mut grants));
-        proto::end(&mut peer.out, at, Kind::Reply, 0, request, 0);
+        proto::end(&mut peer.out, at, Kind::Reply, 0, request, peer.received);
         self.dirty.push(conn);
         self.grant(conn, grants);
         true
@@ -267,7 +278,7 @@ impl World {
 
     pub(crate) fn refuse(&mut self, conn: u64, request: u64, trouble: &Trouble) {
         let Some(peer) = self.peers.get_mut(&conn) else { return };
-        write_refusal(&mut peer.out, request, trouble);
+        write_refusal(&mut peer.out, request, trouble, peer.received);
         self.dirty.push(conn);
     }
 
@@ -285,7 +296,7 @@ impl World {
     }
 }
 
-pub(crate) fn write_refusal(out: &mut Vec<u8>, request: u64, trouble: &Trouble) {
+pub(crate) fn write_refusal(out: &mut Vec<u8>, request: u64, trouble: &Trouble, has: u64) {
     let at = proto::begin(out);
     proto::put_bytes(out, trouble.text().as_bytes());
     if let Trouble::Fault(fault) = trouble
@@ -293,5 +304,5 @@ pub(crate) fn write_refusal(out: &mut Vec<u8>, request: u64, trouble: &Trouble) 
     {
         proto::put_bytes(out, more);
     }
-    proto::end(out, at, Kind::Reply, trouble.kind().status(), request, 0);
+    proto::end(out, at, Kind::Reply, trouble.kind().status(), request, has);
 }

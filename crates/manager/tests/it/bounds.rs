@@ -142,3 +142,56 @@ fn a_forked_childs_copy_of_a_guard_gives_nothing_back() {
         eventually("both are free", LONG, || !lock.is_locked().unwrap() && semaphore.value().unwrap() == 2);
     });
 }
+
+#[test]
+fn what_is_taken_out_at_once_is_bounded() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::builder().max_frame(4 << 20).start().unwrap();
+    let (queue, list) = (manager.queue::<Vec<u8>>().unwrap(), manager.list::<Vec<u8>>().unwrap());
+    let (item, count) = (vec![1; 1 << 20], 70);
+    for _ in 0..count {
+        queue.put(&item).unwrap();
+        list.push(&item).unwrap();
+    }
+    // As many as fit; the rest comes with the next call.
+    let first = queue.get_many(count).unwrap().len();
+    assert!((60..=65).contains(&first), "{first}");
+    assert_eq!(first + queue.get_many(count).unwrap().len(), count);
+    assert_eq!(list.splice(.., &[]).unwrap_err().kind(), ErrorKind::Limit);
+    assert_eq!(list.len().unwrap(), count);
+    assert_eq!(list.splice(..60, &[]).unwrap().len(), 60);
+}
+
+#[test]
+fn a_client_that_dies_with_many_waits_takes_nothing_along() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (queue, event, lock) =
+        (manager.queue::<u64>().unwrap(), manager.event().unwrap(), manager.lock().unwrap());
+    let guard = lock.lock().unwrap();
+    let waiter = Process::spawn(
+        |(queue, event, lock): (
+            procession_manager::Queue<u64>,
+            procession_manager::Event,
+            procession_manager::Lock,
+        )| {
+            std::thread::scope(|scope| {
+                for _ in 0..20 {
+                    scope.spawn(|| queue.get().map(drop));
+                    scope.spawn(|| event.wait());
+                    scope.spawn(|| lock.lock().map(drop));
+                }
+            });
+        },
+        (queue.clone(), event.clone(), lock.clone()),
+    )
+    .unwrap();
+    eventually("all wait", LONG, || manager.stats().unwrap().waiting == 60);
+    waiter.kill().unwrap();
+    eventually("nobody waits", LONG, || manager.stats().unwrap().waiting == 0);
+    queue.put(&1).unwrap();
+    assert_eq!(queue.get().unwrap(), 1);
+    event.set().unwrap();
+    drop(guard);
+    assert!(lock.lock_timeout(LONG).unwrap().is_some());
+}

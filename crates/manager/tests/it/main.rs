@@ -11,8 +11,12 @@ mod leases;
 mod lifecycle;
 #[cfg(feature = "pool")]
 mod pool;
+mod proxy;
+mod remote;
 mod stopped;
 mod storm;
+#[cfg(feature = "tls")]
+mod tls;
 mod waits;
 // One file for all: a crate for it would have to stand above `process`, and below its own users.
 #[path = "../../../sync/tests/it/ways.rs"]

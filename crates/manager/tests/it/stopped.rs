@@ -1,6 +1,6 @@
 //! A server that is stopped, and clients whose time is over meanwhile.
 
-use procession_manager::{ErrorKind, Manager, Waited};
+use procession_manager::{ErrorKind, Lock, Manager, Session, Waited};
 use procession_testkit::{test_watchdog, wait::eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::{Duration, Instant};
@@ -107,4 +107,22 @@ fn a_wait_for_a_condition_ends_though_the_server_is_stopped() {
     assert_eq!(ready.wait_timeout(&mut guard, Duration::from_millis(100)).unwrap(), Waited::TimedOut);
     heard.recv().unwrap();
     other.join().unwrap();
+}
+
+#[test]
+fn what_is_let_go_while_the_server_is_stopped_is_free_when_it_goes_on() {
+    let _watchdog = test_watchdog();
+    let path = std::env::temp_dir().join(format!("procession-manager-stopped-{}", std::process::id()));
+    let manager = Manager::builder().address(path).authkey("key").start().unwrap();
+    let (lock, queue) = (manager.lock().unwrap(), manager.queue::<Vec<u8>>().unwrap());
+    manager.publish("lock", &lock).unwrap();
+    // Another connection, which alone calls again.
+    let other = Session::connect(manager.public_address().unwrap().clone(), "key").unwrap();
+    let theirs = other.find::<Lock>("lock").unwrap();
+    let guard = lock.lock().unwrap();
+    signal(&manager, Signal::STOP);
+    assert_eq!(queue.put_timeout(&vec![7; 10 << 20], SHORT).unwrap_err().kind(), ErrorKind::Timeout);
+    drop(guard);
+    signal(&manager, Signal::CONT);
+    assert!(theirs.lock_timeout(LONG).unwrap().is_some());
 }

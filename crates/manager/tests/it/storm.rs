@@ -1,6 +1,9 @@
 //! Clients and servers that are killed at random instants.
 
-use procession_manager::{Dict, ErrorKind, JoinableQueue, List, Lock, Manager, Queue, Semaphore, Value};
+use crate::proxy::Proxy;
+use procession_manager::{
+    Address, Dict, ErrorKind, JoinableQueue, List, Lock, Manager, Queue, Reconnect, Semaphore, Session, Value,
+};
 use procession_process::Process;
 use procession_testkit::{
     storm::{Rng, delay, kills},
@@ -147,4 +150,90 @@ fn killed_servers_end_every_call() {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         assert!(busy.join().unwrap() && child.join().unwrap());
     }
+}
+
+/// As `churn`, over a network that fails, and without functions.
+fn remote_churn(address: Address) {
+    let pauses = (Duration::from_millis(1), Duration::from_millis(10));
+    let reconnect =
+        Reconnect::default().attempts(1000).pauses(pauses.0, pauses.1).grace(Duration::from_millis(300));
+    // The connection that fails may be the first.
+    let connect = || Session::connector("key").reconnect(reconnect).connect(address.clone());
+    let session = std::iter::repeat_with(connect).find_map(Result::ok).unwrap();
+    let items = session.find::<Queue<u64>>("items").unwrap();
+    let done = session.find::<Dict<u64, u64>>("done").unwrap();
+    let lock = session.find::<Lock>("lock").unwrap();
+    let pair = ["first", "second"].map(|name| session.find::<Value<u64>>(name).unwrap());
+    let semaphore = session.find::<Semaphore>("semaphore").unwrap();
+    for round in 0_u64.. {
+        if let Ok(item) = items.get_timeout(Duration::from_millis(1))
+            && let Some(times) = done.insert(&item, &1).unwrap()
+        {
+            done.set(&item, &(times + 1)).unwrap();
+        }
+        let guard = lock.lock().unwrap_or_else(|error| error.into_guard().unwrap());
+        for value in &pair {
+            value.set(&(value.get().unwrap() + 1)).unwrap();
+        }
+        drop(guard);
+        let permit = semaphore.permit_timeout(Duration::from_millis(1)).unwrap();
+        assert_eq!(session.list_of(&[round]).unwrap().len().unwrap(), 1);
+        drop(permit);
+    }
+}
+
+#[test]
+fn remote_clients_that_are_killed_or_cut_off_lose_nothing_but_what_they_had_in_hand() {
+    let _watchdog = test_watchdog();
+    let mut rng = Rng::from_env();
+    let manager = Manager::builder().address(("127.0.0.1", 0)).authkey("key").start().unwrap();
+    let Some(Address::Tcp(address)) = manager.public_address().cloned() else { panic!("no port") };
+    let (items, done) = (manager.queue::<u64>().unwrap(), manager.dict::<u64, u64>().unwrap());
+    let (lock, semaphore) = (manager.lock().unwrap(), manager.semaphore(2).unwrap());
+    let pair = [manager.value(&0_u64).unwrap(), manager.value(&0_u64).unwrap()];
+    manager.publish("items", &items).unwrap();
+    manager.publish("done", &done).unwrap();
+    manager.publish("lock", &lock).unwrap();
+    manager.publish("first", &pair[0]).unwrap();
+    manager.publish("second", &pair[1]).unwrap();
+    manager.publish("semaphore", &semaphore).unwrap();
+    let proxy = Proxy::to(address);
+    proxy.cut_within(20_000);
+    let start = || Process::spawn(remote_churn, Address::Tcp(proxy.address())).unwrap();
+    let mut workers: Vec<_> = (0..3).map(|_| start()).collect();
+    let deaths = u64::from(kills(12));
+    let mut next = 0;
+    for _ in 0..deaths {
+        let more: Vec<u64> = (next..next + rng.within(1..30)).collect();
+        next += more.len() as u64;
+        items.put_many(&more).unwrap();
+        delay(rng.duration(Duration::from_millis(100)));
+        let at = rng.below(3) as usize;
+        workers[at].kill().unwrap();
+        assert_eq!(workers[at].wait().unwrap().signal(), Some(9), "it was killed, and did not end by itself");
+        workers[at] = start();
+    }
+    eventually("the items are taken", LONG, || items.is_empty().unwrap());
+    for worker in &workers {
+        worker.kill().unwrap();
+        assert_eq!(worker.wait().unwrap().signal(), Some(9));
+    }
+    let deaths = deaths + workers.len() as u64;
+    eventually("nobody is away or waits", LONG, || {
+        let stats = manager.stats().unwrap();
+        (stats.away, stats.waiting) == (0, 0)
+    });
+    // What was in hand went back.
+    while let Ok(item) = items.try_get() {
+        done.insert(&item, &1).unwrap();
+    }
+    let done: BTreeMap<u64, u64> = done.snapshot().unwrap().into_iter().collect();
+    assert!(done.values().all(|times| *times == 1), "an item was taken twice: {done:?}");
+    let lost = next - done.len() as u64;
+    assert!(lost <= deaths, "{lost} of {next} items are lost with {deaths} processes");
+    drop(lock.lock().or_else(|error| error.into_guard()).unwrap());
+    eventually("the permits return", LONG, || semaphore.value().unwrap() == 2);
+    let (first, second) = (pair[0].get().unwrap(), pair[1].get().unwrap());
+    assert!(first >= second && first - second <= deaths, "{first} {second} {deaths}");
+    eventually("no lease is lost", LONG, || manager.stats().unwrap().objects == 6);
 }

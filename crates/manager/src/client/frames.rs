@@ -1,13 +1,16 @@
 //! Frames as a client reads them.
 
-use crate::proto::{HEADER, Header};
+use crate::{
+    proto::{HEADER, Header},
+    wire::{Wire, errno},
+};
 use procession_sys::{Deadline, fd};
-use rustix::{buffer::spare_capacity, io::Errno, net::RecvFlags};
-use std::os::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use std::{os::fd::AsFd, sync::Arc};
 
-/// Frames out of a stream of bytes.
-#[derive(Default)]
+/// Frames out of a wire.
 pub(crate) struct FrameReader {
+    pub(super) wire: Arc<Wire>,
     input: Vec<u8>,
     start: usize,
 }
@@ -16,12 +19,12 @@ pub(crate) struct FrameReader {
 const LARGE: usize = 64 << 10;
 
 impl FrameReader {
+    pub(super) fn new(wire: Arc<Wire>) -> FrameReader {
+        FrameReader { wire, input: Vec::new(), start: 0 }
+    }
+
     /// The next frame; `None` at the deadline. One that has begun is kept for the next call.
-    pub(crate) fn next(
-        &mut self,
-        socket: &OwnedFd,
-        deadline: Option<Deadline>,
-    ) -> std::io::Result<Option<(Header, Vec<u8>)>> {
+    pub(crate) fn next(&mut self, deadline: Option<Deadline>) -> std::io::Result<Option<(Header, Vec<u8>)>> {
         const STEP: usize = 64 << 10;
         loop {
             let have = &self.input[self.start..];
@@ -53,17 +56,22 @@ impl FrameReader {
             self.start = 0;
             let step = missing.min(STEP.max(self.input.len())).max(4096);
             self.input.reserve(step);
-            if deadline.is_some() && !fd::readable(socket.as_fd(), deadline)? {
+            // Within TLS there may be something that the socket does not know of any more.
+            if deadline.is_some() && !self.wire.is_tls() && !fd::readable(self.wire.as_fd(), deadline)? {
                 return Ok(None);
             }
-            match rustix::net::recv(socket, spare_capacity(&mut self.input), RecvFlags::empty()) {
-                Ok((_, 0)) => {
-                    return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it hung up"));
-                }
+            match self.wire.recv(&mut self.input, true) {
+                Ok(0) => return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "it hung up")),
                 Ok(_) => {}
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => drop(fd::readable(socket.as_fd(), deadline)?),
-                Err(error) => return Err(error.into()),
+                Err(error) => match errno(&error) {
+                    Some(Errno::INTR) => {}
+                    Some(Errno::AGAIN) => {
+                        if !fd::readable(self.wire.as_fd(), deadline)? {
+                            return Ok(None);
+                        }
+                    }
+                    _ => return Err(error),
+                },
             }
         }
     }

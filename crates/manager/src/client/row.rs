@@ -1,0 +1,381 @@
+//! What a client sends.
+//!
+//! # Two ways
+//! * A connection that ends once and for all: `Row::bytes` has what could not be sent at once, and what was sent is forgotten.
+//! * One that may come back ([`Reconnect`](crate::Reconnect)): every frame is laid down in `Row::bytes`, and stays there until
+//!   the server has said that it has it. After the connection broke, what the server does not have is sent again, from a
+//!   frame's begin. So each frame is done once: the server counts those it has done, and says how many.
+//!
+//! # Invariants
+//! 1. Whoever set `busy` sends, and nobody else; it has `bytes` in hand meanwhile, and what is laid down then goes behind.
+//! 2. `bytes[..sent]` went out on `wire`. Only with `keeps` it is not empty; then `bytes` begins with frame number `acked`.
+//! 3. What is laid down is sent by the one who is busy, by the next who sends or reads, or by a thread that waits for room
+//!    ([`Client::drain`]): it needs no further call.
+
+use super::{Client, FrameReader, Request, SLICE, lock};
+use crate::{
+    proto::{self, Kind, Op},
+    wire::{Wire, errno},
+};
+use procession_sys::{Deadline, fd};
+use rustix::{
+    event::{PollFd, PollFlags},
+    io::Errno,
+};
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// How long a message without a reply may wait for room, before it is left to others.
+const TELL: Duration = Duration::from_secs(1);
+/// How long the thread that waits for room waits before it looks whether it is still needed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What is to be sent.
+pub(super) struct Row {
+    pub(super) wire: Arc<Wire>,
+    /// The wire takes something. A broken one is replaced, or not.
+    pub(super) up: bool,
+    /// Somebody sends.
+    pub(super) busy: bool,
+    /// Frames, or the rest of one that was begun.
+    bytes: Vec<u8>,
+    sent: usize,
+    /// What was sent is kept until the server has it.
+    keeps: bool,
+    /// How many frames the server has, as far as it has said.
+    has: u64,
+    /// How many frames were taken off the front of `bytes`, and how many bytes.
+    acked: u64,
+    base: u64,
+    /// How many bytes were ever laid down.
+    laid: u64,
+    /// The most bytes, counted from the first, that ever went out.
+    pushed: u64,
+    /// A message has waited for room in vain: nobody waits for that again until something went out.
+    stuck: bool,
+    /// A thread waits for room.
+    draining: bool,
+}
+
+impl Row {
+    pub(super) fn new(wire: Arc<Wire>) -> Row {
+        Row {
+            wire,
+            up: true,
+            busy: false,
+            bytes: Vec::new(),
+            sent: 0,
+            keeps: false,
+            has: 0,
+            acked: 0,
+            base: 0,
+            laid: 0,
+            pushed: 0,
+            stuck: false,
+            draining: false,
+        }
+    }
+
+    fn lay(&mut self, frame: &[u8]) {
+        self.bytes.extend_from_slice(frame);
+        self.laid += frame.len() as u64;
+    }
+
+    fn has_more(&self) -> bool {
+        self.bytes.len() > self.sent || self.wire.has_rest()
+    }
+
+    /// Takes off what the server has.
+    fn trim(&mut self) {
+        let (frames, at) = proto::skip(&self.bytes[..self.sent], self.has - self.acked);
+        self.acked += frames;
+        self.bytes.drain(..at);
+        self.base += at as u64;
+        self.sent -= at;
+    }
+
+    /// The server has said how many frames it has.
+    pub(super) fn heard(&mut self, has: u64) {
+        self.has = self.has.max(has);
+        if !self.busy {
+            self.trim();
+        }
+    }
+
+    /// Goes on with another wire, behind what the server has; false if that is nonsense. Nobody is busy.
+    pub(super) fn replace(&mut self, wire: Arc<Wire>, has: u64) -> bool {
+        self.heard(has);
+        self.wire = wire;
+        (self.sent, self.stuck) = (0, false);
+        self.up = self.acked == has;
+        self.up
+    }
+
+    /// Nothing will be sent any more.
+    fn give_up(&mut self) {
+        (self.bytes, self.sent, self.up) = (Vec::new(), 0, false);
+    }
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sent {
+    /// The caller's time was over before it was begun.
+    Not,
+    /// It goes out; where frames are kept, up to this byte of all.
+    Begun(u64),
+}
+
+impl Client {
+    /// From here on frames are kept: the greeting was the first, and its reply.
+    pub(super) fn keep_frames(&self) {
+        let mut row = lock(&self.row);
+        (row.keeps, row.acked, row.has, row.laid, row.pushed) = (true, 1, 1, 0, 0);
+        lock(&self.state).received = 1;
+    }
+
+    /// Says something that has no reply. If the server is gone there is nobody to tell.
+    pub(crate) fn tell(&self, op: Op, object: u64, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut request = Request::new(op, object);
+        write(&mut request.out);
+        proto::end(&mut request.out, 0, Kind::OneWay, op as u16, 0, object);
+        lock(&self.row).lay(&request.out);
+        self.flush();
+    }
+
+    /// Has a frame sent by whoever sends next, at once if nobody does.
+    pub(super) fn lay_down(&self, frame: &[u8]) {
+        lock(&self.row).lay(frame);
+        self.flush();
+    }
+
+    /// Sends what was laid down, unless somebody sends already, who does it then.
+    pub(super) fn flush(&self) {
+        let mut row = lock(&self.row);
+        if row.busy || !row.up || !row.has_more() {
+            return;
+        }
+        row.busy = true;
+        let deadline = Deadline::after(if row.stuck { Duration::ZERO } else { TELL });
+        let wire = row.wire.clone();
+        let outcome = self.send_row(row, Some(deadline));
+        self.end_turn(&wire, outcome);
+    }
+
+    /// Sends what was laid down, by the one who is `busy`, who is it no longer then.
+    fn send_row<'a>(&'a self, mut row: MutexGuard<'a, Row>, deadline: Option<Deadline>) -> io::Result<()> {
+        while row.has_more() {
+            let (mut bytes, from) = (std::mem::take(&mut row.bytes), std::mem::take(&mut row.sent));
+            let wire = row.wire.clone();
+            drop(row);
+            let pushed = self.push(&wire, &bytes[from..], deadline);
+            row = lock(&self.row);
+            let (sent, clean) = *pushed.as_ref().unwrap_or(&(0, false));
+            let mut sent = from + sent;
+            row.pushed = row.pushed.max(row.base + sent as u64);
+            if !row.keeps {
+                bytes.drain(..sent);
+                sent = 0;
+            }
+            bytes.append(&mut row.bytes);
+            (row.bytes, row.sent) = (bytes, sent);
+            if row.keeps {
+                row.trim();
+            }
+            pushed?;
+            if row.sent < row.bytes.len() && deadline.is_none_or(|deadline| !deadline.passed()) {
+                continue;
+            }
+            if row.sent < row.bytes.len() || !clean {
+                row.stuck = true;
+                self.drain(&mut row);
+                break;
+            }
+        }
+        // With the lock in hand: what is laid down later finds nobody who sends.
+        row.busy = false;
+        Ok(())
+    }
+
+    /// Has a thread wait for room: a lock that was let go must not stay taken until somebody calls again.
+    fn drain(&self, row: &mut Row) {
+        let Some(me) = self.me.get().filter(|_| !row.draining) else { return };
+        let me = me.clone();
+        let drain = move || {
+            loop {
+                let Some(client) = me.upgrade() else { return };
+                let wire = {
+                    let mut row = lock(&client.row);
+                    if !row.up || !row.has_more() {
+                        row.draining = false;
+                        return;
+                    }
+                    row.wire.clone()
+                };
+                // As long as the client is there for others.
+                drop(client);
+                let _ = fd::writable(wire.as_fd(), Some(Deadline::after(LOOK)));
+                let Some(client) = me.upgrade() else { return };
+                client.flush();
+            }
+        };
+        row.draining = std::thread::Builder::new().name("manager: sender".to_owned()).spawn(drain).is_ok();
+    }
+
+    /// Lets the next one send.
+    fn end_turn(&self, wire: &Arc<Wire>, outcome: io::Result<()>) {
+        if let Err(cause) = outcome {
+            let ends = self.broke(wire, &format!("the connection to the server is gone: {cause}"));
+            let mut row = lock(&self.row);
+            row.busy = false;
+            if ends {
+                row.give_up();
+            }
+        }
+        self.turn.notify_one();
+    }
+
+    /// The server is gone for good.
+    pub(super) fn send_no_more(&self) {
+        let mut row = lock(&self.row);
+        if !row.busy {
+            row.give_up();
+        }
+    }
+
+    /// How many bytes of all ever went out, where frames are kept.
+    pub(super) fn went_out(&self) -> u64 {
+        lock(&self.row).pushed
+    }
+
+    /// Sends a frame. One that was begun is sent to its end, by whoever sends next.
+    pub(super) fn send(&self, frame: &[u8], deadline: Option<Deadline>) -> io::Result<Sent> {
+        let mut row = lock(&self.row);
+        if row.keeps {
+            row.lay(frame);
+            let end = row.laid;
+            if row.busy || !row.up {
+                return Ok(Sent::Begun(end));
+            }
+            row.busy = true;
+            let wire = row.wire.clone();
+            // Whoever waits for the reply reads meanwhile; and there is the thread that waits for room.
+            let deadline = deadline.unwrap_or_else(|| Deadline::after(TELL));
+            let outcome = self.send_row(row, Some(deadline));
+            self.end_turn(&wire, outcome);
+            return Ok(Sent::Begun(end));
+        }
+        while row.busy {
+            row = match deadline {
+                None => self.turn.wait(row).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) if deadline.passed() => {
+                    // Perhaps this was the one that was woken.
+                    self.turn.notify_one();
+                    return Ok(Sent::Not);
+                }
+                Some(deadline) => {
+                    let waited = self.turn.wait_timeout(row, deadline.remaining());
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        row.busy = true;
+        let (before, wire) = (std::mem::take(&mut row.bytes), row.wire.clone());
+        drop(row);
+        let mut outcome = self.push(&wire, &before, deadline);
+        let (mut rest, mut begun) = (Vec::new(), false);
+        match outcome {
+            Ok((sent, _)) if sent < before.len() => rest.extend_from_slice(&before[sent..]),
+            Ok(_) => {
+                outcome = self.push(&wire, frame, deadline);
+                if let Ok((sent, _)) = outcome {
+                    begun = sent > 0;
+                    if begun {
+                        rest.extend_from_slice(&frame[sent..]);
+                    }
+                }
+            }
+            Err(_) => {}
+        }
+        let sent = match outcome {
+            Ok(_) => {
+                let mut row = lock(&self.row);
+                // The caller's time is over: the rest goes when there is room.
+                row.stuck |= !rest.is_empty();
+                rest.append(&mut row.bytes);
+                row.bytes = rest;
+                let deadline = Deadline::after(if row.stuck { Duration::ZERO } else { TELL });
+                self.send_row(row, Some(deadline))
+            }
+            Err(error) => Err(error),
+        };
+        let failed = sent.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
+        self.end_turn(&wire, sent);
+        match (failed, begun) {
+            (Some(error), _) => Err(error),
+            (None, true) => Ok(Sent::Begun(0)),
+            (None, false) => Ok(Sent::Not),
+        }
+    }
+
+    /// Sends what the wire takes until the deadline; tells how much, and whether all of that went out. At least once it is
+    /// tried.
+    fn push(&self, wire: &Arc<Wire>, bytes: &[u8], deadline: Option<Deadline>) -> io::Result<(usize, bool)> {
+        let mut at = 0;
+        loop {
+            let outcome = match at < bytes.len() {
+                true => wire.send(&bytes[at..]),
+                false if wire.flush()? => return Ok((at, true)),
+                false => Err(Errno::AGAIN.into()),
+            };
+            match outcome {
+                Ok(sent) => {
+                    if at == 0 {
+                        lock(&self.row).stuck = false;
+                        self.note_life();
+                    }
+                    at += sent;
+                }
+                Err(error) => match errno(&error) {
+                    Some(Errno::INTR) => {}
+                    Some(Errno::AGAIN) if deadline.is_some_and(Deadline::passed) => {
+                        return Ok((at, !wire.has_rest()));
+                    }
+                    Some(Errno::AGAIN) => self.wait_for_room(wire, deadline)?,
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+
+    /// The server reads from nobody who does not read its replies: so they are read meanwhile.
+    fn wait_for_room(&self, wire: &Arc<Wire>, deadline: Option<Deadline>) -> io::Result<()> {
+        // In slices: who reads may leave.
+        let slice = Deadline::after(SLICE);
+        let slice = deadline.map_or(slice, |deadline| deadline.min(slice));
+        let Some(mut reader) = self.take_reader(wire) else {
+            // Somebody else reads.
+            return fd::writable(wire.as_fd(), Some(slice)).map(drop);
+        };
+        let mut poll = [PollFd::from_borrowed_fd(wire.as_fd(), PollFlags::IN | PollFlags::OUT)];
+        let waited = fd::wait(&mut poll, Some(slice));
+        let read = match poll[0].revents().contains(PollFlags::IN) {
+            true => reader.next(Some(Deadline::from_nanos(0))),
+            false => Ok(None),
+        };
+        self.put_back(reader, read);
+        waited.map(drop)
+    }
+
+    fn take_reader(&self, wire: &Arc<Wire>) -> Option<FrameReader> {
+        let mut state = lock(&self.state);
+        match &state.reader {
+            Some(reader) if state.down.is_none() && Arc::ptr_eq(&reader.wire, wire) => state.reader.take(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Requests: done at once, parked, put off behind a function at work, or given to the workers.
+
+#[cfg(feature = "pool")]
+use super::body;
+use super::{Answer, OUTSTANDING, Server, Trouble, trouble};
+use crate::{
+    error::ErrorKind,
+    proto::{self, Header, Kind, Malformed, Op, Reader},
+    server::{
+        body::{Apply, Deferred, Run, Task},
+        work::Call,
+        world::{Caller, Grants, Reply, write_refusal},
+    },
+    ship,
+};
+
+impl Server {
+    /// One request. An error closes the connection.
+    pub(super) fn frame(&mut self, conn: u64, header: &Header, payload: &[u8]) -> Result<(), Malformed> {
+        if header.kind == Kind::Reply {
+            return Err(Malformed("a reply, where only requests come".to_owned()));
+        }
+        let Some(peer) = self.world.peers.get_mut(&conn) else { return Ok(()) };
+        let op = Op::of(header.method);
+        // These are about the connection, and are not to wait for anything.
+        match op {
+            Some(Op::Ack) => return peer.ack(Reader::new(payload).u64()?),
+            Some(Op::Bye) => {
+                peer.grace = 0;
+                return Ok(());
+            }
+            _ => {}
+        }
+        if !peer.greeted && op != Some(Op::Hello) {
+            return Err(Malformed("the first request is not a greeting".to_owned()));
+        }
+        let caller = Caller { conn, request: header.request, object: header.object };
+        let refusal = match op {
+            None => Trouble::fault(ErrorKind::Invalid, format!("there is no method {}", header.method)),
+            _ if peer.parked.contains_key(&header.request) => {
+                return Err(Malformed("its number is that of a request that still waits".to_owned()));
+            }
+            _ if peer.parked.len() + peer.queued >= OUTSTANDING => Trouble::fault(
+                ErrorKind::Limit,
+                format!("{OUTSTANDING} requests of this client wait already"),
+            ),
+            Some(op) => return self.request(caller, op, header.kind == Kind::Request, payload),
+        };
+        if header.kind == Kind::Request {
+            self.world.refuse(conn, header.request, &refusal);
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, caller: Caller, op: Op, replies: bool, payload: &[u8]) -> Result<(), Malformed> {
+        let Some(peer) = self.world.peers.get_mut(&caller.conn) else { return Ok(()) };
+        if caller.object != 0
+            && let Some(object) = self.objects.get_mut(&caller.object)
+            && object.busy
+        {
+            peer.queued += 1;
+            object.backlog.push_back(Deferred { caller, op, replies, payload: payload.to_vec() });
+            return Ok(());
+        }
+        // What is said to this client meanwhile comes behind this reply.
+        let (leased, has) = (peer.leases.contains_key(&caller.object), peer.received);
+        let mut out = std::mem::take(&mut peer.out);
+        let mut grants = Grants::new(&self.world.counts);
+        let at = proto::begin(&mut out);
+        let mut input = Reader::new(payload);
+        let mut reply = Reply::new(&mut out, &mut grants);
+        let answer = if caller.object == 0 {
+            self.admin(caller, op, &mut input, &mut reply)
+        } else {
+            match self.objects.get_mut(&caller.object) {
+                Some(object) if leased => object.handle(op, caller, &mut input, &mut reply, &mut self.world),
+                _ => Err(Trouble::fault(ErrorKind::ObjectGone, "the object is not there any more")),
+            }
+        };
+        let (mut work, mut broken) = (None, Ok(()));
+        match answer {
+            Ok(Answer::Now) if replies => proto::end(&mut out, at, Kind::Reply, 0, caller.request, has),
+            Ok(Answer::Now | Answer::Later) => out.truncate(at),
+            Ok(Answer::Work(task)) => {
+                out.truncate(at);
+                work = Some(task);
+            }
+            Err(trouble) => {
+                out.truncate(at);
+                grants = Grants::new(&self.world.counts);
+                match trouble {
+                    Trouble::Malformed(malformed) => broken = Err(malformed),
+                    trouble if replies => write_refusal(&mut out, caller.request, &trouble, has),
+                    _ => {}
+                }
+            }
+        }
+        if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
+            let between = std::mem::replace(&mut peer.out, out);
+            peer.out.extend_from_slice(&between);
+        }
+        self.world.dirty.push(caller.conn);
+        self.world.grant(caller.conn, grants);
+        if let Some(task) = work {
+            self.start(caller, replies, *task);
+        }
+        broken
+    }
+
+    /// Gives a function to the workers.
+    fn start(&mut self, mut caller: Caller, replies: bool, task: Task) {
+        let Task { run, job, apply } = task;
+        let trusted = self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted);
+        if let Apply::New = apply {
+            // The object was made for this.
+            caller.object = self.next - 1;
+        }
+        let Some(object) = self.objects.get_mut(&caller.object) else { return };
+        let run = match run {
+            Run::Shipped(trampoline) => ship::trampoline(&trampoline, trusted),
+            Run::Known(run) => Ok(run),
+        };
+        match run {
+            Ok(run) => {
+                object.busy = true;
+                self.world.counts.up(caller.object);
+                if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
+                    peer.queued += 1;
+                }
+                self.workers.run(Call { caller, replies, apply }, run, job);
+            }
+            Err(text) => {
+                object.apply(&apply, job.state);
+                self.world.refuse(caller.conn, caller.request, &Trouble::fault(ErrorKind::Refused, text));
+                if let Apply::New = apply {
+                    self.world.counts.up(caller.object);
+                    self.world.counts.down(caller.object, 1);
+                }
+            }
+        }
+    }
+
+    /// Takes back what functions have left.
+    pub(super) fn take_back(&mut self) {
+        for (Call { caller, replies, apply }, done) in self.workers.done() {
+            #[cfg(feature = "pool")]
+            if let Apply::Pool = apply {
+                if let Some(body::Object { body: body::Body::Pool(pool), .. }) =
+                    self.objects.get_mut(&caller.object)
+                {
+                    pool.finished(caller, done, &mut self.world);
+                }
+                continue;
+            }
+            if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
+                peer.queued = peer.queued.saturating_sub(1);
+            }
+            let ended = matches!(apply, Apply::Object | Apply::New) || done.outcome.is_ok();
+            if let Some(object) = self.objects.get_mut(&caller.object) {
+                object.busy = false;
+                if ended {
+                    object.apply(&apply, done.state);
+                }
+            }
+            match done.outcome {
+                Ok(value) if replies => {
+                    self.world.reply(caller.conn, caller.request, |reply| match apply {
+                        Apply::New => reply.lease(caller.object),
+                        _ => reply.parts(&value, &[]),
+                    });
+                }
+                Err(failure) if replies => {
+                    let trouble = trouble::failed(failure);
+                    self.world.refuse(caller.conn, caller.request, &trouble);
+                }
+                _ => {}
+            }
+            self.run_backlog(caller.object);
+            self.world.counts.down(caller.object, 1);
+        }
+    }
+
+    fn run_backlog(&mut self, number: u64) {
+        while let Some(object) = self.objects.get_mut(&number)
+            && !object.busy
+            && let Some(Deferred { caller, op, replies, payload }) = object.backlog.pop_front()
+        {
+            let Some(peer) = self.world.peers.get_mut(&caller.conn) else { continue };
+            peer.queued = peer.queued.saturating_sub(1);
+            if let Err(malformed) = self.request(caller, op, replies, &payload) {
+                self.world.refuse(caller.conn, caller.request, &Trouble::Malformed(malformed));
+                self.flush(caller.conn);
+                self.end(caller.conn);
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Connections: what comes in, what goes out, and their end.
+
+use super::{HIGH, SHARE, STEP, Server, TURN, Trouble, UNACKED, entry::Entry};
+use crate::{
+    error::ErrorKind,
+    proto::{self, HEADER, Header, Op},
+    wire::{Wire, errno},
+};
+use procession_sys::Deadline;
+use rustix::{
+    event::epoll::{self, EventData, EventFlags},
+    io::Errno,
+};
+use std::collections::BTreeSet;
+
+pub(crate) struct Conn {
+    pub(super) wire: Wire,
+    /// Came by the private address.
+    pub(super) private: bool,
+    /// What was read of frames that are not done yet.
+    pub(super) input: Vec<u8>,
+    /// What goes out before replies do: the handshake's part, or the answer to who comes back. And how much of it went out.
+    pub(super) head: Vec<u8>,
+    pub(super) head_sent: usize,
+    /// Until it has said hello.
+    pub(super) entry: Option<Entry>,
+    /// When something came or went last, where somebody asks for that; and how long nothing may.
+    pub(super) heard: u64,
+    pub(super) silence: u64,
+    /// Requests in `input` wait until their client has read replies.
+    pub(super) held: bool,
+    /// It has had its share of this turn; the rest of `input` waits in `Server::more`.
+    pub(super) yielded: bool,
+    /// What the epoll looks for.
+    pub(super) interest: EventFlags,
+}
+
+impl Conn {
+    fn note_life(&mut self) {
+        if self.silence > 0 {
+            self.heard = Deadline::now().as_nanos();
+        }
+    }
+
+    fn unsent(&self) -> usize {
+        self.head.len() - self.head_sent
+    }
+}
+
+impl Server {
+    pub(super) fn ready(&mut self, number: u64, flags: EventFlags) {
+        if flags.contains(EventFlags::OUT) {
+            // What was held back goes on in `settle`.
+            self.world.dirty.push(number);
+        }
+        if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            self.read(number);
+        }
+    }
+
+    /// Reads once, and does what was asked.
+    pub(super) fn read(&mut self, number: u64) {
+        let Some(conn) = self.conns.get_mut(&number).filter(|conn| !conn.yielded) else { return };
+        if conn.input.is_empty() {
+            // Idle connections keep no memory.
+            std::mem::swap(&mut conn.input, &mut self.scratch);
+        }
+        let have = conn.input.len();
+        let missing = conn
+            .input
+            .first_chunk::<HEADER>()
+            .and_then(|header| Header::decode(header).ok())
+            .map_or(STEP, |header| {
+                usize::try_from(header.len).unwrap_or(STEP).saturating_add(HEADER) - have.min(HEADER)
+            });
+        // It grows with what has come, not with what was announced.
+        conn.input.reserve(missing.min(STEP.max(have)).max(4096));
+        match conn.wire.recv(&mut conn.input, false) {
+            Ok(0) => self.close(number),
+            Ok(_) => {
+                conn.note_life();
+                if self.enter(number) {
+                    self.go_on(number);
+                }
+            }
+            Err(error) => match errno(&error) {
+                Some(Errno::AGAIN | Errno::INTR) => self.put_away(number),
+                _ => {
+                    if conn.entry.is_some() {
+                        self.note_refusal(number, &error.to_string());
+                    }
+                    self.close(number);
+                }
+            },
+        }
+    }
+
+    /// Does what stands in a connection's input, as long as its replies are read.
+    pub(super) fn go_on(&mut self, number: u64) {
+        let Some(conn) = self.conns.get_mut(&number) else { return };
+        let input = std::mem::take(&mut conn.input);
+        let mut rest: &[u8] = &input;
+        let mut broken = None;
+        let (mut done, mut share, mut yielded) = (0, None, false);
+        while broken.is_none()
+            && !self.is_full(number)
+            && let Some((header, behind)) = rest.split_first_chunk::<HEADER>()
+        {
+            let header = match Header::decode(header) {
+                Ok(header) => header,
+                Err(malformed) => {
+                    broken = Some((0, Trouble::Malformed(malformed)));
+                    break;
+                }
+            };
+            if header.len > self.bounds.max_frame {
+                let text = format!("a frame of {} bytes, the limit is {}", header.len, self.bounds.max_frame);
+                broken = Some((header.request, Trouble::fault(ErrorKind::Limit, text)));
+                break;
+            }
+            let Some((payload, behind)) = behind.split_at_checked(header.len as usize) else { break };
+            if done == SHARE || share.is_some_and(Deadline::passed) {
+                yielded = true;
+                break;
+            }
+            done += 1;
+            share = share.or_else(|| Some(Deadline::after(TURN)));
+            rest = behind;
+            if header.method == Op::Resume as u16 {
+                let outcome = match rest.is_empty() {
+                    true => self.come_back(number, payload),
+                    false => Err(Trouble::fault(ErrorKind::Invalid, "more came than who we have here")),
+                };
+                match outcome {
+                    Ok(()) => return,
+                    Err(trouble) => broken = Some((header.request, trouble)),
+                }
+                break;
+            }
+            match self.frame(number, &header, payload) {
+                Ok(()) => {
+                    if let Some(peer) = self.world.peers.get_mut(&number).filter(|peer| peer.token.is_some())
+                    {
+                        peer.received += 1;
+                    }
+                }
+                Err(malformed) => broken = Some((header.request, Trouble::Malformed(malformed))),
+            }
+        }
+        if let Some((request, trouble)) = broken {
+            self.world.refuse(number, request, &trouble);
+            self.flush(number);
+            return self.end(number);
+        }
+        let left = rest.len();
+        let full = self.is_full(number);
+        if let Some(conn) = self.conns.get_mut(&number) {
+            conn.input = input;
+            conn.input.drain(..conn.input.len() - left);
+            conn.held = (full || yielded) && left > 0;
+            conn.yielded = yielded;
+            if yielded {
+                self.more.push(number);
+            }
+        }
+        self.put_away(number);
+    }
+
+    /// Whether a client has so many replies to read that nothing more is done for it.
+    pub(super) fn is_full(&self, number: u64) -> bool {
+        self.world.peers.get(&number).is_none_or(|peer| peer.out.len() - peer.sent >= HIGH)
+    }
+
+    /// Lends the memory of an empty input to the next one.
+    fn put_away(&mut self, number: u64) {
+        if let Some(conn) = self.conns.get_mut(&number)
+            && conn.input.is_empty()
+        {
+            let memory = std::mem::take(&mut conn.input);
+            if memory.capacity() <= 1 << 20 && memory.capacity() > self.scratch.capacity() {
+                self.scratch = memory;
+            }
+        }
+        self.watch(number);
+    }
+
+    /// Has the epoll look for what can be done.
+    fn watch(&mut self, number: u64) {
+        let (Some(conn), Some(peer)) = (self.conns.get_mut(&number), self.world.peers.get(&number)) else {
+            return;
+        };
+        let unsent = peer.out.len() - peer.sent + conn.unsent();
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, unsent < HIGH);
+        interest.set(EventFlags::OUT, (unsent > 0 && !conn.wire.is_handshaking()) || conn.wire.has_rest());
+        if interest != conn.interest {
+            conn.interest = interest;
+            let _ = epoll::modify(&self.epoll, &conn.wire, EventData::new_u64(number), interest);
+        }
+    }
+
+    pub(super) fn flush(&mut self, number: u64) {
+        let (Some(conn), Some(peer)) = (self.conns.get_mut(&number), self.world.peers.get_mut(&number))
+        else {
+            return;
+        };
+        // The end is seen by reading.
+        let _ = conn.wire.flush();
+        let keeps = peer.token.is_some();
+        loop {
+            let (bytes, sent) = match conn.unsent() {
+                0 if peer.sent == peer.out.len() => break,
+                0 => (&peer.out, &mut peer.sent),
+                _ => (&conn.head, &mut conn.head_sent),
+            };
+            match conn.wire.send(&bytes[*sent..]) {
+                Ok(taken) => *sent += taken,
+                Err(error) => match errno(&error) {
+                    Some(Errno::INTR) => continue,
+                    Some(Errno::AGAIN) => break,
+                    _ if keeps => break,
+                    _ => *sent = bytes.len(),
+                },
+            }
+            conn.note_life();
+        }
+        if conn.unsent() == 0 {
+            (conn.head, conn.head_sent) = (Vec::new(), 0);
+        }
+        if keeps {
+            // One frame may be as long as it likes: it is received, or not.
+            if peer.sent > UNACKED && proto::skip(&peer.out, 1).1 + UNACKED < peer.sent {
+                self.note_refusal(number, "it does not say what it has received");
+                return self.end(number);
+            }
+        } else if peer.sent == peer.out.len() {
+            peer.sent = 0;
+            if peer.out.capacity() > STEP {
+                peer.out = Vec::new();
+            }
+            peer.out.clear();
+        } else if peer.sent > HIGH.max(peer.out.len() / 2) {
+            peer.out.drain(..peer.sent);
+            peer.sent = 0;
+        }
+        self.watch(number);
+    }
+
+    /// Takes a connection away from the loop.
+    pub(super) fn take_out(&mut self, number: u64) -> Option<Conn> {
+        let conn = self.conns.remove(&number)?;
+        let _ = epoll::delete(&self.epoll, &conn.wire);
+        if !conn.private {
+            self.publics -= 1;
+        }
+        self.pending.remove(&number);
+        Some(conn)
+    }
+
+    /// A connection is over. Its client may come back, or not.
+    pub(super) fn close(&mut self, number: u64) {
+        let Some(conn) = self.take_out(number) else { return };
+        if conn.entry.as_ref().is_some_and(|entry| entry.handshake.is_some()) {
+            self.note(&format!(
+                "{}: it went in the middle of the handshake",
+                super::entry::whence(&conn.wire)
+            ));
+        }
+        drop(conn);
+        if !self.keep_for(number) {
+            self.end_peer(number);
+        }
+    }
+
+    /// A connection is over, and its client as well.
+    pub(super) fn end(&mut self, number: u64) {
+        drop(self.take_out(number));
+        self.end_peer(number);
+    }
+
+    /// Gives back what a client had.
+    pub(super) fn end_peer(&mut self, number: u64) {
+        let Some(peer) = self.world.peers.get_mut(&number) else { return };
+        let (parked, holds) = (std::mem::take(&mut peer.parked), std::mem::take(&mut peer.holds));
+        if let Some(token) = peer.token {
+            self.tokens.remove(&token);
+        }
+        let issues = peer.issues;
+        // Each object once, however many requests wait there.
+        let waits_on: BTreeSet<u64> = parked.into_values().collect();
+        for object in waits_on {
+            if let Some(target) = self.objects.get_mut(&object) {
+                target.forget(number, object, &mut self.world);
+            }
+        }
+        for object in holds {
+            if let Some(target) = self.objects.get_mut(&object) {
+                target.client_died(number, object, &mut self.world);
+            }
+        }
+        if issues {
+            for (_, (object, _)) in self.tickets.extract_if(|_, (_, issuer)| *issuer == number) {
+                self.world.counts.down(object, 1);
+            }
+        }
+        if let Some(peer) = self.world.peers.remove(&number) {
+            peer.leases.into_iter().for_each(|(object, times)| self.world.counts.down(object, times));
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! A socket, plain or within TLS: what both sides send and read by.
+
+use procession_sys::fd;
+use rustix::{
+    buffer::spare_capacity,
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendFlags, sockopt},
+};
+#[cfg(feature = "tls")]
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) socket: OwnedFd,
+    /// Nobody waits with this lock in hand.
+    #[cfg(feature = "tls")]
+    tunnel: Option<Mutex<crate::tls::Tunnel>>,
+}
+
+impl Wire {
+    pub(crate) fn plain(socket: OwnedFd) -> Wire {
+        Wire {
+            socket,
+            #[cfg(feature = "tls")]
+            tunnel: None,
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn within(socket: OwnedFd, tunnel: crate::tls::Tunnel) -> Wire {
+        Wire { socket, tunnel: Some(Mutex::new(tunnel)) }
+    }
+
+    #[cfg(feature = "tls")]
+    fn tunnel(&self) -> Option<MutexGuard<'_, crate::tls::Tunnel>> {
+        self.tunnel.as_ref().map(|tunnel| tunnel.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether reading never waits by itself.
+    pub(crate) fn is_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tunnel.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    /// Whether the handshake of TLS is under way.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tunnel().is_some_and(|tunnel| tunnel.is_handshaking());
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    /// Appends what came; 0 is the end. Waits only where `waits`, and never within TLS: `AGAIN` then.
+    pub(crate) fn recv(&self, into: &mut Vec<u8>, waits: bool) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(mut tunnel) = self.tunnel() {
+            return tunnel.recv(self.socket.as_fd(), into);
+        }
+        let flags = if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+        Ok(rustix::net::recv(&self.socket, spare_capacity(into), flags)?.1)
+    }
+
+    /// Takes some of the bytes, or `AGAIN`; never waits.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(mut tunnel) = self.tunnel() {
+            return tunnel.send(self.socket.as_fd(), bytes);
+        }
+        Ok(rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+
+    /// Sends what was taken and did not go out yet; false if the socket takes no more.
+    pub(crate) fn flush(&self) -> io::Result<bool> {
+        #[cfg(feature = "tls")]
+        if let Some(mut tunnel) = self.tunnel() {
+            tunnel.flush(self.socket.as_fd())?;
+            return Ok(!tunnel.has_rest());
+        }
+        Ok(true)
+    }
+
+    /// Whether something that was taken did not go out yet.
+    pub(crate) fn has_rest(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tunnel().is_some_and(|tunnel| tunnel.has_rest());
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
+    /// Ends it for both sides and all copies.
+    pub(crate) fn cut(&self) {
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
+    /// Has the kernel notice a peer that vanished without a word: one whose network takes nothing any more, or that does not
+    /// answer, for about `bound`. Unix sockets know no such thing, and need none.
+    pub(crate) fn watch_peer(&self, bound: Duration) {
+        if sockopt::socket_domain(&self.socket) == Ok(AddressFamily::UNIX) {
+            return;
+        }
+        let part = |share: u32| (bound / share).max(Duration::from_secs(1));
+        let _ = sockopt::set_socket_keepalive(&self.socket, true);
+        let _ = sockopt::set_tcp_keepidle(&self.socket, part(2));
+        let _ = sockopt::set_tcp_keepintvl(&self.socket, part(8));
+        let _ = sockopt::set_tcp_keepcnt(&self.socket, 4);
+        let millis = u32::try_from(bound.as_millis()).unwrap_or(u32::MAX);
+        let _ = sockopt::set_tcp_user_timeout(&self.socket, millis);
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What an error of a wire says about going on.
+pub(crate) fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw_os_error)
+}
+
+/// Waits for the wire as the handshake wants it.
+pub(crate) fn wait(wire: &Wire, writes: bool, deadline: procession_sys::Deadline) -> io::Result<bool> {
+    if writes {
+        fd::writable(wire.as_fd(), Some(deadline))
+    } else {
+        fd::readable(wire.as_fd(), Some(deadline))
+    }
+}
