@@ -1,6 +1,7 @@
 //! Calls as futures.
 
-use procession_manager::{Manager, Queue};
+use crate::proxy::Proxy;
+use procession_manager::{Address, Manager, Queue, Reconnect, Session};
 use procession_process::Process;
 use procession_testkit::{test_watchdog, wait::eventually};
 use std::{
@@ -193,6 +194,38 @@ fn a_killed_server_ends_every_future() {
         assert!(all.into_iter().all(|future| future.join().unwrap().is_server_gone()));
     });
     assert!(block_on(queue.get_async()).unwrap_err().is_server_gone());
+}
+
+#[test]
+fn a_future_goes_on_waiting_through_a_cut() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::builder().address(("127.0.0.1", 0)).authkey("key").start().unwrap();
+    let (queue, other) = (manager.queue::<u64>().unwrap(), manager.queue::<u64>().unwrap());
+    manager.publish("queue", &queue).unwrap();
+    manager.publish("other", &other).unwrap();
+    let Some(Address::Tcp(address)) = manager.public_address().cloned() else { panic!("no port") };
+    let proxy = Proxy::to(address);
+    let reconnect =
+        Reconnect::default().attempts(1000).pauses(Duration::from_millis(1), Duration::from_millis(20));
+    let session = Session::connector("key").reconnect(reconnect).connect(proxy.address()).unwrap();
+    let (far, given_up) =
+        (session.find::<Queue<u64>>("queue").unwrap(), session.find::<Queue<u64>>("other").unwrap());
+    let mut dropped = Box::pin(given_up.get_async());
+    begin(&mut dropped);
+    thread::scope(|scope| {
+        let taker = scope.spawn(|| block_on(far.get_async()).unwrap());
+        eventually("both wait", LONG, || manager.stats().unwrap().waiting == 2);
+        proxy.refuse(true);
+        proxy.cut();
+        // It is given up while there is no connection, and told when there is one.
+        drop(dropped);
+        queue.put(&7).unwrap();
+        proxy.refuse(false);
+        assert_eq!(taker.join().unwrap(), 7);
+    });
+    eventually("nobody waits", LONG, || manager.stats().unwrap().waiting == 0);
+    other.put(&8).unwrap();
+    assert_eq!(other.get_timeout(LONG).unwrap(), 8);
 }
 
 #[cfg(feature = "pool")]
