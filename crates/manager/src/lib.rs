@@ -82,6 +82,36 @@
 //! * **A forked child** has its parent's proxies, and makes a connection and leases of its own when it uses one. Until then
 //!   its parent's leases keep the object. Guards and permits stay the parent's: the child's copies do nothing.
 //!
+//! # Over a network
+//! A public address ([`Builder::address`]) is for processes of other trees and other machines. They find what is published
+//! ([`Session::publish`], [`Session::find`]); the names of types are checked; functions are refused. What a failing network does
+//! depends on what the client has asked for ([`Session::connector`]):
+//!
+//! | what happens | by default | with [`Connector::reconnect`] | with [`Connector::keepalive`] |
+//! |---|---|---|---|
+//! | the connection breaks, calls wait | an error, which says whether the call may have been done | they go on waiting; each call is done once | |
+//! | leases, locks, permits, places in waits | given back, locks poisoned | kept for the grace, then given back | |
+//! | no attempt succeeds in time | | an error, as by default | |
+//! | the network swallows everything | noticed after half a minute; after two, where something is on its way | as by default, then as a broken connection | noticed after about the bound |
+//! | the other side is stopped (SIGSTOP) | not noticed | not noticed | noticed after about the bound |
+//! | the client says farewell (its last proxy and session are dropped) | given back at once | given back at once | |
+//! | the client is killed | given back at once | after the grace | after the bound, if its machine went with it |
+//!
+//! How a client comes back: both sides number the frames of a session. Who sent one keeps it until the other side has it. After
+//! a new handshake the client shows the session's token, each says what it has, and what is missing is sent again. So no call
+//! is done twice, and no reply is lost, whatever place the connection is cut at. Locks are kept through that on purpose: who
+//! holds one is still there, and what it guards is not half changed by a network. It lasts as long as the server grants
+//! ([`Builder::max_grace`]). A proxy that lies in a parcel in transit has a connection of its own, which does not come back: its
+//! lease ends if that breaks before the proxy is used.
+//!
+//! With the feature `tls` a public address speaks TLS 1.3 (`rustls`, with `ring`): both sides show certificates, and prove the
+//! key inside. Who is refused is told why, and the server keeps the reasons ([`Session::refusals`]). Parcels that hold proxies or
+//! sessions hold the client's private key then; they are for processes of this program.
+//!
+//! At most [`Builder::max_connections`] are served at the public address; one more is told so. Who does not prove the key, or does
+//! not say hello, within ten seconds is closed; of those who have not proved the key a thousand are kept at most. As many as may
+//! be connected may be away; for one more there is no grace.
+//!
 //! # What it does not do
 //! * A forked child that does not use the parent's sessions or proxies keeps a copy of its parent's socket. If it outlives
 //!   its parent, the server does not see that the parent is dead until the child ends, and the parent's locks stay taken.
@@ -89,15 +119,15 @@
 //! * A bare `fork` while another thread is in the middle of the first use of a session or proxy leaves the child with that
 //!   one's lock taken: only what the forking process has used before is of use in the child.
 //! * Functions run on at most 64 threads: if as many block at once, others wait for them.
-//! * Connections at a public address are not counted: whoever knows the key can use up the server's descriptors. Those who
-//!   are connected are served on.
-//! * A message without a reply, as the end of a guard is, waits for a second for a server that does not read, then goes with
-//!   this process's next call or reply.
+//! * The time limit of a call in [`Connector::reconnect`]'s sessions runs on while the connection is broken; a wait for a
+//!   condition whose time is over then loses its lock, as with a server that is stopped.
+//! * What a client that comes back has sent is kept twice, by it and in the server, until the other side has it.
+//! * TLS sessions are not resumed: each connection is a whole handshake.
 //!
 //! # Who is let in
 //! Each manager draws a key. Proxies and sessions carry it in parcels, so processes that get one can use it, and nobody else
 //! can. The private address is an abstract Unix socket, so the processes must share a network namespace. A public address
-//! ([`Builder::address`]) has a key of its own; nothing on it is encrypted.
+//! ([`Builder::address`]) has a key of its own; nothing on it is encrypted without the feature `tls`.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]

@@ -99,9 +99,9 @@ impl Wire {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
-    /// Has the kernel notice a peer that vanished without a word: one whose network takes nothing any more, or that does not
-    /// answer, for about `bound`. Unix sockets know no such thing, and need none.
-    pub(crate) fn watch_peer(&self, bound: Duration) {
+    /// Has the kernel notice a peer that vanished without a word: one that does not answer for about `bound`, or takes nothing
+    /// of what is on its way for `unread`. Unix sockets know no such thing, and need none.
+    pub(crate) fn watch_peer(&self, bound: Duration, unread: Duration) {
         if sockopt::socket_domain(&self.socket) == Ok(AddressFamily::UNIX) {
             return;
         }
@@ -110,7 +110,7 @@ impl Wire {
         let _ = sockopt::set_tcp_keepidle(&self.socket, part(2));
         let _ = sockopt::set_tcp_keepintvl(&self.socket, part(8));
         let _ = sockopt::set_tcp_keepcnt(&self.socket, 4);
-        let millis = u32::try_from(bound.as_millis()).unwrap_or(u32::MAX);
+        let millis = u32::try_from(unread.as_millis()).unwrap_or(u32::MAX);
         let _ = sockopt::set_tcp_user_timeout(&self.socket, millis);
     }
 }

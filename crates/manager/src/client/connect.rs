@@ -109,10 +109,10 @@ pub(super) fn open(access: &Access, timeout: Duration) -> Result<Wire> {
     if within {
         enter(&wire, &key, deadline)?;
     }
-    if let Some(silence) = access.silence {
-        wire.watch_peer(silence);
-    } else {
-        wire.watch_peer(crate::server::SILENCE);
+    match access.silence {
+        // Who gives signs of life reads.
+        Some(silence) => wire.watch_peer(silence, silence),
+        None => wire.watch_peer(crate::server::SILENCE, crate::server::UNREAD),
     }
     Ok(wire)
 }

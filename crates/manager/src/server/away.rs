@@ -75,8 +75,10 @@ impl Server {
 
     /// The connection of a client is over; true if what is its stays.
     pub(super) fn keep_for(&mut self, number: u64) -> bool {
+        // Those who are away are bounded, as those are who are here.
+        let room = self.away.len() < self.most_publics;
         let Some(peer) = self.world.peers.get_mut(&number) else { return false };
-        if peer.token.is_none() || peer.grace == 0 {
+        if peer.token.is_none() || peer.grace == 0 || !room {
             return false;
         }
         let until = Deadline::after(Duration::from_nanos(peer.grace)).as_nanos();
@@ -105,7 +107,9 @@ impl Server {
         peer.sent = peer.out.len();
         peer.ack(received)?;
         peer.sent = 0;
-        peer.away = None;
+        if let Some(until) = peer.away.take() {
+            self.away.remove(&(until, old));
+        }
         let (silence, has) = (peer.silence, peer.received);
         // One that broke, and did not say so yet.
         drop(self.take_out(old));

@@ -285,6 +285,9 @@ impl Server {
         if let Some(token) = peer.token {
             self.tokens.remove(&token);
         }
+        if let Some(until) = peer.away {
+            self.away.remove(&(until, number));
+        }
         let issues = peer.issues;
         // Each object once, however many requests wait there.
         let waits_on: BTreeSet<u64> = parked.into_values().collect();

@@ -86,7 +86,7 @@ impl Server {
             return;
         }
         // A client that vanished without a word is noticed.
-        wire.watch_peer(super::SILENCE);
+        wire.watch_peer(super::SILENCE, super::UNREAD);
         let enters = handshake.is_some();
         let entry = (!private).then(|| Entry {
             handshake,

@@ -77,6 +77,8 @@ const OUTSTANDING: usize = 16 << 10;
 const UNACKED: usize = 64 << 20;
 /// How long a peer over a network may be silent before the kernel asks and gives it up, where nobody says.
 pub(crate) const SILENCE: Duration = Duration::from_secs(35);
+/// How long it may take nothing of what was sent to it: it may be stopped, or have nobody who reads, and yet be there.
+pub(crate) const UNREAD: Duration = Duration::from_secs(140);
 /// How many requests of a client are done, and for how long, before others have their turn.
 const SHARE: usize = 1024;
 const TURN: Duration = Duration::from_millis(2);

@@ -1,6 +1,7 @@
 //! What a request may make the server do, and what a mistake leaves behind.
 
 use procession_manager::{ErrorKind, List, Manager};
+use procession_parcel::Bytes;
 use procession_process::Process;
 use procession_testkit::{test_watchdog, wait::eventually};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -147,8 +148,8 @@ fn a_forked_childs_copy_of_a_guard_gives_nothing_back() {
 fn what_is_taken_out_at_once_is_bounded() {
     let _watchdog = test_watchdog();
     let manager = Manager::builder().max_frame(4 << 20).start().unwrap();
-    let (queue, list) = (manager.queue::<Vec<u8>>().unwrap(), manager.list::<Vec<u8>>().unwrap());
-    let (item, count) = (vec![1; 1 << 20], 70);
+    let (queue, list) = (manager.queue::<Bytes>().unwrap(), manager.list::<Bytes>().unwrap());
+    let (item, count) = (Bytes(vec![1; 1 << 20]), 70);
     for _ in 0..count {
         queue.put(&item).unwrap();
         list.push(&item).unwrap();

@@ -246,6 +246,31 @@ fn a_server_may_forbid_coming_back() {
 }
 
 #[test]
+fn those_who_are_away_are_bounded() {
+    let _watchdog = test_watchdog();
+    let manager =
+        Manager::builder().address(("127.0.0.1", 0)).authkey("key").max_connections(1).start().unwrap();
+    let Some(Address::Tcp(address)) = manager.public_address().cloned() else { panic!("no port") };
+    let lost = || {
+        let proxy = Proxy::to(address);
+        let session = Session::connector("key").reconnect(quick()).connect(proxy.address()).unwrap();
+        let list = session.list_of(&[1]).unwrap();
+        proxy.refuse(true);
+        proxy.cut();
+        eventually("the server sees it", LONG, || manager.stats().unwrap().connections == 1);
+        (proxy, list)
+    };
+    let first = lost();
+    assert_eq!((manager.stats().unwrap().away, manager.stats().unwrap().objects), (1, 1));
+    let second = lost();
+    assert_eq!((manager.stats().unwrap().away, manager.stats().unwrap().objects), (1, 1));
+    first.0.refuse(false);
+    assert_eq!(first.1.len().unwrap(), 1);
+    second.0.refuse(false);
+    assert!(second.1.len().unwrap_err().is_server_gone());
+}
+
+#[test]
 fn a_stopped_client_is_noticed_and_what_it_holds_is_given_back() {
     let _watchdog = test_watchdog();
     let (manager, address) = manager();
@@ -276,20 +301,21 @@ fn a_stopped_client_is_noticed_and_what_it_holds_is_given_back() {
 }
 
 #[test]
-fn a_server_that_vanished_is_noticed_by_who_waits() {
+fn a_server_that_is_stopped_is_noticed_by_who_waits() {
     let _watchdog = test_watchdog();
     let (manager, address) = manager();
-    let proxy = Proxy::to(address);
     let bound = Duration::from_secs(1);
-    let session = Session::connector("key").keepalive(bound).connect(proxy.address()).unwrap();
+    let session = Session::connector("key").keepalive(bound).connect(address).unwrap();
     let queue = session.queue::<u64>().unwrap();
     let waits = std::thread::spawn(move || queue.get().unwrap_err());
     eventually("it waits", LONG, || manager.stats().unwrap().waiting == 1);
-    proxy.swallow(true);
+    kill_process(pid(&manager), Signal::STOP).unwrap();
     let begin = Instant::now();
     let error = waits.join().unwrap();
     assert!(error.is_server_gone() && error.may_have_run(), "{error}");
+    assert!(error.to_string().contains("said nothing"), "{error}");
     assert!(begin.elapsed() < LONG);
+    kill_process(pid(&manager), Signal::CONT).unwrap();
     eventually("the server notices as well", LONG, || manager.stats().unwrap().objects == 0);
 }
 
