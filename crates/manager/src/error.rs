@@ -126,6 +126,12 @@ impl Error {
         error
     }
 
+    /// The same, with something to add.
+    pub(crate) fn and(mut self, more: &str) -> Error {
+        self.0.cause = format!("{}; {more}", self.0.cause);
+        self
+    }
+
     /// What kind of failure it was.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

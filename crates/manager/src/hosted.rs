@@ -35,6 +35,15 @@ pub trait Hosted: sealed::Sealed {
     fn ticket(&self) -> crate::Result<crate::Ticket<Self>> {
         crate::Ticket::issue(self.proxy())
     }
+
+    /// Names and signatures of the methods that the object has in its server, where the type is a
+    /// [hosted](macro@crate::hosted) one; else none. Python's `get_methods`.
+    ///
+    /// # Errors
+    /// If the server or the object is gone.
+    fn methods(&self) -> crate::Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
 }
 
 /// Declares a proxy, with all that proxies have in common.

@@ -339,6 +339,23 @@ pub(crate) struct Answer<'a> {
     pub(crate) number: u64,
 }
 
+impl<'a> Answer<'a> {
+    /// For a reply that came otherwise than by [`Lease::ask`].
+    #[cfg_attr(
+        not(any(feature = "async", feature = "pool")),
+        allow(dead_code, reason = "nothing else is waited for later")
+    )]
+    pub(crate) fn new(
+        doing: &'static str,
+        site: &'a Arc<Site>,
+        client: &'a Arc<Client>,
+        input: Reader<'a>,
+        number: u64,
+    ) -> Answer<'a> {
+        Answer { doing, site, client, input, number }
+    }
+}
+
 impl Answer<'_> {
     pub(crate) fn u64(&mut self) -> Result<u64> {
         self.input.u64().map_err(|error| malformed(self.doing, error))
@@ -355,6 +372,10 @@ impl Answer<'_> {
     pub(crate) fn key<T: DeserializeOwned + 'static>(&mut self) -> Result<T> {
         let bytes = self.input.bytes().map_err(|error| malformed(self.doing, error))?;
         codec::decode(bytes).map_err(|error| Error::encoding(self.doing, error))
+    }
+
+    pub(crate) fn text(&mut self) -> Result<String> {
+        self.input.text().map(str::to_owned).map_err(|error| malformed(self.doing, error))
     }
 
     pub(crate) fn value<T: DeserializeOwned + 'static>(&mut self) -> Result<T> {

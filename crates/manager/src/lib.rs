@@ -47,10 +47,19 @@
 //! call whose time was over may still arrive.
 //!
 //! # Functions
-//! `update` and `call` send a function to the data, by reference: it captures nothing, and is part of this very program. They
-//! run on threads of the server's, those of one object one after the other; other objects, and the loop, go on. A panic is the
+//! Methods of [hosted](macro@hosted) types go by name. `update` and `call` send a function to the data, by reference: it
+//! captures nothing, and is part of this very program. They run on threads of the server's, those of one object one after the other; other objects, and the loop, go on. A panic is the
 //! call's error. Functions are taken from processes of the manager's own tree only, never over a public address: there
 //! `compare_and_swap` does the same. Proxies cannot be used inside of them.
+//!
+//! # Futures
+//! With the feature `async` calls that may wait have forms that are futures, for any executor (`get_async`, `lock_async`,
+//! `wait_async`, …). One that is dropped gives its place in the row back, and whatever had reached it. While futures wait, one
+//! thread of this process reads for all of them. The first use of a proxy or session connects, and blocks for that.
+//!
+//! # Pools
+//! With the feature `pool` the server keeps pools of worker processes for its clients (`Session::pool`). Their calls run beside
+//! the loop, as those of any pool do; a dead client's are taken back.
 //!
 //! # Invariants
 //! 1. An object exists exactly as long as something of the table above refers to it. Each reference is counted where it is
@@ -60,7 +69,8 @@
 //!    and is given back when that ends.
 //! 4. An item of a queue is in the queue, or in hand of one client; a lock has one owner; both change in the loop alone.
 //! 5. What comes from a client is hostile until it is checked; a mistake costs that client its connection, and nobody else
-//!    anything. No code runs for a client that is not of this tree.
+//!    anything. For a client that is not of this tree no code runs but methods of hosted types and, in a pool that was
+//!    published, functions that were registered.
 //!
 //! # When a process dies
 //! * **A client**, at any instruction: a request that came whole is done, another is not. Its leases end; its locks are
@@ -128,6 +138,9 @@ mod client;
 mod connector;
 mod error;
 mod hosted;
+mod hosting;
+#[cfg(feature = "async")]
+mod later;
 mod lease;
 mod manager;
 mod proto;
@@ -146,6 +159,7 @@ pub use access::Reconnect;
 pub use connector::Connector;
 pub use error::{Error, ErrorKind, LockError, Result};
 pub use hosted::Hosted;
+pub use hosting::Host;
 pub use manager::{Builder, LocalServer, Manager, Stopper};
 pub use procession_channel::net::{Address, AuthKey, ToAddress};
 pub use proxy::{
@@ -153,10 +167,36 @@ pub use proxy::{
     JoinableQueue, List, ListIter, Lock, Namespace, Permit, Queue, RGuard, RLock, Semaphore, Set, Value,
     Waited,
 };
+#[cfg(feature = "pool")]
+pub use proxy::{PoolProxy, PoolTask};
 pub use session::{Session, Stats};
 pub use ticket::Ticket;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
+
+/// Methods by name: makes a typed proxy of a type whose objects live in a manager's server.
+///
+/// On `impl Counter { … }` it writes `CounterProxy`, a [`Hosted`] proxy that has each of the block's public methods with a
+/// receiver, and returns what the method returns in a [`Result`]. The constructor, `pub fn new(…)`, may give `Self` or a
+/// `Result<Self, E>`; [`Session::create`] calls it in the server. Private methods, and those with `#[hosted(skip)]`, stay
+/// the type's own.
+///
+/// The type is known by its name, `Counter`, or by `#[hosted(name = "…")]`; its methods by name and by the names of their types.
+/// So client and server may be different builds, as long as both have the type. `#[hosted(crate = "…")]` says where this crate
+/// is, if not at `::procession_manager`.
+///
+/// Arguments and results are owned, and serde's. Generic types and methods are refused, as are references. Methods of one
+/// object run one after the other, on a thread of the server's; what they do with a proxy is refused as in any function of
+/// [`Custom::call`].
+pub use procession_macros::hosted;
+
+/// For what `#[hosted]` writes.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::hosting::{HostProxy, Instance, MethodEntry, TYPES, TypeEntry, call, deserialize, make};
+    pub use linkme;
+    pub use serde;
+}
 
 /// For the fuzzer and its test.
 #[doc(hidden)]

@@ -1,9 +1,10 @@
 //! The manager: a server in a process of its own, from start to end; and a server in this process.
 
 use crate::{
-    Session,
+    Host, Session,
     access::{Access, Material},
     error::{Error, ErrorKind, Result},
+    hosting::{self, Known, Registered},
     server::{Bounds, Secure, Server},
 };
 use procession_channel::{
@@ -31,6 +32,7 @@ pub struct Builder {
     key: Option<AuthKey>,
     initializer: Option<Result<(Erased, Parcel)>>,
     bounds: Bounds,
+    registered: Vec<Registered>,
     material: Option<Material>,
 }
 
@@ -38,7 +40,16 @@ impl Builder {
     fn new() -> Builder {
         let addresses = Ok(Vec::new());
         let bounds = Bounds::default();
-        Builder { name: None, method: None, addresses, key: None, initializer: None, bounds, material: None }
+        Builder {
+            name: None,
+            method: None,
+            addresses,
+            key: None,
+            initializer: None,
+            bounds,
+            registered: Vec::new(),
+            material: None,
+        }
     }
 
     /// The name of its process, for messages and `ps`; `Manager-1` by default.
@@ -108,6 +119,14 @@ impl Builder {
         self
     }
 
+    /// Lets clients of the public address make objects of a [hosted](macro@crate::hosted) type, under this name
+    /// ([`Session::create_named`]; [`Session::create`], where it is the type's own). Clients of the manager's own tree can make
+    /// those of every hosted type without it. Python's `register`.
+    pub fn register<T: Host>(mut self, name: &str) -> Builder {
+        self.registered.push(hosting::registered::<T>(name));
+        self
+    }
+
     fn setup(self) -> Result<(Setup, Option<String>, Option<StartMethod>)> {
         let addresses = self.addresses.map_err(|error| Error::system(START, error))?;
         if !addresses.is_empty() && self.key.is_none() {
@@ -125,6 +144,7 @@ impl Builder {
             identity: Bytes(random()?.as_bytes()[..16].to_vec()),
             initializer: self.initializer.transpose()?,
             bounds: self.bounds,
+            registered: self.registered,
             material: self.material,
             ready: None,
         };
@@ -194,6 +214,7 @@ struct Setup {
     identity: Bytes,
     initializer: Option<(Erased, Parcel)>,
     bounds: Bounds,
+    registered: Vec<Registered>,
     material: Option<Material>,
     ready: Option<Connection<Ready, procession_channel::connection::Nothing>>,
 }
@@ -232,6 +253,7 @@ struct Parts {
     stop: Arc<OwnedFd>,
     identity: [u8; 16],
     bounds: Bounds,
+    known: Known,
     secure: Option<Secure>,
 }
 
@@ -241,12 +263,15 @@ impl Parts {
     }
 
     fn serve(self) -> std::io::Result<()> {
-        Server::new(Some(self.private), self.public, self.stop, self.identity, self.bounds, self.secure)?
-            .run()
+        let (private, public) = (Some(self.private), self.public);
+        let mut server = Server::new(private, public, self.stop, self.identity, self.bounds, self.secure)?;
+        server.known = self.known;
+        server.run()
     }
 }
 
 fn make(setup: Setup) -> std::result::Result<Parts, String> {
+    let known = Known::new(setup.registered)?;
     if let Some((work, arg)) = setup.initializer {
         match work.call(arg) {
             Outcome::Value(_) => {}
@@ -287,7 +312,7 @@ fn make(setup: Setup) -> std::result::Result<Parts, String> {
     let mut identity = [0; 16];
     let len = identity.len().min(setup.identity.len());
     identity[..len].copy_from_slice(&setup.identity[..len]);
-    Ok(Parts { private, public, stop, identity, bounds: setup.bounds, secure })
+    Ok(Parts { private, public, stop, identity, bounds: setup.bounds, known, secure })
 }
 
 #[cfg(feature = "tls")]

@@ -223,6 +223,8 @@ ops! {
     Ticket = 11, Redeem = 12, Cancel = 13, Refusals = 14,
     // A connection that comes back: in the place of `Hello`; what was received; that nobody will come back.
     Resume = 15, Ack = 16, Bye = 17,
+    // A request that waits is given up.
+    Forget = 18,
     // Everything that holds values.
     Len = 20, Clear = 21, Snapshot = 22, Update = 23, UpdateAll = 24, Compare = 25, Page = 26,
     // Dictionaries and sets; their keys come first.
@@ -242,7 +244,9 @@ ops! {
     // Barriers.
     Pass = 110, Abort = 111, Reset = 112, State = 113,
     // Custom objects.
-    Call = 120,
+    Call = 120, CallMethod = 121, Methods = 122,
+    // Pools.
+    PoolRun = 130, PoolInfo = 131, PoolClose = 132, PoolJoin = 133, PoolEnd = 134,
 }
 
 /// The types of hosted objects.
@@ -264,6 +268,9 @@ pub(crate) enum Type {
     Event = 13,
     Barrier = 14,
     Custom = 15,
+    /// Of a type that the server knows by its name.
+    Instance = 16,
+    Pool = 17,
 }
 
 impl Type {
@@ -285,6 +292,8 @@ impl Type {
             Event,
             Barrier,
             Custom,
+            Instance,
+            Pool,
         ]
         .into_iter()
         .find(|one| *one as u64 == number)

@@ -143,7 +143,7 @@ impl Session {
         self.site.client("ask for the grace").map(|client| client.grace())
     }
 
-    fn create<H: Hosted>(&self, write: impl FnOnce(Request) -> Result<Request>) -> Result<H> {
+    pub(crate) fn make<H: Hosted>(&self, write: impl FnOnce(Request) -> Result<Request>) -> Result<H> {
         let form = H::form();
         let request = Request::new(Op::Create, 0).u64(form.kind as u64).u64(form.types);
         let request = write(request)?;
@@ -193,7 +193,7 @@ impl Session {
     }
 
     fn number<H: Hosted>(&self, number: usize) -> Result<H> {
-        self.create(|request| Ok(request.u64(number as u64)))
+        self.make(|request| Ok(request.u64(number as u64)))
     }
 }
 
@@ -202,37 +202,37 @@ impl Session {
 impl Session {
     /// A dictionary. Keys are equal when their encodings are.
     pub fn dict<K: 'static, V: 'static>(&self) -> Result<Dict<K, V>> {
-        self.create(Ok)
+        self.make(Ok)
     }
 
     /// A list.
     pub fn list<T: 'static>(&self) -> Result<List<T>> {
-        self.create(|request| Ok(request.u64(0)))
+        self.make(|request| Ok(request.u64(0)))
     }
 
     /// A list of these items.
     pub fn list_of<T: Serialize + 'static>(&self, items: &[T]) -> Result<List<T>> {
-        self.create(|request| lease::all(CREATE, &self.site, request, items))
+        self.make(|request| lease::all(CREATE, &self.site, request, items))
     }
 
     /// A set. Members are equal when their encodings are.
     pub fn set<T: 'static>(&self) -> Result<Set<T>> {
-        self.create(Ok)
+        self.make(Ok)
     }
 
     /// A namespace: values of any types, by name.
     pub fn namespace(&self) -> Result<Namespace> {
-        self.create(Ok)
+        self.make(Ok)
     }
 
     /// One value.
     pub fn value<T: Serialize + 'static>(&self, value: &T) -> Result<Value<T>> {
-        self.create(|request| lease::all(CREATE, &self.site, request, [value]))
+        self.make(|request| lease::all(CREATE, &self.site, request, [value]))
     }
 
     /// A row of values, of fixed length.
     pub fn array<T: Serialize + 'static>(&self, items: &[T]) -> Result<Array<T>> {
-        self.create(|request| lease::all(CREATE, &self.site, request, items))
+        self.make(|request| lease::all(CREATE, &self.site, request, items))
     }
 
     /// A queue without a bound.
@@ -252,12 +252,12 @@ impl Session {
 
     /// A lock.
     pub fn lock(&self) -> Result<Lock> {
-        self.create(Ok)
+        self.make(Ok)
     }
 
     /// A lock that its thread may take again.
     pub fn rlock(&self) -> Result<RLock> {
-        self.create(Ok)
+        self.make(Ok)
     }
 
     /// A condition, with a lock of its own.
@@ -277,7 +277,7 @@ impl Session {
 
     /// An event.
     pub fn event(&self) -> Result<Event> {
-        self.create(Ok)
+        self.make(Ok)
     }
 
     /// A barrier for so many parties.
@@ -307,7 +307,7 @@ impl Session {
         (trampoline, make): ship::Packed,
         args: &[u8],
     ) -> Result<Custom<T>> {
-        self.create(|request| Ok(request.bytes(&trampoline).bytes(&make).bytes(args)))
+        self.make(|request| Ok(request.bytes(&trampoline).bytes(&make).bytes(args)))
     }
 }
 

@@ -24,8 +24,9 @@ pub(crate) enum State {
     Object(Option<Box<dyn Any + Send>>),
 }
 
-/// A call that is to be made.
-pub(crate) struct Job {
+/// A call that is to be made. Public, but not to be named: what `#[hosted]` writes hands it on.
+#[expect(missing_debug_implementations, reason = "nobody can see one")]
+pub struct Job {
     pub(crate) state: State,
     /// A packed reference to the method.
     pub(crate) method: Vec<u8>,
@@ -33,7 +34,8 @@ pub(crate) struct Job {
 }
 
 /// A call that was made. Where it failed, a row or value is as it was.
-pub(crate) struct Done {
+#[expect(missing_debug_implementations, reason = "nobody can see one")]
+pub struct Done {
     pub(crate) state: State,
     pub(crate) outcome: Result<Vec<u8>, Failure>,
 }
@@ -156,7 +158,14 @@ pub(crate) fn trampoline(bytes: &[u8], trusted: bool) -> Result<fn(Job) -> Done,
     unpack::<Trampoline>(bytes).map(|function| function.as_fn()).map_err(|error| error.to_string())
 }
 
-fn encoding(error: procession_parcel::Error) -> Failure {
+/// A function that a client named for a pool: by offset only if the client may.
+#[cfg(feature = "pool")]
+pub(crate) fn erased(bytes: &[u8], trusted: bool) -> Result<procession_parcel::Erased, String> {
+    let function = if trusted { unpack(bytes) } else { Parcel::new(bytes.to_vec(), Vec::new()).unpack() };
+    function.map_err(|error| error.to_string())
+}
+
+pub(crate) fn encoding(error: procession_parcel::Error) -> Failure {
     Failure::Other(ErrorKind::Encoding, error.to_string())
 }
 
@@ -174,7 +183,7 @@ fn run<T: 'static, A: DeserializeOwned + 'static, R: Serialize + 'static>(
     Ok(bytes)
 }
 
-fn caught<R>(f: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
+pub(crate) fn caught<R>(f: impl FnOnce() -> Result<R, Failure>) -> Result<R, Failure> {
     panics::catch(f).unwrap_or_else(|panic| Err(Failure::Panicked(panic)))
 }
 

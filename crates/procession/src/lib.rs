@@ -30,6 +30,9 @@ pub use procession_channel::{
     ChannelBuilder, Connection, ConnectionError, JoinableQueue, Pipe, Queue, ReceiveError, Receiver, Sender,
     SimpleQueue, Unsent, Waitable, channel, channel_on, wait, wait_deadline,
 };
+/// Methods by name: as [`manager::hosted`](macro@procession_manager::hosted), for those who depend on this crate alone.
+#[cfg(feature = "manager")]
+pub use procession_macros::hosted_by_facade as hosted;
 #[cfg(feature = "manager")]
 pub use procession_manager::Manager;
 pub use procession_parcel::{Bytes, Fd, Function, Parcel, Pod, RemoteError, Task, register, task};
@@ -59,7 +62,7 @@ pub use procession_sync::{
 pub struct RepositoryReadme;
 
 /// And those of the guide.
-#[cfg(all(doctest, feature = "pool", feature = "sync"))]
+#[cfg(all(doctest, feature = "manager", feature = "pool", feature = "sync"))]
 #[doc = include_str!("../../../docs/guide.md")]
 #[derive(Debug)]
 pub struct Guide;

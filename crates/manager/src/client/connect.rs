@@ -40,6 +40,7 @@ pub(crate) fn connect(access: &Access, role: u64, timeout: Duration) -> Result<C
         turn: Condvar::new(),
         state: Mutex::new(State::new(wire)),
         next: 1.into(),
+        futures: Arc::default(),
         held: Mutex::default(),
         resume: None,
         heard: Deadline::now().as_nanos().into(),

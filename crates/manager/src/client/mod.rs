@@ -43,16 +43,21 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    task::Waker,
     time::Duration,
 };
 
 mod connect;
 mod frames;
 mod keeper;
+mod later;
 mod row;
 mod state;
 
 pub(crate) use connect::connect;
+#[cfg(feature = "pool")]
+pub(crate) use later::Begun;
+use later::Futures;
 use state::{Slot, State};
 
 /// How long a client waits beyond a call's time for the server to say that it is over.
@@ -97,6 +102,8 @@ pub(crate) struct Client {
     turn: Condvar,
     state: Mutex<State>,
     next: AtomicU64,
+    /// Those who wait as futures.
+    futures: Arc<Futures>,
     /// The leases of this process.
     held: Mutex<HashMap<u64, Weak<Held>>>,
     /// How to come back, if this client does.
@@ -260,7 +267,7 @@ impl Client {
     /// Hands out what a reader found, and lets the next one read.
     fn put_back(&self, reader: FrameReader, read: std::io::Result<Option<(Header, Vec<u8>)>>) {
         let (mut late, mut ack, mut has) = (None, None, 0);
-        let mut broken = None;
+        let (mut broken, mut waker) = (None, None);
         {
             let mut state = lock(&self.state);
             match read {
@@ -270,13 +277,16 @@ impl Client {
                         has = header.object;
                         ack = state.count(payload.len());
                     }
-                    late = state.deliver(&header, payload);
+                    late = state.deliver(&header, payload, &mut waker);
                 }
                 Ok(None) => {}
                 Err(cause) => broken = Some((reader.wire.clone(), format!("the server is gone: {cause}"))),
             }
             state.reader = Some(reader);
             state.wake_next();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
         }
         if let Some((wire, cause)) = broken {
             self.broke(&wire, &cause);
@@ -298,8 +308,9 @@ impl Client {
     fn broke(&self, wire: &Arc<Wire>, cause: &str) -> bool {
         let mut state = lock(&self.state);
         if self.resume.is_none() || state.dead.is_some() {
-            state.bury(cause);
+            let wakers = state.bury(cause);
             drop(state);
+            wakers.into_iter().for_each(Waker::wake);
             // Whoever reads or sends there comes back.
             wire.cut();
             self.bell.ring();
@@ -318,7 +329,8 @@ impl Client {
     }
 
     fn bury(&self, cause: &str) {
-        lock(&self.state).bury(cause);
+        let wakers = lock(&self.state).bury(cause);
+        wakers.into_iter().for_each(Waker::wake);
         self.send_no_more();
     }
 

@@ -147,6 +147,12 @@ impl Client {
         self.flush();
     }
 
+    /// Has a frame sent by whoever sends next, at once if nobody does.
+    pub(super) fn lay_down(&self, frame: &[u8]) {
+        lock(&self.row).lay(frame);
+        self.flush();
+    }
+
     /// Sends what was laid down, unless somebody sends already, who does it then.
     pub(super) fn flush(&self) {
         let mut row = lock(&self.row);

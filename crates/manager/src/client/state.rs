@@ -8,6 +8,7 @@ use crate::{
 use std::{
     collections::HashMap,
     sync::{Arc, Condvar},
+    task::Waker,
 };
 
 /// How many frames, or bytes of them, are received before the server is told.
@@ -18,6 +19,8 @@ const TELL_BYTES: usize = 64 << 10;
 pub(super) struct Slot {
     pub(super) reply: Option<Frame>,
     pub(super) waiter: Option<Arc<Condvar>>,
+    /// Or the future's.
+    pub(super) waker: Option<Waker>,
     /// The caller has left.
     pub(super) late: Option<Late>,
     pub(super) left: bool,
@@ -60,7 +63,12 @@ impl State {
     }
 
     /// Gives a reply to whoever waits for it; to nobody, if it has left: then tells what to do about it.
-    pub(super) fn deliver(&mut self, header: &Header, payload: Vec<u8>) -> Option<(Op, u64, u64)> {
+    pub(super) fn deliver(
+        &mut self,
+        header: &Header,
+        payload: Vec<u8>,
+        waker: &mut Option<Waker>,
+    ) -> Option<(Op, u64, u64)> {
         let slot = self.pending.get_mut(&header.request)?;
         if slot.left {
             let late = slot.late.take();
@@ -74,6 +82,7 @@ impl State {
         if let Some(waiter) = &slot.waiter {
             waiter.notify_one();
         }
+        *waker = slot.waker.take();
         None
     }
 
@@ -91,9 +100,12 @@ impl State {
         }
     }
 
-    pub(super) fn bury(&mut self, cause: &str) {
+    /// The server is gone: tells those who wait, and gives the futures' wakers, for when the lock was let go.
+    #[must_use]
+    pub(super) fn bury(&mut self, cause: &str) -> Vec<Waker> {
         self.dead.get_or_insert_with(|| cause.to_owned());
         self.pending.retain(|_, slot| !slot.left);
         self.pending.values().filter_map(|slot| slot.waiter.as_ref()).for_each(|waiter| waiter.notify_one());
+        self.pending.values_mut().filter_map(|slot| slot.waker.take()).collect()
     }
 }

@@ -27,4 +27,22 @@ impl<T: Send + 'static> Custom<T> {
         let request = self.proxy.request(Op::Call).bytes(&trampoline).bytes(&method);
         self.proxy.ask(DOING, request.bytes(&plain(DOING, arg)?), |answer| answer.value())
     }
+
+    /// As [`call`](Custom::call), as a future (feature `async`). One that is dropped leaves the call to itself: it is made, and
+    /// nobody has its result.
+    ///
+    /// # Errors
+    /// As [`call`](Custom::call).
+    #[cfg(feature = "async")]
+    pub async fn call_async<A, R>(&self, f: fn(&mut T, A) -> R, arg: &A) -> Result<R>
+    where
+        A: Serialize + DeserializeOwned + 'static,
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        const DOING: &str = "call an object";
+        let (trampoline, method) = ship::for_object(DOING, f)?;
+        let request = self.proxy.request(Op::Call).bytes(&trampoline).bytes(&method);
+        let request = request.bytes(&plain(DOING, arg)?);
+        self.proxy.ask_later(DOING, request, None, |answer| answer.value()).await
+    }
 }

@@ -5,8 +5,8 @@ use crate::{
     client::{Late, Undo},
     error::{Error, ErrorKind, LockError, Result},
     hosted::hosted,
-    lease::Proxy,
-    proto::{Op, put_u64},
+    lease::{Answer, Proxy},
+    proto::{Op, Reader, put_u64},
     site::generation,
 };
 use serde::{Deserialize, Serialize};
@@ -31,13 +31,31 @@ hosted! {
     RLock<>, RLock
 }
 
-/// A number of the calling thread, not used again in this process.
-fn this_thread() -> u64 {
+/// A number that is not used again in this process.
+fn next_number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A number of the calling thread.
+fn this_thread() -> u64 {
     thread_local! {
-        static NUMBER: u64 = NEXT.fetch_add(1, Ordering::Relaxed);
+        static NUMBER: u64 = next_number();
     }
     NUMBER.with(|number| *number)
+}
+
+const TAKE: &str = "take a lock";
+
+/// What a reply that takes a lock says: the lock's token, 0 if it was not taken, and who died with it.
+fn token(answer: &mut Answer<'_>) -> Result<(u64, u32)> {
+    let token = answer.u64()?;
+    Ok((token, if token == 0 { 0 } else { answer.u64()? as u32 }))
+}
+
+/// How a lock is let go that came too late: by the reply's token, since one that was taken again has that of the first time.
+fn let_go(reply: &mut Reader<'_>, _: u64) -> Option<(Op, u64)> {
+    reply.u64().ok().filter(|token| *token != 0).map(|token| (Op::ReleaseLock, token))
 }
 
 /// What a lock is held by.
@@ -52,17 +70,14 @@ struct Hold {
 impl Hold {
     /// Takes the lock: also tells who died with it, 0 for nobody.
     fn take(proxy: &Proxy, timeout: Option<Duration>) -> Result<Option<(Hold, u32)>> {
-        const DOING: &str = "take a lock";
         let request = proxy.request(Op::Acquire).u64(nanos(timeout)).u64(this_thread());
-        // By the reply's token: a lock that was taken again has the one of the first time.
-        let late: Undo =
-            |reply, _| reply.u64().ok().filter(|token| *token != 0).map(|token| (Op::ReleaseLock, token));
         let generation = generation();
-        let (token, died) = proxy.ask_late(DOING, request, timeout, Some(late), |answer| {
-            let token = answer.u64()?;
-            Ok((token, if token == 0 { 0 } else { answer.u64()? as u32 }))
-        })?;
-        Ok((token != 0).then(|| (Hold { proxy: proxy.clone(), token, generation }, died)))
+        let taken = proxy.ask_late(TAKE, request, timeout, Some(let_go), token)?;
+        Ok(Hold::of(proxy, generation, taken))
+    }
+
+    fn of(proxy: &Proxy, generation: u32, (token, died): (u64, u32)) -> Option<(Hold, u32)> {
+        (token != 0).then(|| (Hold { proxy: proxy.clone(), token, generation }, died))
     }
 }
 
@@ -171,6 +186,25 @@ lock! {
     RLock, RGuard,
     /// An [`RLock`] that is held, by this value and its thread.
     *const ()
+}
+
+#[cfg(feature = "async")]
+impl Lock {
+    /// As [`lock`](Lock::lock), as a future (feature `async`), which can be dropped at any time: then the lock is not taken. A
+    /// task that holds the lock already waits for itself.
+    ///
+    /// # Errors
+    /// As [`lock`](Lock::lock).
+    pub async fn lock_async(&self) -> Result<Guard, LockError<Guard>> {
+        // Tasks of one thread are not one owner.
+        let request = self.proxy.request(Op::Acquire).u64(nanos(None)).u64(next_number());
+        let generation = generation();
+        let taken = self.proxy.ask_later(TAKE, request, Some(let_go), token).await?;
+        match Hold::of(&self.proxy, generation, taken) {
+            Some(taken) => Guard::new(taken),
+            None => Err(Error::new(ErrorKind::Timeout, TAKE, "the server gave up").into()),
+        }
+    }
 }
 
 /// A condition in a manager's server: on a lock that guards what it is about.

@@ -6,6 +6,8 @@ mod dict;
 mod list;
 mod locks;
 mod namespace;
+#[cfg(feature = "pool")]
+mod pool;
 mod queue;
 mod set;
 mod value;
@@ -17,6 +19,8 @@ pub use dict::{Dict, DictIter};
 pub use list::{List, ListIter};
 pub use locks::{Condition, Guard, Lock, RGuard, RLock, Waited};
 pub use namespace::Namespace;
+#[cfg(feature = "pool")]
+pub use pool::{PoolProxy, PoolTask};
 pub use queue::{JoinableQueue, Queue};
 pub use set::Set;
 pub use value::Value;

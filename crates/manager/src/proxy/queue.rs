@@ -5,7 +5,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     hosted::hosted,
     lease::{Answer, Lease},
-    proto::{Op, put_u64},
+    proto::{Op, Reader, put_u64},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
@@ -35,21 +35,23 @@ fn get<T: DeserializeOwned + 'static>(
     most: usize,
     timeout: Option<Duration>,
 ) -> Result<Vec<T>> {
-    const DOING: &str = "get from a queue";
     let request = lease.request(Op::GetItem).u64(nanos(timeout)).u64(most as u64);
-    lease.ask_late(
-        DOING,
-        request,
-        timeout,
-        Some(|_, number| Some((Op::GiveBack, number))),
-        |answer: &mut Answer<'_>| {
-            let items = answer.values();
-            // They are ours now, also where they cannot be decoded.
-            let number = answer.number;
-            lease.client(DOING)?.tell(Op::Took, lease.object, |out| put_u64(out, number));
-            items
-        },
-    )
+    lease.ask_late(GET, request, timeout, Some(give_back), |answer| taken(lease, answer))
+}
+
+const GET: &str = "get from a queue";
+
+/// How items go back that came too late.
+fn give_back(_: &mut Reader<'_>, number: u64) -> Option<(Op, u64)> {
+    Some((Op::GiveBack, number))
+}
+
+fn taken<T: DeserializeOwned + 'static>(lease: &Lease, answer: &mut Answer<'_>) -> Result<Vec<T>> {
+    let items = answer.values();
+    // They are ours now, also where they cannot be decoded.
+    let number = answer.number;
+    lease.client(GET)?.tell(Op::Took, lease.object, |out| put_u64(out, number));
+    items
 }
 
 macro_rules! methods {
@@ -105,6 +107,26 @@ macro_rules! methods {
                 get(&self.proxy, most.max(1), None)
             }
 
+            /// As `put`, as a future (feature `async`). One that is dropped before it was ready has put the item, or not; if it still
+            /// waited for room, not.
+            #[cfg(feature = "async")]
+            pub async fn put_async(&self, item: &T) -> Result<()> {
+                const DOING: &str = "put into a queue";
+                let request = self.proxy.request(Op::PutItem).u64(nanos(None));
+                let request = self.proxy.with_all(DOING, request, [item])?;
+                self.proxy.ask_later(DOING, request, None, |_| Ok(())).await
+            }
+
+            /// As `get`, as a future (feature `async`), which can be dropped at any time: an item that had come goes back to the
+            /// front.
+            #[cfg(feature = "async")]
+            pub async fn get_async(&self) -> Result<T> {
+                let request = self.proxy.request(Op::GetItem).u64(nanos(None)).u64(1);
+                let read = |answer: &mut Answer<'_>| taken(&self.proxy, answer);
+                let item = self.proxy.ask_later(GET, request, Some(give_back), read).await?.pop();
+                item.ok_or_else(|| Error::new(ErrorKind::Empty, GET, "no item came"))
+            }
+
             /// How many items it holds. Python's `qsize`.
             pub fn len(&self) -> Result<usize> {
                 self.proxy.ask_number("count the items of a queue", Op::Len).map(|len| len as usize)
@@ -126,6 +148,18 @@ macro_rules! methods {
 methods!(Queue);
 methods!(JoinableQueue);
 
+const JOIN: &str = "join a queue";
+
+fn joined(answer: &mut Answer<'_>) -> Result<()> {
+    match answer.u64()? {
+        0 => Ok(()),
+        lost => {
+            let text = format!("{lost} tasks were lost with processes that died");
+            Err(Error::new(ErrorKind::Lost, JOIN, text))
+        }
+    }
+}
+
 impl<T> JoinableQueue<T> {
     /// A task that was taken is done.
     ///
@@ -136,15 +170,18 @@ impl<T> JoinableQueue<T> {
     }
 
     fn wait(&self, timeout: Option<Duration>) -> Result<()> {
-        const DOING: &str = "join a queue";
         let request = self.proxy.request(Op::Join).u64(nanos(timeout));
-        self.proxy.ask_late(DOING, request, timeout, None, |answer| match answer.u64()? {
-            0 => Ok(()),
-            lost => {
-                let text = format!("{lost} tasks were lost with processes that died");
-                Err(Error::new(ErrorKind::Lost, DOING, text))
-            }
-        })
+        self.proxy.ask_late(JOIN, request, timeout, None, joined)
+    }
+
+    /// As [`join`](JoinableQueue::join), as a future (feature `async`).
+    ///
+    /// # Errors
+    /// As [`join`](JoinableQueue::join).
+    #[cfg(feature = "async")]
+    pub async fn join_async(&self) -> Result<()> {
+        let request = self.proxy.request(Op::Join).u64(nanos(None));
+        self.proxy.ask_later(JOIN, request, None, joined).await
     }
 
     /// Waits until all tasks are done.

@@ -57,12 +57,23 @@ impl fmt::Debug for Permit {
 fn acquire(proxy: &Proxy, timeout: Option<Duration>, owned: bool) -> Result<bool> {
     const DOING: &str = "acquire a semaphore";
     let request = proxy.request(Op::Permit).u64(nanos(timeout)).u64(1).u64(u64::from(owned));
-    let late: Undo = if owned {
+    proxy.ask_late(DOING, request, timeout, Some(give(owned)), |answer| answer.bool())
+}
+
+/// How a permit that came too late is given back.
+fn give(owned: bool) -> Undo {
+    if owned {
         |reply, _| (reply.u64() == Ok(1)).then_some((Op::GiveOwned, 1))
     } else {
         |reply, _| (reply.u64() == Ok(1)).then_some((Op::GivePermits, 1))
-    };
-    proxy.ask_late(DOING, request, timeout, Some(late), |answer| answer.bool())
+    }
+}
+
+#[cfg(feature = "async")]
+async fn acquire_later(proxy: &Proxy, owned: bool) -> Result<()> {
+    const DOING: &str = "acquire a semaphore";
+    let request = proxy.request(Op::Permit).u64(nanos(None)).u64(1).u64(u64::from(owned));
+    proxy.ask_later(DOING, request, Some(give(owned)), |answer| answer.bool().map(drop)).await
 }
 
 macro_rules! semaphore {
@@ -100,6 +111,19 @@ macro_rules! semaphore {
             pub fn permit_timeout(&self, timeout: Duration) -> Result<Option<Permit>> {
                 let came = acquire(&self.proxy, Some(timeout), true)?;
                 Ok(came.then(|| Permit::of(&self.proxy)))
+            }
+
+            /// As `acquire`, as a future (feature `async`), which can be dropped at any time: then no permit is taken.
+            #[cfg(feature = "async")]
+            pub async fn acquire_async(&self) -> Result<()> {
+                acquire_later(&self.proxy, false).await
+            }
+
+            /// As `permit`, as a future (feature `async`), which can be dropped at any time: then no permit is taken.
+            #[cfg(feature = "async")]
+            pub async fn permit_async(&self) -> Result<Permit> {
+                acquire_later(&self.proxy, true).await?;
+                Ok(Permit::of(&self.proxy))
             }
 
             /// How many permits there are now.
@@ -140,6 +164,13 @@ impl Event {
     pub fn wait(&self) -> Result<()> {
         let request = self.proxy.request(Op::Wait).u64(nanos(None));
         self.proxy.ask_nothing("wait for an event", request)
+    }
+
+    /// Waits until it is set, as a future (feature `async`).
+    #[cfg(feature = "async")]
+    pub async fn wait_async(&self) -> Result<()> {
+        let request = self.proxy.request(Op::Wait).u64(nanos(None));
+        self.proxy.ask_later("wait for an event", request, None, |_| Ok(())).await
     }
 
     /// Waits until it is set, for so long; tells whether it was.
@@ -189,6 +220,17 @@ impl Barrier {
     /// As [`wait`](Barrier::wait), and [`ErrorKind::Timeout`](crate::ErrorKind).
     pub fn wait_timeout(&self, timeout: Duration) -> Result<usize> {
         self.pass(Some(timeout))
+    }
+
+    /// As [`wait`](Barrier::wait), as a future (feature `async`), which can be dropped at any time: then this party has not come,
+    /// and the barrier stays whole.
+    ///
+    /// # Errors
+    /// As [`wait`](Barrier::wait).
+    #[cfg(feature = "async")]
+    pub async fn wait_async(&self) -> Result<usize> {
+        let request = self.proxy.request(Op::Pass).u64(nanos(None));
+        self.proxy.ask_later("wait at a barrier", request, None, |answer| answer.len()).await
     }
 
     /// Breaks it.

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Server, Trouble,
-    body::{Apply, Object, Task},
+    body::{Apply, Object, Run, Task},
     world::{Caller, Reply},
 };
 use crate::{
@@ -24,7 +24,7 @@ impl Server {
         match op {
             Op::Hello => self.hello(caller, input, reply)?,
             Op::Ping => {}
-            Op::Create => return self.create(input, reply),
+            Op::Create => return self.create(caller, input, reply),
             Op::Lease => {
                 let object = input.u64()?;
                 self.check(object, input.u64()?, input.u64()?)?;
@@ -60,6 +60,18 @@ impl Server {
             Op::Cancel => {
                 if let Some((object, _)) = self.tickets.remove(&input.u64()?) {
                     self.world.counts.down(object, 1);
+                }
+            }
+            Op::Forget => {
+                let request = input.u64()?;
+                let parked = self.world.peers.get(&caller.conn).and_then(|peer| peer.parked.get(&request));
+                // Otherwise its reply is on its way, or will be.
+                if let Some(&object) = parked
+                    && let Some(target) = self.objects.get_mut(&object)
+                {
+                    target.give_up(caller.conn, request, object, &mut self.world);
+                    let trouble = Trouble::fault(ErrorKind::Timeout, "it was given up");
+                    self.world.refuse(caller.conn, request, &trouble);
                 }
             }
             Op::Publish => {
@@ -168,12 +180,17 @@ impl Server {
         Err(Trouble::fault(ErrorKind::WrongType, text))
     }
 
-    fn create(&mut self, input: &mut Reader<'_>, reply: &mut Reply<'_>) -> Result<Answer, Trouble> {
+    fn create(
+        &mut self,
+        caller: Caller,
+        input: &mut Reader<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Result<Answer, Trouble> {
         let (kind, types) = (input.u64()?, input.u64()?);
         let Some(kind) = Type::of(kind) else {
             return Err(Trouble::fault(ErrorKind::Invalid, format!("there is no type {kind}")));
         };
-        let object = Object::create(kind, types, input, &self.world)?;
+        let mut object = Object::create(kind, types, input, &self.world)?;
         let task = if kind == Type::Custom {
             let trampoline = input.bytes()?.to_vec();
             let job = Job {
@@ -181,9 +198,32 @@ impl Server {
                 method: input.bytes()?.to_vec(),
                 args: input.bytes()?.to_vec(),
             };
-            Some(Box::new(Task { trampoline, job, apply: Apply::New }))
+            Some(Box::new(Task { run: Run::Shipped(trampoline), job, apply: Apply::New }))
+        } else if kind == Type::Instance {
+            let (name, signature) = (input.text()?, input.u64()?);
+            let args = input.bytes()?.to_vec();
+            let trusted = self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted);
+            let entry =
+                self.known.find(name, trusted).map_err(|text| Trouble::fault(ErrorKind::NotFound, text))?;
+            let run = entry.maker(signature).map_err(|(kind, text)| Trouble::fault(kind, text))?;
+            object.entry = Some(entry);
+            let job = Job { state: State::Object(None), method: Vec::new(), args };
+            Some(Box::new(Task { run: Run::Known(run), job, apply: Apply::New }))
         } else {
             None
+        };
+        #[cfg(feature = "pool")]
+        let task = if kind == Type::Pool {
+            if !self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted) {
+                let text =
+                    "pools are made by processes of the manager's own tree only: use one that was published";
+                return Err(Trouble::fault(ErrorKind::Refused, text));
+            }
+            let args = input.bytes()?.to_vec();
+            let job = Job { state: State::Object(None), method: Vec::new(), args };
+            Some(Box::new(Task { run: Run::Known(super::pool::make), job, apply: Apply::New }))
+        } else {
+            task
         };
         input.end()?;
         let number = self.next;

@@ -12,16 +12,25 @@ use super::{
 };
 use crate::{
     error::ErrorKind,
+    hosting::TypeEntry,
     proto::{Op, Reader, Type},
-    ship::{Job, State},
+    ship::{Done, Job, State},
 };
 use std::{any::Any, collections::VecDeque};
 
 /// A function to be run by the workers, and what becomes of what it leaves.
 pub(crate) struct Task {
-    pub(crate) trampoline: Vec<u8>,
+    pub(crate) run: Run,
     pub(crate) job: Job,
     pub(crate) apply: Apply,
+}
+
+/// The function.
+pub(crate) enum Run {
+    /// The reference to a trampoline, which came from a client.
+    Shipped(Vec<u8>),
+    /// The server's own.
+    Known(fn(Job) -> Done),
 }
 
 /// Where the result of a function goes.
@@ -36,6 +45,9 @@ pub(crate) enum Apply {
     Object,
     /// A new one: it is given to whoever asked.
     New,
+    /// A pool's call.
+    #[cfg(feature = "pool")]
+    Pool,
 }
 
 pub(crate) enum Body {
@@ -48,6 +60,20 @@ pub(crate) enum Body {
     Barrier(Barrier),
     /// `None` while a function works on it.
     Custom(Option<Box<dyn Any + Send>>),
+    #[cfg(feature = "pool")]
+    Pool(super::pool::Hosted),
+}
+
+impl Body {
+    /// What takes its time to be dropped, or panics there: the user's own.
+    pub(crate) fn into_rubbish(self) -> Option<Box<dyn Any + Send>> {
+        match self {
+            Body::Custom(hosted) => hosted,
+            #[cfg(feature = "pool")]
+            Body::Pool(mut pool) => pool.rubbish(),
+            _ => None,
+        }
+    }
 }
 
 /// A request that waits for an object at work.
@@ -63,6 +89,8 @@ pub(crate) struct Object {
     /// The number of its types (`proto::type_number`).
     pub(crate) types: u64,
     pub(crate) body: Body,
+    /// Its methods, where they go by name.
+    pub(crate) entry: Option<&'static TypeEntry>,
     /// A function works on it; requests stand in the backlog.
     pub(crate) busy: bool,
     pub(crate) backlog: VecDeque<Deferred>,
@@ -98,9 +126,16 @@ impl Object {
                 0 => return Err(Trouble::fault(ErrorKind::Invalid, "a barrier has one party or more")),
                 parties => Body::Barrier(Barrier::new(parties)),
             },
-            Type::Custom => Body::Custom(None),
+            Type::Custom | Type::Instance => Body::Custom(None),
+            #[cfg(feature = "pool")]
+            Type::Pool => Body::Pool(super::pool::Hosted::default()),
+            #[cfg(not(feature = "pool"))]
+            Type::Pool => {
+                let text = "the server was built without the feature `pool`";
+                return Err(Trouble::fault(ErrorKind::Refused, text));
+            }
         };
-        Ok(Object { kind, types, body, busy: false, backlog: VecDeque::new() })
+        Ok(Object { kind, types, body, entry: None, busy: false, backlog: VecDeque::new() })
     }
 
     pub(crate) fn handle(
@@ -119,15 +154,31 @@ impl Object {
             Body::Semaphore(semaphore) => semaphore.handle(op, caller, input, reply, world),
             Body::Event(event) => event.handle(op, caller, input, reply, world),
             Body::Barrier(barrier) => barrier.handle(op, caller, input, reply, world),
+            #[cfg(feature = "pool")]
+            Body::Pool(pool) => pool.handle(op, caller, input, reply, world),
             Body::Custom(object) => {
-                if op != Op::Call {
-                    return Err(Trouble::no_method(op));
+                match (op, self.entry) {
+                    (Op::Call, _) => {}
+                    (Op::CallMethod, Some(entry)) => return call_method(entry, object, input),
+                    (Op::Methods, Some(entry)) => {
+                        input.end()?;
+                        let at = reply.later();
+                        let mut count = 0;
+                        for (name, signature) in entry.describe() {
+                            reply.bytes(name.as_bytes());
+                            reply.bytes(signature.as_bytes());
+                            count += 1;
+                        }
+                        reply.fill(at, count);
+                        return Ok(Answer::Now);
+                    }
+                    _ => return Err(Trouble::no_method(op)),
                 }
                 let trampoline = input.bytes()?.to_vec();
                 let (method, args) = (input.bytes()?.to_vec(), input.bytes()?.to_vec());
                 input.end()?;
                 let job = Job { state: State::Object(object.take()), method, args };
-                Ok(Answer::Work(Box::new(Task { trampoline, job, apply: Apply::Object })))
+                Ok(Answer::Work(Box::new(Task { run: Run::Shipped(trampoline), job, apply: Apply::Object })))
             }
         }
     }
@@ -147,6 +198,8 @@ impl Object {
             (Body::List(list), Apply::All, State::Many(new)) => {
                 list.items = new.into_iter().map(|new| Value { bytes: new.into(), refs: None }).collect();
             }
+            #[cfg(feature = "pool")]
+            (Body::Pool(pool), Apply::New, State::Object(made)) => pool.made(made),
             (Body::Custom(place), Apply::Object | Apply::New, State::Object(object)) => *place = object,
             _ => {}
         }
@@ -179,6 +232,41 @@ impl Object {
                     barrier.break_it(world);
                 }
             }
+            #[cfg(feature = "pool")]
+            Body::Pool(pool) => pool.expire(conn, request, world),
+            Body::Map(_) | Body::List(_) | Body::Custom(_) => {}
+        }
+    }
+
+    /// A client that waits here does so no more.
+    pub(crate) fn give_up(&mut self, conn: u64, request: u64, object: u64, world: &mut World) {
+        match &mut self.body {
+            Body::Queue(queue) => {
+                if let Some((waiter, _)) = queue.remove(conn, request) {
+                    world.forget(waiter);
+                    queue.go_on(object, world);
+                }
+            }
+            Body::Lock(lock) => lock.give_up(conn, request, world),
+            Body::Semaphore(semaphore) => {
+                if let Some(waiter) = semaphore.remove(conn, request) {
+                    world.forget(waiter);
+                    semaphore.go_on(object, world);
+                }
+            }
+            Body::Event(event) => {
+                if let Some(waiter) = event.remove(conn, request) {
+                    world.forget(waiter);
+                }
+            }
+            Body::Barrier(barrier) => {
+                // It has not come, so the others still wait for somebody.
+                if let Some(waiter) = barrier.remove(conn, request) {
+                    world.forget(waiter);
+                }
+            }
+            #[cfg(feature = "pool")]
+            Body::Pool(pool) => pool.give_up(conn, request, world),
             Body::Map(_) | Body::List(_) | Body::Custom(_) => {}
         }
     }
@@ -191,6 +279,8 @@ impl Object {
             Body::Semaphore(semaphore) => semaphore.forget(conn, object, world),
             Body::Event(event) => event.forget(conn, world),
             Body::Barrier(barrier) => barrier.forget(conn, world),
+            #[cfg(feature = "pool")]
+            Body::Pool(pool) => pool.forget(conn, world),
             Body::Map(_) | Body::List(_) | Body::Custom(_) => {}
         }
     }
@@ -204,4 +294,18 @@ impl Object {
             _ => {}
         }
     }
+}
+
+/// A call of a method by its name.
+fn call_method(
+    entry: &'static TypeEntry,
+    object: &mut Option<Box<dyn Any + Send>>,
+    input: &mut Reader<'_>,
+) -> Result<Answer, Trouble> {
+    let (name, signature) = (input.text()?, input.u64()?);
+    let args = input.bytes()?.to_vec();
+    input.end()?;
+    let run = entry.method(name, signature).map_err(|(kind, text)| Trouble::fault(kind, text))?;
+    let job = Job { state: State::Object(object.take()), method: Vec::new(), args };
+    Ok(Answer::Work(Box::new(Task { run: Run::Known(run), job, apply: Apply::Object })))
 }

@@ -1,11 +1,13 @@
 //! Requests: done at once, parked, put off behind a function at work, or given to the workers.
 
+#[cfg(feature = "pool")]
+use super::body;
 use super::{Answer, OUTSTANDING, Server, Trouble, trouble};
 use crate::{
     error::ErrorKind,
     proto::{self, Header, Kind, Malformed, Op, Reader},
     server::{
-        body::{Apply, Deferred, Task},
+        body::{Apply, Deferred, Run, Task},
         work::Call,
         world::{Caller, Grants, Reply, write_refusal},
     },
@@ -107,14 +109,18 @@ impl Server {
 
     /// Gives a function to the workers.
     fn start(&mut self, mut caller: Caller, replies: bool, task: Task) {
-        let Task { trampoline, job, apply } = task;
+        let Task { run, job, apply } = task;
         let trusted = self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted);
         if let Apply::New = apply {
             // The object was made for this.
             caller.object = self.next - 1;
         }
         let Some(object) = self.objects.get_mut(&caller.object) else { return };
-        match ship::trampoline(&trampoline, trusted) {
+        let run = match run {
+            Run::Shipped(trampoline) => ship::trampoline(&trampoline, trusted),
+            Run::Known(run) => Ok(run),
+        };
+        match run {
             Ok(run) => {
                 object.busy = true;
                 self.world.counts.up(caller.object);
@@ -137,6 +143,15 @@ impl Server {
     /// Takes back what functions have left.
     pub(super) fn take_back(&mut self) {
         for (Call { caller, replies, apply }, done) in self.workers.done() {
+            #[cfg(feature = "pool")]
+            if let Apply::Pool = apply {
+                if let Some(body::Object { body: body::Body::Pool(pool), .. }) =
+                    self.objects.get_mut(&caller.object)
+                {
+                    pool.finished(caller, done, &mut self.world);
+                }
+                continue;
+            }
             if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
                 peer.queued = peer.queued.saturating_sub(1);
             }

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Trouble,
-    body::{Apply, Task},
+    body::{Apply, Run, Task},
     map::Map,
     value::{self, Value},
     world::{Reply, World},
@@ -23,7 +23,7 @@ fn task(input: &mut Reader<'_>, state: ship::State, apply: Apply) -> Result<Task
     let trampoline = input.bytes()?.to_vec();
     let (method, args) = (input.bytes()?.to_vec(), input.bytes()?.to_vec());
     input.end()?;
-    Ok(Task { trampoline, job: ship::Job { state, method, args }, apply })
+    Ok(Task { run: Run::Shipped(trampoline), job: ship::Job { state, method, args }, apply })
 }
 
 fn plain(bytes: &[u8], refs: &[u64]) -> Result<Vec<u8>, Trouble> {

@@ -195,6 +195,28 @@ impl Lock {
         self.pass_on(object, world);
     }
 
+    /// A client waits no more.
+    pub(crate) fn give_up(&mut self, conn: u64, request: u64, world: &mut World) {
+        let is = |waiter: &Waiter| (waiter.conn, waiter.request) == (conn, request);
+        if let Some(at) = self.queue.iter().position(|next| is(&next.waiter)) {
+            if let Some(next) = self.queue.remove(at) {
+                world.forget(next.waiter);
+                if let Some((condition, true)) = next.back {
+                    self.notify(condition, 1, world);
+                }
+            }
+            return;
+        }
+        for row in self.conditions.values_mut() {
+            if let Some(at) = row.iter().position(|(waiter, _)| is(waiter))
+                && let Some((waiter, _)) = row.remove(at)
+            {
+                world.forget(waiter);
+            }
+        }
+        self.conditions.retain(|_, row| !row.is_empty());
+    }
+
     /// A client that waits has died.
     pub(crate) fn forget(&mut self, conn: u64, world: &mut World) {
         // Those that a notification had reached: it goes to the next one.

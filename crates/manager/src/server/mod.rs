@@ -28,6 +28,8 @@ mod entry;
 pub mod fuzz;
 mod locks;
 mod map;
+#[cfg(feature = "pool")]
+mod pool;
 mod queue;
 mod trouble;
 mod value;
@@ -35,7 +37,8 @@ mod waits;
 mod work;
 mod world;
 
-use body::{Body, Object, Task};
+use crate::hosting::Known;
+use body::{Object, Task};
 use conn::Conn;
 pub(crate) use entry::Secure;
 use procession_channel::net::Listener;
@@ -134,6 +137,8 @@ pub(crate) struct Server {
     refused: u64,
     objects: HashMap<u64, Object>,
     names: HashMap<String, u64>,
+    /// The types whose methods go by name.
+    pub(crate) known: Known,
     /// Tickets that were not redeemed: the object, and the connection that issued it.
     tickets: HashMap<u64, (u64, u64)>,
     world: World,
@@ -147,7 +152,7 @@ pub(crate) struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         for (_, object) in self.objects.drain() {
-            if let Body::Custom(Some(hosted)) = object.body {
+            if let Some(hosted) = object.body.into_rubbish() {
                 work::discard(hosted);
             }
         }
@@ -163,12 +168,14 @@ impl Server {
         bounds: Bounds,
         secure: Option<Secure>,
     ) -> io::Result<Server> {
+        let workers = Workers::new()?;
+        let world = World::new(bounds.max_frame.max(LEAST), workers.completer());
         let server = Server {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             listeners: [private, public],
             paused: None,
             stop,
-            workers: Workers::new()?,
+            workers,
             bounds,
             identity,
             secure,
@@ -183,8 +190,9 @@ impl Server {
             refused: 0,
             objects: HashMap::new(),
             names: HashMap::new(),
+            known: Known::default(),
             tickets: HashMap::new(),
-            world: World::new(bounds.max_frame.max(LEAST)),
+            world,
             next: FIRST,
             scratch: Vec::new(),
             more: Vec::new(),
@@ -298,9 +306,10 @@ impl Server {
     fn bury(&mut self) {
         while let Some(object) = self.world.counts.next_dead() {
             // The user's own `drop` takes its time, or panics.
-            if let Some(Object { body: Body::Custom(Some(hosted)), .. }) = self.objects.remove(&object) {
+            if let Some(hosted) = self.objects.remove(&object).and_then(|object| object.body.into_rubbish()) {
                 self.workers.discard(hosted);
             }
         }
+        self.world.rubbish.drain(..).for_each(|rubbish| self.workers.discard(rubbish));
     }
 }

@@ -52,6 +52,18 @@ struct Shared {
 
 pub(crate) struct Workers(Arc<Shared>);
 
+/// Tells the loop what somebody else has done.
+#[derive(Clone)]
+pub(crate) struct Completer(Arc<Shared>);
+
+#[cfg_attr(not(feature = "pool"), allow(dead_code, reason = "only pools do so"))]
+impl Completer {
+    pub(crate) fn push(&self, call: Call, done: Done) {
+        self.0.row().done.push((call, done));
+        let _ = rustix::io::write(&self.0.event, &1_u64.to_ne_bytes());
+    }
+}
+
 impl Shared {
     fn row(&self) -> MutexGuard<'_, Row> {
         // No code of the user's runs under this lock.
@@ -106,6 +118,10 @@ impl Workers {
     pub(crate) fn new() -> io::Result<Workers> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Workers(Arc::new(Shared { row: Mutex::default(), more: Condvar::new(), event })))
+    }
+
+    pub(crate) fn completer(&self) -> Completer {
+        Completer(self.0.clone())
     }
 
     /// Readable when something is done.

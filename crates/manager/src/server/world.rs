@@ -8,6 +8,7 @@
 use super::{
     Trouble,
     value::{Counts, Value},
+    work::Completer,
 };
 use crate::{
     error::ErrorKind,
@@ -15,6 +16,7 @@ use crate::{
 };
 use procession_sys::Deadline;
 use std::{
+    any::Any,
     collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
@@ -77,6 +79,11 @@ pub(crate) struct World {
     next_timer: u64,
     /// Connections with something to send.
     pub(crate) dirty: Vec<u64>,
+    /// What takes its time to be dropped.
+    pub(crate) rubbish: Vec<Box<dyn Any + Send>>,
+    /// For what pools have done.
+    #[cfg_attr(not(feature = "pool"), allow(dead_code, reason = "only pools do so"))]
+    pub(crate) completer: Completer,
 }
 
 /// Leases that a reply hands out, counted from the moment at which they are written: what the proxies were taken out of may be
@@ -167,7 +174,7 @@ impl<'a> Reply<'a> {
 }
 
 impl World {
-    pub(crate) fn new(limit: u64) -> World {
+    pub(crate) fn new(limit: u64, completer: Completer) -> World {
         World {
             peers: HashMap::new(),
             counts: Counts::default(),
@@ -175,6 +182,8 @@ impl World {
             timers: BTreeMap::new(),
             next_timer: 0,
             dirty: Vec::new(),
+            rubbish: Vec::new(),
+            completer,
         }
     }
 

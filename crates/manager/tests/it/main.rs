@@ -4,9 +4,14 @@ mod bounds;
 mod containers;
 mod custom;
 mod faults;
+#[cfg(feature = "async")]
+mod futures;
+mod hosted;
 mod hostile;
 mod leases;
 mod lifecycle;
+#[cfg(feature = "pool")]
+mod pool;
 mod proxy;
 mod remote;
 mod stopped;

@@ -88,7 +88,9 @@ fn a_wait_for_a_condition_ends_though_the_server_is_stopped() {
     assert!(ready.wait_timeout(&mut guard, SHORT).unwrap_err().is_timeout());
     signal(&manager, Signal::CONT);
     assert_eq!(ready.notify_one(&guard).unwrap_err().kind(), ErrorKind::NotOwner);
-    eventually("it is free", LONG, || !ready.rlock().is_locked().unwrap());
+    // Its wait is over as well: until then the lock is free, too.
+    let idle = || !ready.rlock().is_locked().unwrap() && manager.stats().unwrap().waiting == 0;
+    eventually("it is free", LONG, idle);
     drop(guard);
     // A server that works is waited for as long as another one has the lock.
     let mut guard = ready.lock().unwrap();

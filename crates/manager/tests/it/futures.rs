@@ -1,0 +1,243 @@
+//! Calls as futures.
+
+use crate::proxy::Proxy;
+use procession_manager::{Address, Manager, Queue, Reconnect, Session};
+use procession_process::Process;
+use procession_testkit::{test_watchdog, wait::eventually};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::Duration,
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The smallest executor.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Polls it once, for a wait that does not end at once.
+fn begin<T>(future: &mut Pin<Box<impl Future<Output = T>>>) {
+    assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+}
+
+#[test]
+fn futures_end_when_what_they_wait_for_comes() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (queue, event) = (manager.bounded_queue::<u64>(1).unwrap(), manager.event().unwrap());
+    let child = Process::spawn(
+        |(queue, event): (Queue<u64>, procession_manager::Event)| {
+            for n in 0..50 {
+                queue.put(&n).unwrap();
+            }
+            event.set().unwrap();
+        },
+        (queue.clone(), event.clone()),
+    )
+    .unwrap();
+    let sum = block_on(async {
+        let mut sum = 0;
+        for _ in 0..50 {
+            sum += queue.get_async().await.unwrap();
+        }
+        event.wait_async().await.unwrap();
+        sum
+    });
+    assert_eq!(sum, (0..50).sum());
+    child.join().unwrap();
+    let semaphore = manager.semaphore(1).unwrap();
+    let lock = manager.lock().unwrap();
+    let jobs = manager.joinable_queue::<u64>(0).unwrap();
+    block_on(async {
+        semaphore.acquire_async().await.unwrap();
+        drop(lock.lock_async().await.unwrap());
+        jobs.put_async(&1).await.unwrap();
+        assert_eq!(jobs.get_async().await.unwrap(), 1);
+        jobs.task_done().unwrap();
+        jobs.join_async().await.unwrap();
+        assert_eq!(manager.barrier(1).unwrap().wait_async().await.unwrap(), 0);
+        let counter = manager.host(&5_u64).unwrap();
+        assert_eq!(counter.call_async(|n, by: u64| *n + by, &2).await.unwrap(), 7);
+    });
+}
+
+#[test]
+fn many_futures_of_several_threads_wait_beside_calls_that_block() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (queue, dict) = (manager.queue::<u64>().unwrap(), manager.dict::<u64, u64>().unwrap());
+    thread::scope(|scope| {
+        let takers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    block_on(async {
+                        let mut sum = 0;
+                        for _ in 0..50 {
+                            sum += queue.get_async().await.unwrap();
+                        }
+                        sum
+                    })
+                })
+            })
+            .collect();
+        let blocked: Vec<_> =
+            (0..2).map(|_| scope.spawn(|| (0..50).map(|_| queue.get().unwrap()).sum::<u64>())).collect();
+        for n in 0..300 {
+            queue.put(&n).unwrap();
+            dict.set(&n, &n).unwrap();
+        }
+        let sum = takers.into_iter().chain(blocked).map(|taker| taker.join().unwrap()).sum::<u64>();
+        assert_eq!(sum, (0..300).sum());
+    });
+}
+
+#[test]
+fn a_future_that_is_dropped_gives_its_place_back() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let waiting = |n: u64| eventually("they wait", LONG, || manager.stats().unwrap().waiting == n);
+
+    let lock = manager.lock().unwrap();
+    let guard = lock.lock().unwrap();
+    let mut first = Box::pin(lock.lock_async());
+    begin(&mut first);
+    waiting(1);
+    drop(first);
+    waiting(0);
+    drop(guard);
+    drop(lock.lock_timeout(LONG).unwrap().unwrap());
+
+    let queue = manager.queue::<u64>().unwrap();
+    let mut taker = Box::pin(queue.get_async());
+    begin(&mut taker);
+    waiting(1);
+    drop(taker);
+    waiting(0);
+    queue.put(&1).unwrap();
+    assert_eq!(queue.get_timeout(LONG).unwrap(), 1);
+
+    // The others still wait for a party; the barrier is whole.
+    let barrier = manager.barrier(2).unwrap();
+    let mut party = Box::pin(barrier.wait_async());
+    begin(&mut party);
+    waiting(1);
+    drop(party);
+    waiting(0);
+    let state = barrier.state().unwrap();
+    assert!(!state.broken && state.waiting == 0);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| barrier.wait_timeout(LONG).unwrap());
+        assert_eq!(block_on(barrier.wait_async()).unwrap() + other.join().unwrap(), 1);
+    });
+}
+
+#[test]
+fn what_had_reached_a_future_that_is_dropped_goes_to_another() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (queue, semaphore) = (manager.queue::<u64>().unwrap(), manager.semaphore(0).unwrap());
+    let lock = manager.lock().unwrap();
+    for round in 0..50 {
+        let guard = lock.lock().unwrap();
+        let (mut item, mut permit, mut locked) =
+            (Box::pin(queue.get_async()), Box::pin(semaphore.permit_async()), Box::pin(lock.lock_async()));
+        begin(&mut item);
+        begin(&mut permit);
+        begin(&mut locked);
+        queue.put(&round).unwrap();
+        semaphore.release().unwrap();
+        drop(guard);
+        if round % 2 == 0 {
+            // The replies are here by now, or on their way.
+            manager.stats().unwrap();
+        }
+        drop((item, permit, locked));
+        assert_eq!(queue.get_timeout(LONG).unwrap(), round);
+        assert!(semaphore.acquire_timeout(LONG).unwrap());
+        drop(lock.lock_timeout(LONG).unwrap().unwrap());
+    }
+    assert!(queue.is_empty().unwrap() && semaphore.value().unwrap() == 0);
+}
+
+#[test]
+fn a_killed_server_ends_every_future() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (queue, event) = (manager.queue::<u64>().unwrap(), manager.event().unwrap());
+    thread::scope(|scope| {
+        let all = [
+            scope.spawn(|| block_on(queue.get_async()).unwrap_err()),
+            scope.spawn(|| block_on(event.wait_async()).unwrap_err()),
+        ];
+        eventually("both wait", LONG, || manager.stats().unwrap().waiting == 2);
+        let pid = rustix::process::Pid::from_raw(manager.pid() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        assert!(all.into_iter().all(|future| future.join().unwrap().is_server_gone()));
+    });
+    assert!(block_on(queue.get_async()).unwrap_err().is_server_gone());
+}
+
+#[test]
+fn a_future_goes_on_waiting_through_a_cut() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::builder().address(("127.0.0.1", 0)).authkey("key").start().unwrap();
+    let (queue, other) = (manager.queue::<u64>().unwrap(), manager.queue::<u64>().unwrap());
+    manager.publish("queue", &queue).unwrap();
+    manager.publish("other", &other).unwrap();
+    let Some(Address::Tcp(address)) = manager.public_address().cloned() else { panic!("no port") };
+    let proxy = Proxy::to(address);
+    let reconnect =
+        Reconnect::default().attempts(1000).pauses(Duration::from_millis(1), Duration::from_millis(20));
+    let session = Session::connector("key").reconnect(reconnect).connect(proxy.address()).unwrap();
+    let (far, given_up) =
+        (session.find::<Queue<u64>>("queue").unwrap(), session.find::<Queue<u64>>("other").unwrap());
+    let mut dropped = Box::pin(given_up.get_async());
+    begin(&mut dropped);
+    thread::scope(|scope| {
+        let taker = scope.spawn(|| block_on(far.get_async()).unwrap());
+        eventually("both wait", LONG, || manager.stats().unwrap().waiting == 2);
+        proxy.refuse(true);
+        proxy.cut();
+        // It is given up while there is no connection, and told when there is one.
+        drop(dropped);
+        queue.put(&7).unwrap();
+        proxy.refuse(false);
+        assert_eq!(taker.join().unwrap(), 7);
+    });
+    eventually("nobody waits", LONG, || manager.stats().unwrap().waiting == 0);
+    other.put(&8).unwrap();
+    assert_eq!(other.get_timeout(LONG).unwrap(), 8);
+}
+
+#[cfg(feature = "pool")]
+#[test]
+fn a_hosted_pools_call_is_a_future() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let pool = manager.pool(2).unwrap();
+    let sum = block_on(async {
+        let (one, two) =
+            (pool.submit(|n: u64| n + 1, &1).unwrap(), pool.map_async(|n: u64| n, 0..5).unwrap());
+        one.await.unwrap() + two.await.unwrap().into_iter().sum::<u64>()
+    });
+    assert_eq!(sum, 12);
+}
