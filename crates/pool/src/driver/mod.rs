@@ -72,6 +72,8 @@ pub(crate) struct Shared {
     /// Whether the back tells of each item that it has been started.
     pub(crate) tells_starts: bool,
     workers: AtomicUsize,
+    /// When it was made.
+    pub(crate) born: Deadline,
     /// Whose it is: the process with this pid, and as many forks.
     owner: (u32, u32),
 }
@@ -180,6 +182,7 @@ impl Shared {
             missed: AtomicBool::new(false),
             tells_starts: capabilities.started,
             workers: AtomicUsize::new(back.workers().max(1)),
+            born: Deadline::now(),
             owner: (std::process::id(), FORKS.load(Ordering::Relaxed)),
             others: Condvar::new(),
             parked: Condvar::new(),
@@ -375,6 +378,11 @@ impl Shared {
             state = self.lock();
             state.driver = Driver::Nobody;
         }
+    }
+
+    /// Whether the back may be polled though nobody waits.
+    pub(crate) fn polls_itself(&self) -> bool {
+        self.waiter.sleeps()
     }
 
     /// How many workers the back means to keep.

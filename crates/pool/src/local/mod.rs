@@ -47,6 +47,8 @@ mod control;
 mod hand;
 mod memory;
 mod output;
+mod past;
+mod pulse;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod slot;
@@ -65,10 +67,12 @@ pub use sandbox::Sandbox;
 use crate::{
     Error, TaskError,
     back::{
-        Attendant, Back, Cancel, Capabilities, Envelope, Events, FunctionId, Key, Submit, Waiter, WorkerInfo,
+        Attendant, Back, Cancel, Capabilities, Envelope, Events, FunctionId, History, Key, Submit, Waiter,
+        WorkerInfo,
     },
 };
 use output::Reader;
+use past::Past;
 use procession_channel::Bell;
 use procession_parcel::{Erased, Parcel};
 use procession_process::StartMethod;
@@ -123,6 +127,7 @@ pub(crate) struct Local {
     reader: Option<Reader>,
     alarm: Arc<Alarm>,
     functions: HashMap<FunctionId, Function>,
+    past: Past,
     /// The number of the next worker's name.
     next_number: u64,
     next_look: Deadline,
@@ -161,6 +166,7 @@ impl Local {
             reader,
             alarm: Arc::new(Alarm { rung: AtomicBool::new(false), bell, attendant: OnceLock::new() }),
             functions: HashMap::new(),
+            past: Past::default(),
             next_number: 1,
             next_look: now,
             next_start: now,
@@ -233,7 +239,11 @@ impl Back for Local {
         self.target
     }
 
-    fn define(&mut self, id: FunctionId, _function: &Arc<Erased>, parcel: &Arc<Parcel>) {
+    fn define(&mut self, id: FunctionId, function: &Arc<Erased>, parcel: &Arc<Parcel>) {
+        self.past.names.add(id, function);
+        if let Some(timeline) = &self.recipe.timeline {
+            timeline.define(id, self.past.names.get(id.0).to_owned());
+        }
         let function = Function { parcel: parcel.clone(), item: None, deaths: 0, refused: None };
         self.functions.insert(id, function);
     }
@@ -339,6 +349,10 @@ impl Back for Local {
         self.infos()
     }
 
+    fn history(&self) -> History {
+        self.past_and_present()
+    }
+
     fn cancel(&mut self, key: Key, how: Cancel) {
         if self.slots.iter_mut().flatten().any(|slot| slot.cancel(key, how))
             && matches!(how, Cancel::Kill { .. })
@@ -357,7 +371,8 @@ impl Back for Local {
     fn terminate(&mut self) {
         self.closed = true;
         self.places.clear();
-        let slots = std::mem::take(&mut self.slots);
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.iter().flatten().for_each(|slot| self.past.add(slot));
         for slot in slots.iter().flatten() {
             let _ = slot.process.signal_group(libc::SIGTERM);
         }
@@ -370,6 +385,10 @@ impl Back for Local {
         let last = Deadline::after(LAST_WAIT);
         for slot in slots.iter().flatten() {
             let _ = slot.process.wait_timeout(last.remaining());
+        }
+        if let Some(timeline) = &self.recipe.timeline {
+            slots.iter_mut().flatten().for_each(Slot::show_termination);
+            timeline.finish();
         }
     }
 

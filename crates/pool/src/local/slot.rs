@@ -4,6 +4,7 @@
 mod end;
 mod leave;
 mod outbox;
+mod traced;
 mod watched;
 
 pub(super) use end::{Failures, Verdict};
@@ -20,6 +21,7 @@ use crate::{
     Cause, Error, TaskError,
     back::{Attendant, Event, Events, FunctionId, Key},
     records,
+    seeing::{Span, Timeline},
     work::judge,
 };
 use procession_channel::{
@@ -61,6 +63,7 @@ pub(super) struct Recipe {
     pub(super) limits: Vec<(Resource, u64)>,
     pub(super) pins: Vec<Vec<usize>>,
     pub(super) environment: Vec<(OsString, OsString)>,
+    pub(super) timeline: Option<Arc<Timeline>>,
     #[cfg(feature = "sandbox")]
     pub(super) sandbox: Option<super::Sandbox>,
 }
@@ -78,6 +81,7 @@ impl Default for Recipe {
             limits: Vec::new(),
             pins: Vec::new(),
             environment: Vec::new(),
+            timeline: None,
             #[cfg(feature = "sandbox")]
             sandbox: None,
         }
@@ -186,6 +190,7 @@ pub(super) struct Slot {
     suspect: bool,
     /// In bytes.
     memory_limit: Option<u64>,
+    timeline: Option<Arc<Timeline>>,
     pub(super) tally: Tally,
 }
 
@@ -198,8 +203,6 @@ pub(super) struct Tally {
     pub(super) tasks_given: u64,
     pub(super) items_given: u64,
     pub(super) items: u64,
-    /// How long it has worked, in nanoseconds, as far as it has told.
-    pub(super) busy: u64,
     /// Bytes to it, and from it.
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -275,6 +278,7 @@ impl Slot {
             exit: copy(&recipe.exit)?,
             recycle_memory: recipe.recycle_memory,
             memory_limited: recipe.memory_limit.is_some(),
+            traced: recipe.timeline.is_some(),
             #[cfg(feature = "sandbox")]
             sandbox: recipe.sandbox.clone(),
         };
@@ -287,8 +291,12 @@ impl Slot {
             ];
             reader.add(&name, process.pid(), streams);
         }
+        if let Some(timeline) = &recipe.timeline {
+            timeline.worker(process.pid(), &name, index);
+        }
         Ok(Slot {
             process,
+            timeline: recipe.timeline.clone(),
             watch: None,
             replacement: false,
             tasks: Some(tasks),
@@ -322,7 +330,6 @@ impl Slot {
                 tasks_given: 0,
                 items_given: 0,
                 items: 0,
-                busy: 0,
                 bytes_in: 0,
                 bytes_out: 0,
                 idle_since: (0, Deadline::now()),
@@ -360,9 +367,10 @@ impl Slot {
         if self.damaged {
             return None;
         }
-        let Slot { results, given, load, watched, .. } = self;
+        let Slot { results, given, load, watched, timeline, .. } = self;
+        let track = self.process.pid();
         let (mut begun, mut ready, mut leaving, mut failure) = (false, false, false, None);
-        let (mut items, mut bytes, mut busy) = (0_u64, 0_u64, 0_u64);
+        let (mut items, mut bytes) = (0_u64, 0_u64);
         let mut run = Run { key: Key { task: 0, attempt: 0 }, first: 0, count: 0, records: Vec::new() };
         let mut sane = true;
         let mut finish = |given: &mut VecDeque<Given>| {
@@ -406,11 +414,12 @@ impl Slot {
                     }
                 }
                 Some((&wire::TIMES, _)) => match Times::decode(message) {
-                    Some(told) => {
-                        busy = busy.saturating_add(told.nanos);
-                        times(told);
-                    }
+                    Some(told) => times(told),
                     None => sane = false,
+                },
+                Some((&wire::SPAN, _)) => match (&timeline, Span::decode(message)) {
+                    (Some(timeline), Some(span)) => timeline.task(track, &span),
+                    _ => sane = false,
                 },
                 Some((&wire::BEGUN, _)) => begun = true,
                 Some((&wire::READY, _)) => ready = true,
@@ -423,11 +432,13 @@ impl Slot {
         let result = items > 0;
         self.tally.items += items;
         self.tally.bytes_out += bytes;
-        self.tally.busy = self.tally.busy.saturating_add(busy);
         self.leaving |= leaving;
         run.flush(events);
         self.begun |= begun;
-        self.newly_ready |= ready && !self.ready;
+        if ready && !self.ready {
+            self.newly_ready = true;
+            self.show_ready();
+        }
         self.ready |= ready;
         self.resulted |= result;
         self.new_result |= result;

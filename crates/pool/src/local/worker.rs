@@ -10,6 +10,8 @@
 //!    item takes long: a parent that is awake sees them anyway.
 #![expect(unsafe_code, reason = "ignores a signal; vouches that the parent runs the same program")]
 
+mod traced;
+
 use super::{
     control::Control,
     hand::ASKED,
@@ -45,6 +47,8 @@ pub(super) struct Boot {
     /// In bytes.
     pub(super) recycle_memory: Option<u64>,
     pub(super) memory_limited: bool,
+    /// Whether each task is told of, with its times.
+    pub(super) traced: bool,
     #[cfg(feature = "sandbox")]
     pub(super) sandbox: Option<super::sandbox::Sandbox>,
 }
@@ -88,6 +92,7 @@ pub(super) fn run(boot: Boot) {
         refuse(&mut results, &Outcome::BadArguments(format!("failed to enter the sandbox: {why}")));
     }
     let now = Deadline::now().as_nanos();
+    control.pulse.ready(now);
     let watch = Rc::new(Watch { control, ordinal: Cell::new(None), heavy: Cell::new(false) });
     let mut worker = Worker {
         tasks,
@@ -95,6 +100,7 @@ pub(super) fn run(boot: Boot) {
         parcels: boot.parcels,
         watch: watch.clone(),
         heap,
+        traced: boot.traced,
         functions: HashMap::new(),
         current: None,
         fragments: Vec::new(),
@@ -108,8 +114,10 @@ pub(super) fn run(boot: Boot) {
             read: now,
             rung: now,
             busy: 0,
+            total: 0,
         },
     };
+    worker.watch.control.pulse.work(now);
     if worker.results.send(&[&[wire::READY]], None).is_ok() {
         // The end of the lane is the end of the worker.
         let Err(end) = token::with_token(Rc::new(move || watch.asked()), || worker.serve());
@@ -208,6 +216,7 @@ struct Worker {
     parcels: Fd,
     watch: Rc<Watch>,
     heap: Option<Heap>,
+    traced: bool,
     functions: HashMap<FunctionId, Rc<Result<Erased, String>>>,
     /// The one that was called last.
     current: Option<(FunctionId, Rc<Result<Erased, String>>)>,
@@ -230,6 +239,8 @@ struct Clock {
     read: u64,
     rung: u64,
     busy: u64,
+    /// The same since the start, for who looks.
+    total: u64,
 }
 
 /// Why a worker ends.
@@ -257,8 +268,9 @@ impl Worker {
                 if self.watch.is_stopped() {
                     return Err(Leaving);
                 }
+                self.watch.control.pulse.rest();
                 self.tasks.wait(None);
-                self.clock.read = Deadline::now().as_nanos();
+                self.go_on();
                 continue;
             }
             // What has come in part is in hand already.
@@ -375,6 +387,7 @@ impl Worker {
         } else {
             None
         };
+        let began = self.traced.then(|| self.begin_span(header.function));
         for index in 0..header.items {
             let (argument, rest) = records::split(records).ok_or(Nonsense)?;
             records = rest;
@@ -384,14 +397,16 @@ impl Worker {
                 Err(why) => Outcome::BadArguments(why.clone()),
             };
             let outcome = match &watched {
-                None => call(&mut output),
-                Some(watched) => match self.watch.run(watched, index, header.limit, || call(&mut output)) {
-                    Some(outcome) => outcome,
-                    None => {
-                        self.commit(wire::CANCELLED, &[])?;
-                        continue;
-                    }
-                },
+                None => Some(call(&mut output)),
+                Some(watched) => self.watch.run(watched, index, header.limit, || call(&mut output)),
+            };
+            if let Some(began) = began.filter(|_| index + 1 == header.items) {
+                // Before the last result, with which the task is known to be over.
+                self.end_span(header, began)?;
+            }
+            let Some(outcome) = outcome else {
+                self.commit(wire::CANCELLED, &[])?;
+                continue;
             };
             if outcome.is_value() {
                 self.commit(wire::VALUE, &output)?;
@@ -437,7 +452,7 @@ impl Worker {
             Err(_) => return Err(Gone),
         }
         // The wait was not work.
-        self.clock.read = Deadline::now().as_nanos();
+        self.go_on();
         Ok(())
     }
 
@@ -447,8 +462,18 @@ impl Worker {
         let took = now.saturating_sub(self.clock.read);
         self.clock.read = now;
         self.clock.busy += took;
+        self.clock.total += took;
+        let function = self.clock.function.map(|id| id.0);
+        self.watch.control.pulse.tell(self.clock.total, now, (function, self.clock.unread, took));
         self.clock.unread = 0;
         took
+    }
+
+    /// Work begins anew: what has passed since the clock was last read does not count.
+    fn go_on(&mut self) {
+        let now = Deadline::now().as_nanos();
+        self.clock.read = now;
+        self.watch.control.pulse.work(now);
     }
 
     /// Has this worker leave before its next message, if it has become too large by what it ran.

@@ -83,6 +83,8 @@ pub(super) struct Run {
     count: u32,
     records: Vec<u8>,
     events: Vec<Event>,
+    /// Of the values since the last look.
+    pub(super) bytes: u64,
 }
 
 impl Run {
@@ -94,6 +96,7 @@ impl Run {
 
     fn end_values(&mut self, key: Key) {
         if self.count > 0 {
+            self.bytes += self.records.len() as u64;
             let Run { first, count, .. } = *self;
             self.events.push(Event::Results {
                 key,
