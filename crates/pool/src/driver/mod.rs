@@ -33,6 +33,7 @@ use crate::{
     back::{Attendant, Back, Cancel, Capabilities, Events, FunctionId, Key, Submit, Waiter},
     bug::{Bug, planted},
     front::{Front, JobId, JobOptions},
+    seeing::log,
     sync::{Condvar, Mutex, MutexGuard, yield_now},
     work::Callable,
 };
@@ -401,8 +402,8 @@ impl Shared {
 
     /// Refuses new jobs.
     pub(crate) fn close(&self) {
-        if self.is_ours() {
-            self.lock().closed = true;
+        if self.is_ours() && !std::mem::replace(&mut self.lock().closed, true) {
+            log::closed();
         }
     }
 
@@ -413,11 +414,16 @@ impl Shared {
         }
         let mut state = self.lock();
         state.closed = true;
+        if state.front.broken().is_none() {
+            log::terminated();
+        }
         state.front.break_all(&TaskError::Terminated);
         state.back.terminate();
         self.deliver(&mut state);
         self.dismiss(&mut state);
         self.others.notify_all();
+        drop(state);
+        log::flush();
     }
 
     /// Waits for what is under way, then for the workers to end by themselves; false if `deadline` comes first.

@@ -70,6 +70,7 @@ use crate::{
         Attendant, Back, Cancel, Capabilities, Envelope, Events, FunctionId, History, Key, Submit, Waiter,
         WorkerInfo,
     },
+    seeing::log,
 };
 use output::Reader;
 use past::Past;
@@ -183,8 +184,9 @@ impl Local {
         }
         // Only now, since the watch is a thread, and a process with threads is not forked. Later workers of a pool that
         // was to fork come from the fork server for the same reason.
-        for slot in local.slots.iter_mut().flatten() {
+        for (index, slot) in local.slots.iter_mut().flatten().enumerate() {
             slot.watch(&local.alarm);
+            log::started(slot.process.name(), Some(slot.process.pid()), index, false);
         }
         if let Some(reader) = &mut local.reader {
             reader.start().map_err(failed)?;
@@ -202,6 +204,7 @@ impl Local {
         let mut slot = self.start_unwatched(index)?;
         slot.replacement = true;
         slot.watch(&self.alarm);
+        log::started(slot.process.name(), Some(slot.process.pid()), index, self.places[index].starts > 0);
         self.slots[index] = Some(slot);
         self.places[index].starts += 1;
         if self.policy.recycle_age.is_some() || self.policy.idle.is_some() {
@@ -389,6 +392,9 @@ impl Back for Local {
         if let Some(timeline) = &self.recipe.timeline {
             slots.iter_mut().flatten().for_each(Slot::show_termination);
             timeline.finish();
+        }
+        for slot in slots.iter().flatten() {
+            log::ended(slot.process.name(), true, || "the pool has ended".to_owned());
         }
     }
 

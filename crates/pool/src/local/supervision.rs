@@ -7,6 +7,7 @@ use super::{
 use crate::{
     Death, TaskError,
     back::{Event, Events, FunctionId, WorkerInfo, WorkerState},
+    seeing::log,
 };
 use procession_sys::Deadline;
 use std::{collections::VecDeque, fmt, time::Duration};
@@ -67,9 +68,10 @@ impl Local {
                 self.failures.learn(&mut slot);
                 let (verdict, function) = (slot.verdict(exit), slot.died_of_function());
                 self.places[index].retired = slot.is_retired();
-                let meant = slot.was_meant_to_end();
+                let meant = slot.was_meant_to_end() || ending;
                 self.past.add(&slot);
                 let death = slot.end(exit, events);
+                log::ended(&death.worker, meant, || death.to_string());
                 if !ending {
                     self.judge(verdict, &death, events);
                     self.blame(function, &death);

@@ -5,10 +5,15 @@
 //! there.
 
 mod insights;
+pub(crate) mod log;
+#[cfg(feature = "progress")]
+mod progress;
 mod stats;
 mod timeline;
 
 pub use insights::{Insights, Verdict, WorkerInsight};
+#[cfg(feature = "progress")]
+pub(crate) use progress::Progress;
 pub use stats::{Stats, Totals, WorkerStats};
 pub(crate) use timeline::{Span, Timeline};
 

@@ -29,7 +29,7 @@ pub(super) use bell::CrewWaiter;
 
 use super::task::Task;
 use crate::back::{Attendant, Event, Events, Gone, Key};
-use crate::seeing::Timeline;
+use crate::seeing::{Timeline, log};
 use procession_parcel::{Erased, Parcel};
 use procession_sys::Deadline;
 use std::{
@@ -274,6 +274,7 @@ impl Crew {
         let (crew, alive) = (self.clone(), life.clone());
         let handle =
             thread::Builder::new().name(life.name.clone()).spawn(move || crew.live(&alive, index))?;
+        log::started(&life.name, None, index, board.slots[index].restarts > 0);
         board.next_number += 1;
         // It can be given a task from now on.
         board.idle += 1;

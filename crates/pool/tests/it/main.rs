@@ -15,6 +15,8 @@ mod handles;
 mod lazy;
 mod lifetimes;
 mod policies;
+#[cfg(feature = "progress")]
+mod progress;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod scripted;

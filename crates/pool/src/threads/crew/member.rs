@@ -6,7 +6,7 @@ use crate::{
     TaskError,
     back::{Event, FunctionId},
     records,
-    seeing::{self, Span},
+    seeing::{self, Span, log},
     token,
 };
 use procession_parcel::Outcome;
@@ -45,6 +45,7 @@ impl Crew {
             }
             Err(why) => self.init_failed(index, life, &why),
         });
+        log::ended(&life.name, true, || "the thread has ended".to_owned());
         // Whoever waits for the end looks at it.
         self.ring();
     }
