@@ -33,7 +33,7 @@ use crate::{
     back::{Attendant, Back, Cancel, Capabilities, Events, FunctionId, Key, Submit, Waiter},
     bug::{Bug, planted},
     front::{Front, JobId, JobOptions},
-    seeing::log,
+    seeing::{View, log},
     sync::{Condvar, Mutex, MutexGuard, yield_now},
     work::Callable,
 };
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     /// Whether the back tells of each item that it has been started.
     pub(crate) tells_starts: bool,
     workers: AtomicUsize,
+    /// Where it can be seen.
+    pub(crate) view: View,
     /// When it was made.
     pub(crate) born: Deadline,
     /// Whose it is: the process with this pid, and as many forks.
@@ -183,6 +185,7 @@ impl Shared {
             missed: AtomicBool::new(false),
             tells_starts: capabilities.started,
             workers: AtomicUsize::new(back.workers().max(1)),
+            view: View::default(),
             born: Deadline::now(),
             owner: (std::process::id(), FORKS.load(Ordering::Relaxed)),
             others: Condvar::new(),
@@ -412,6 +415,7 @@ impl Shared {
         if !self.is_ours() {
             return;
         }
+        self.view.close();
         let mut state = self.lock();
         state.closed = true;
         if state.front.broken().is_none() {

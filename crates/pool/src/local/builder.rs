@@ -1,7 +1,12 @@
 //! Everything that can be said about a pool before its workers start.
 
 use super::{Local, Policy, output::OutputLine, slot::Recipe};
-use crate::{Error, Pool, Result, pool::Defaults, seeing::Timeline, state};
+use crate::{
+    Error, Pool, Result,
+    pool::Defaults,
+    seeing::{self, Timeline},
+    state,
+};
 use procession_parcel::{Erased, Parcel};
 use procession_process::{Resource, StartMethod, cpu_count};
 use serde::{Serialize, de::DeserializeOwned};
@@ -23,6 +28,7 @@ pub struct Builder {
     recipe: Recipe,
     policy: Policy,
     timeline: Option<PathBuf>,
+    hidden: bool,
     /// What could not be packed.
     failure: Option<Error>,
 }
@@ -288,6 +294,13 @@ impl Builder {
         self
     }
 
+    /// Whether other processes of the same user can see what the pool does, by [`look`](crate::seeing::look). The default is
+    /// yes; it costs a descriptor, and nothing else while nobody looks.
+    pub fn visible(mut self, visible: bool) -> Builder {
+        self.hidden = !visible;
+        self
+    }
+
     /// Starts the workers. It does not wait until they are ready.
     ///
     /// # Errors
@@ -295,8 +308,12 @@ impl Builder {
     /// If the initialiser or its argument cannot be sent, or a worker cannot be started; those that were are ended. If
     /// this kernel has no means for the sandbox that was asked for. If the timeline's file cannot be created.
     pub fn build(self) -> Result<Pool> {
-        let defaults = self.defaults;
-        Ok(Pool::new_with(Box::new(self.local()?), defaults))
+        let (defaults, hidden) = (self.defaults, self.hidden);
+        let pool = Pool::new_with(Box::new(self.local()?), defaults);
+        if !hidden {
+            seeing::serve(&pool.shared);
+        }
+        Ok(pool)
     }
 
     /// The back alone.

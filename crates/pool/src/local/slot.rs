@@ -240,6 +240,8 @@ impl Slot {
         alarm: &Arc<Alarm>,
         reader: Option<&Reader>,
     ) -> Result<Slot, Error> {
+        // Before it can be ready.
+        let born = Deadline::now();
         let name = format!("{}-{number}", recipe.name);
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(format!("start worker `{name}`"), error)
@@ -326,7 +328,7 @@ impl Slot {
             suspect: false,
             memory_limit: recipe.memory_limit,
             tally: Tally {
-                born: Deadline::now(),
+                born,
                 tasks_given: 0,
                 items_given: 0,
                 items: 0,

@@ -5,13 +5,18 @@
 //! there.
 
 mod insights;
+mod live;
 pub(crate) mod log;
 #[cfg(feature = "progress")]
 mod progress;
+#[cfg(feature = "stacks")]
+pub mod stack;
 mod stats;
 mod timeline;
 
 pub use insights::{Insights, Verdict, WorkerInsight};
+pub use live::look;
+pub(crate) use live::{View, serve};
 #[cfg(feature = "progress")]
 pub(crate) use progress::Progress;
 pub use stats::{Stats, Totals, WorkerStats};

@@ -14,6 +14,7 @@ mod functions;
 mod handles;
 mod lazy;
 mod lifetimes;
+mod live;
 mod policies;
 #[cfg(feature = "progress")]
 mod progress;
@@ -22,6 +23,8 @@ mod sandbox;
 mod scripted;
 mod simulated;
 mod slices;
+#[cfg(feature = "stacks")]
+mod stacks;
 mod stats;
 mod storm;
 mod support;
