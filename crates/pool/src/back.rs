@@ -9,7 +9,7 @@
 //! * When a worker dies, it reports [`Event::Ended`] for each task which that worker had, saying how many of its items
 //!   have a result (those results are, or will be, reported as well) and how many of the next ones were in hand.
 
-use crate::{Death, TaskError};
+use crate::{Death, TaskError, seeing::Name};
 use procession_parcel::{Erased, Parcel};
 use procession_sys::Deadline;
 use serde::{Deserialize, Serialize};
@@ -214,7 +214,7 @@ pub struct Gone {
 }
 
 /// Items that took long.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Slow {
     /// The function that was called with them.
@@ -223,13 +223,27 @@ pub struct Slow {
     pub items: u32,
     /// How long they took together.
     pub time: Duration,
+    /// By which the function's name is looked up.
+    #[serde(skip)]
+    name: Option<Name>,
 }
 
 impl Slow {
     /// Items of `function` that took so long.
     #[must_use]
     pub fn new(function: impl Into<String>, items: u32, time: Duration) -> Slow {
-        Slow { function: function.into(), items, time }
+        Slow { function: function.into(), items, time, name: None }
+    }
+
+    pub(crate) fn of(name: Name, items: u32, time: Duration) -> Slow {
+        Slow { function: String::new(), items, time, name: Some(name) }
+    }
+
+    /// Looks the function's name up. To be called under no lock.
+    pub(crate) fn look_up(&mut self) {
+        if let Some(name) = self.name.take() {
+            self.function = name.text();
+        }
     }
 
     /// How long one of them took.

@@ -245,7 +245,7 @@ impl Back for Local {
     fn define(&mut self, id: FunctionId, function: &Arc<Erased>, parcel: &Arc<Parcel>) {
         self.past.names.add(id, function);
         if let Some(timeline) = &self.recipe.timeline {
-            timeline.define(id, self.past.names.get(id.0).to_owned());
+            timeline.define(id, self.past.names.get(id.0).text());
         }
         let function = Function { parcel: parcel.clone(), item: None, deaths: 0, refused: None };
         self.functions.insert(id, function);

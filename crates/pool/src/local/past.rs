@@ -1,7 +1,10 @@
 //! What is kept of workers that are gone, and of functions that were defined.
 
 use super::{Local, slot::Slot};
-use crate::back::{FunctionId, Gone, History, Slow};
+use crate::{
+    back::{FunctionId, Gone, History, Slow},
+    seeing::Name,
+};
 use procession_parcel::Erased;
 use procession_sys::Deadline;
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
@@ -22,18 +25,18 @@ pub(super) struct Past {
 
 /// The names of functions, also of those that are not defined any more.
 #[derive(Debug, Default)]
-pub(super) struct Names(BTreeMap<u32, String>);
+pub(super) struct Names(BTreeMap<u32, Name>);
 
 impl Names {
     pub(super) fn add(&mut self, id: FunctionId, function: &Erased) {
-        self.0.insert(id.0, crate::seeing::name_of(function));
+        self.0.insert(id.0, Name::of(function));
         if self.0.len() > NAMES {
             self.0.pop_first();
         }
     }
 
-    pub(super) fn get(&self, id: u32) -> &str {
-        self.0.get(&id).map_or("a function of long ago", String::as_str)
+    pub(super) fn get(&self, id: u32) -> Name {
+        self.0.get(&id).cloned().unwrap_or_else(|| Name::unknown("a function of long ago"))
     }
 }
 
@@ -68,7 +71,7 @@ impl Local {
         }
         keep_slowest(&mut slow);
         let told = |(function, items, nanos)| {
-            Slow::new(self.past.names.get(function), items, Duration::from_nanos(nanos))
+            Slow::of(self.past.names.get(function), items, Duration::from_nanos(nanos))
         };
         History { gone: self.past.gone, slowest: slow.into_iter().map(told).collect(), ..History::default() }
     }

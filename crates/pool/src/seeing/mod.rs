@@ -24,7 +24,50 @@ pub(crate) use timeline::{Span, Timeline};
 
 use procession_parcel::Erased;
 
-/// What a function is called where users see it.
-pub(crate) fn name_of(function: &Erased) -> String {
-    function.name().to_owned()
+/// What a function is called where users see it: its registered name, or else its type. With the feature `stacks` it is called by
+/// its symbol instead of its type, where the program has that.
+#[derive(Clone, Debug)]
+pub(crate) struct Name {
+    name: String,
+    address: Option<usize>,
+}
+
+impl Name {
+    pub(crate) fn of(function: &Erased) -> Name {
+        let name = function.name().to_owned();
+        // Types of functions begin so, other names do not.
+        let is_type = name.starts_with("fn(") || name.starts_with("for<");
+        Name { address: function.address().filter(|_| is_type), name }
+    }
+
+    /// Of something that is not known.
+    pub(crate) fn unknown(name: &str) -> Name {
+        Name { name: name.to_owned(), address: None }
+    }
+
+    /// Looks it up. The first time it reads the program's debug information, which may take long: see [`prepare_names`].
+    pub(crate) fn text(&self) -> String {
+        self.address.and_then(symbol).unwrap_or_else(|| self.name.clone())
+    }
+}
+
+/// Does what makes the first [`Name::text`] slow. To be called under no lock.
+pub(crate) fn prepare_names() {
+    symbol(prepare_names as *const () as usize);
+}
+
+#[cfg(feature = "stacks")]
+fn symbol(address: usize) -> Option<String> {
+    let mut found = None;
+    // What is asked for is a call before the address.
+    backtrace::resolve((address + 1) as *mut std::ffi::c_void, |symbol| {
+        // The last one is the function itself, those before were put into it by the compiler.
+        found = symbol.name().map(|name| format!("{name:#}"));
+    });
+    found
+}
+
+#[cfg(not(feature = "stacks"))]
+fn symbol(_: usize) -> Option<String> {
+    None
 }

@@ -140,6 +140,7 @@ impl Stats {
         drop(state);
         stats.age = Duration::from_nanos(Deadline::now().as_nanos().saturating_sub(shared.born.as_nanos()));
         stats.slowest = history.slowest;
+        stats.slowest.iter_mut().for_each(Slow::look_up);
         stats.workers = infos.into_iter().map(WorkerStats::of).collect();
         // A pid may have been used anew since.
         let alive = shared.lock().back.pids();

@@ -58,6 +58,7 @@ struct State {
 
 impl Timeline {
     pub(crate) fn create(path: &Path) -> io::Result<Timeline> {
+        super::prepare_names();
         let file = BufWriter::with_capacity(1 << 16, File::create(path)?);
         let mut state = State {
             file: Some(file),

@@ -143,7 +143,8 @@ impl Modules {
         let before = frames.len();
         let here = self.here(address);
         if let Some(here) = here {
-            let at = here.saturating_sub(u64::from(returned)) as *mut c_void;
+            // What is asked for is a call before the address.
+            let at = here.saturating_add(u64::from(!returned)) as *mut c_void;
             backtrace::resolve(at, |symbol| {
                 frames.push(Frame {
                     address: here,

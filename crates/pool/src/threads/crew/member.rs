@@ -6,7 +6,7 @@ use crate::{
     TaskError,
     back::{Event, FunctionId},
     records,
-    seeing::{self, Span, log},
+    seeing::{Span, log},
     token,
 };
 use procession_parcel::Outcome;
@@ -105,9 +105,8 @@ impl Crew {
                 let ended = Deadline::now().as_nanos();
                 let Task { key, items, .. } = *task;
                 let span = Span { function: FunctionId(0), key, first: 0, items, began, ended };
-                let name = seeing::name_of(&task.function.erased);
                 let remark = if stays { "" } else { "left behind" };
-                timeline.named_task(life.track, &span, Some(&name), remark);
+                timeline.named_task(life.track, &span, Some(task.function.name()), remark);
             }
             if guarded {
                 current.replace(None);
