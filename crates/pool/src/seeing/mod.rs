@@ -2,7 +2,12 @@
 //!
 //! Nothing here costs the work anything while nobody looks: no lock, no system call and no reading of the clock is made
 //! for it. Workers leave in memory that they share with the pool what they know of themselves anyway, and who looks reads it
-//! there.
+//! there. A timeline, where one is kept, costs two readings of the clock and a message per task.
+//!
+//! With the feature `tracing`, what happens to pools is told to the global subscriber under the target `procession_pool`, by a
+//! thread of its own, in order: `worker started`, `worker replaced`, `worker ended` (WARN if the pool did not want it), in a span
+//! `worker` with `name`, `pid` and `index`; `task lost`, `task retried`, `task timed out`, `task quarantined` with `error`, and
+//! `item` and `attempt`; `pool closed`, `pool terminated`, `pool broken`.
 
 mod insights;
 mod live;
