@@ -9,9 +9,10 @@
 //! * When a worker dies, it reports [`Event::Ended`] for each task which that worker had, saying how many of its items
 //!   have a result (those results are, or will be, reported as well) and how many of the next ones were in hand.
 
-use crate::{Death, TaskError};
+use crate::{Death, TaskError, seeing::Name};
 use procession_parcel::{Erased, Parcel};
 use procession_sys::Deadline;
+use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// The version of the task envelope. A back that talks to workers of other builds sends it along.
@@ -140,6 +141,12 @@ pub struct WorkerInfo {
     pub items: u64,
     /// See `items`.
     pub queued: usize,
+    /// How many tasks it has finished, and how many of those that it has it has begun.
+    pub tasks: u64,
+    /// See `tasks`.
+    pub in_hand: usize,
+    /// How long it took from its start until it was ready, where that is known and it is.
+    pub start_up: Option<Duration>,
     /// How long it has lived, and how much of that it has worked, as far as it has told.
     pub age: Duration,
     /// See `age`.
@@ -163,6 +170,9 @@ impl WorkerInfo {
             left_behind: 0,
             items: 0,
             queued: 0,
+            tasks: 0,
+            in_hand: 0,
+            start_up: None,
             age: Duration::ZERO,
             busy: Duration::ZERO,
             bytes_in: 0,
@@ -171,8 +181,80 @@ impl WorkerInfo {
     }
 }
 
+/// What was done so far, besides what [`WorkerInfo`]s tell.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct History {
+    /// What workers did that are gone, all together.
+    pub gone: Gone,
+    /// How many tasks wait with the back that no worker was given yet.
+    pub queued: usize,
+    /// What took longest of all, by the time per item, the longest first; some of it.
+    pub slowest: Vec<Slow>,
+}
+
+/// What workers did that are gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Gone {
+    /// How many there were.
+    pub workers: u64,
+    /// As in [`WorkerInfo`].
+    pub tasks: u64,
+    /// As in [`WorkerInfo`].
+    pub items: u64,
+    /// As in [`WorkerInfo`].
+    pub age: Duration,
+    /// As in [`WorkerInfo`].
+    pub busy: Duration,
+    /// As in [`WorkerInfo`].
+    pub bytes_in: u64,
+    /// As in [`WorkerInfo`].
+    pub bytes_out: u64,
+}
+
+/// Items that took long.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Slow {
+    /// The function that was called with them.
+    pub function: String,
+    /// How many were measured together: one, where an item takes longer than some 10 µs.
+    pub items: u32,
+    /// How long they took together.
+    pub time: Duration,
+    /// By which the function's name is looked up.
+    #[serde(skip)]
+    name: Option<Name>,
+}
+
+impl Slow {
+    /// Items of `function` that took so long.
+    #[must_use]
+    pub fn new(function: impl Into<String>, items: u32, time: Duration) -> Slow {
+        Slow { function: function.into(), items, time, name: None }
+    }
+
+    pub(crate) fn of(name: Name, items: u32, time: Duration) -> Slow {
+        Slow { function: String::new(), items, time, name: Some(name) }
+    }
+
+    /// Looks the function's name up. To be called under no lock.
+    pub(crate) fn look_up(&mut self) {
+        if let Some(name) = self.name.take() {
+            self.function = name.text();
+        }
+    }
+
+    /// How long one of them took.
+    #[must_use]
+    pub fn each(&self) -> Duration {
+        self.time / self.items.max(1)
+    }
+}
+
 /// What a worker does.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum WorkerState {
     /// It starts, or its initialiser runs.
@@ -371,6 +453,11 @@ pub trait Back: Send + fmt::Debug {
     /// The workers, by index.
     fn worker_infos(&self) -> Vec<WorkerInfo> {
         Vec::new()
+    }
+
+    /// What was done so far, besides what the workers' infos tell.
+    fn history(&self) -> History {
+        History::default()
     }
 
     /// Cancels a task that was submitted as cancellable. What has become of it comes as events, as always: items that

@@ -29,7 +29,7 @@ use self::{random::Random, world::Happening};
 use crate::{
     Death, Pool, TaskError,
     back::{
-        Back, Cancel, Capabilities, Envelope, Events, FunctionId, Key, Submit, Waiter, WorkerInfo,
+        Back, Cancel, Capabilities, Envelope, Events, FunctionId, History, Key, Submit, Waiter, WorkerInfo,
         WorkerState,
     },
     pool::Defaults,
@@ -201,6 +201,7 @@ struct Worker {
     /// The item that it runs.
     busy: Option<Item>,
     items: u64,
+    jobs: u64,
     busy_time: u64,
     bytes_in: u64,
     bytes_out: u64,
@@ -440,10 +441,24 @@ impl Back for Simulated {
             };
             (info.restarts, info.items, info.queued) = (worker.restarts, worker.items, worker.given);
             (info.bytes_in, info.bytes_out) = (worker.bytes_in, worker.bytes_out);
+            (info.tasks, info.in_hand) = (worker.jobs, usize::from(worker.busy.is_some()));
             (info.age, info.busy) = (Duration::from_nanos(self.now), Duration::from_nanos(worker.busy_time));
             info
         });
         infos.collect()
+    }
+
+    fn history(&self) -> History {
+        let mut history = History::default();
+        for worker in &self.workers[self.kept..] {
+            history.gone.workers += 1;
+            history.gone.tasks += worker.jobs;
+            history.gone.items += worker.items;
+            history.gone.busy += Duration::from_nanos(worker.busy_time);
+            history.gone.bytes_in += worker.bytes_in;
+            history.gone.bytes_out += worker.bytes_out;
+        }
+        history
     }
 
     fn cancel(&mut self, key: Key, how: Cancel) {

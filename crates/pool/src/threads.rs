@@ -29,10 +29,11 @@ use self::{
 use crate::{
     Error, Pool, Result, TaskError,
     back::{
-        Attendant, Back, Cancel, Capabilities, Envelope, Event, Events, FunctionId, Key, Submit, Waiter,
-        WorkerInfo,
+        Attendant, Back, Cancel, Capabilities, Envelope, Event, Events, FunctionId, History, Key, Submit,
+        Waiter, WorkerInfo,
     },
     pool::Defaults,
+    seeing::Timeline,
 };
 use procession_parcel::{Erased, Parcel};
 use procession_process::cpu_count;
@@ -40,6 +41,7 @@ use procession_sys::{Deadline, Spin};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
@@ -84,6 +86,7 @@ pub struct Builder {
     name: Option<String>,
     retries: u32,
     initializer: Option<Result<(Erased, Parcel)>>,
+    timeline: Option<PathBuf>,
 }
 
 impl Builder {
@@ -124,11 +127,18 @@ impl Builder {
         self
     }
 
+    /// Writes a timeline of the pool into the file at `path`: see [`Builder::timeline`](crate::Builder::timeline).
+    pub fn timeline(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.timeline = Some(path.into());
+        self
+    }
+
     /// Starts the threads. It does not wait until they are ready.
     ///
     /// # Errors
     ///
-    /// If the initialiser or its argument cannot be packed, or a thread cannot be started; those that were are ended.
+    /// If the initialiser or its argument cannot be packed, or a thread cannot be started; those that were are ended. If the
+    /// timeline's file cannot be created.
     pub fn build(self) -> Result<Pool> {
         let defaults = Defaults { retries: self.retries, ..Defaults::default() };
         Ok(Pool::new_with(Box::new(self.back()?), defaults))
@@ -140,9 +150,14 @@ impl Builder {
     ///
     /// As [`build`](Builder::build).
     pub fn back(self) -> Result<Threads> {
+        let create = |path: PathBuf| {
+            let failed = |error| Error::new(format!("create the timeline `{}`", path.display()), error);
+            Timeline::create(&path).map(Arc::new).map_err(failed)
+        };
         let recipe = Recipe {
             name: self.name.unwrap_or_else(|| "PoolThread".to_owned()),
             initializer: self.initializer.transpose()?,
+            timeline: self.timeline.map(create).transpose()?,
         };
         let workers = self.workers.unwrap_or_else(cpu_count);
         let crew =
@@ -238,6 +253,11 @@ impl Back for Threads {
 
     fn worker_infos(&self) -> Vec<WorkerInfo> {
         self.crew.infos()
+    }
+
+    fn history(&self) -> History {
+        let (gone, queued) = self.crew.gone();
+        History { gone, queued, ..History::default() }
     }
 
     fn cancel(&mut self, key: Key, how: Cancel) {

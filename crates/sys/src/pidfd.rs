@@ -134,13 +134,14 @@ impl PidFd {
         if info.si_signo == 0 {
             return Ok(None);
         }
-        // SAFETY: the record is one of a child's end, which has a status.
+        // SAFETY: the record is one of a child's end or stop, which has a status.
         let status = unsafe { info.si_status() };
         let exit = match info.si_code {
             libc::CLD_KILLED => ProcessExit::Signal { signal: status, core_dumped: false },
             libc::CLD_DUMPED => ProcessExit::Signal { signal: status, core_dumped: true },
-            // WEXITED reports nothing else.
-            _ => ProcessExit::Code(status),
+            libc::CLD_EXITED => ProcessExit::Code(status),
+            // A child that this process traces has stopped, which the kernel tells unasked.
+            _ => return Ok(None),
         };
         Ok(Some((exit, u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024))))
     }

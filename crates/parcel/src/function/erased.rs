@@ -219,6 +219,13 @@ impl Erased {
         self
     }
 
+    /// Where the function is in this process, if it is here: for who looks up its symbol. Equal functions may share an address,
+    /// and it is another one in each process, so it is neither a name nor a key.
+    #[must_use]
+    pub fn address(&self) -> Option<usize> {
+        Some(self.inner.target.function).filter(|address| *address != 0)
+    }
+
     /// What to call it in messages: the name given, the registered one, or else its type.
     #[must_use]
     pub fn name(&self) -> &str {

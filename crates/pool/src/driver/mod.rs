@@ -33,6 +33,7 @@ use crate::{
     back::{Attendant, Back, Cancel, Capabilities, Events, FunctionId, Key, Submit, Waiter},
     bug::{Bug, planted},
     front::{Front, JobId, JobOptions},
+    seeing::{View, log},
     sync::{Condvar, Mutex, MutexGuard, yield_now},
     work::Callable,
 };
@@ -72,6 +73,10 @@ pub(crate) struct Shared {
     /// Whether the back tells of each item that it has been started.
     pub(crate) tells_starts: bool,
     workers: AtomicUsize,
+    /// Where it can be seen.
+    pub(crate) view: View,
+    /// When it was made.
+    pub(crate) born: Deadline,
     /// Whose it is: the process with this pid, and as many forks.
     owner: (u32, u32),
 }
@@ -180,6 +185,8 @@ impl Shared {
             missed: AtomicBool::new(false),
             tells_starts: capabilities.started,
             workers: AtomicUsize::new(back.workers().max(1)),
+            view: View::default(),
+            born: Deadline::now(),
             owner: (std::process::id(), FORKS.load(Ordering::Relaxed)),
             others: Condvar::new(),
             parked: Condvar::new(),
@@ -381,6 +388,11 @@ impl Shared {
         }
     }
 
+    /// Whether the back may be polled though nobody waits.
+    pub(crate) fn polls_itself(&self) -> bool {
+        self.waiter.sleeps()
+    }
+
     /// How many workers the back means to keep.
     pub(crate) fn workers(&self) -> usize {
         self.workers.load(Ordering::Relaxed)
@@ -397,8 +409,8 @@ impl Shared {
 
     /// Refuses new jobs.
     pub(crate) fn close(&self) {
-        if self.is_ours() {
-            self.lock().closed = true;
+        if self.is_ours() && !std::mem::replace(&mut self.lock().closed, true) {
+            log::closed();
         }
     }
 
@@ -407,13 +419,19 @@ impl Shared {
         if !self.is_ours() {
             return;
         }
+        self.view.close();
         let mut state = self.lock();
         state.closed = true;
+        if state.front.broken().is_none() {
+            log::terminated();
+        }
         state.front.break_all(&TaskError::Terminated);
         state.back.terminate();
         self.deliver(&mut state);
         self.dismiss(&mut state);
         self.others.notify_all();
+        drop(state);
+        log::flush();
     }
 
     /// Waits for what is under way, then for the workers to end by themselves; false if `deadline` comes first.

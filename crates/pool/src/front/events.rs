@@ -6,6 +6,7 @@ use crate::{
     back::{Event, Key},
     bug::{Bug, planted},
     records,
+    seeing::log,
 };
 use procession_sys::Deadline;
 use std::{ops::Range, sync::Arc};
@@ -36,7 +37,10 @@ impl Front {
                     self.retire(key);
                 }
             }
-            Event::Broken { error } => self.break_all(&error),
+            Event::Broken { error } => {
+                log::broken(&error);
+                self.break_all(&error);
+            }
         }
         None
     }
@@ -165,6 +169,7 @@ impl Front {
             task.settled.add(again.clone());
             let arguments = cut(&task.arguments, again.clone());
             let attempt = task.attempt.saturating_add(1);
+            log::retried(count, attempt, || error(again.start));
             let first = start + u64::from(again.start);
             self.enqueue(job, Queued { first, items: count, arguments, attempt, deaths }, true);
         }
@@ -179,7 +184,9 @@ impl Front {
         let (job, start) = (task.job, task.first);
         task.settled.add(range.clone());
         for item in range {
-            let body = Body::Failed(error(item));
+            let error = error(item);
+            log::failed(&error);
+            let body = Body::Failed(error);
             self.settle(job, Segment { first: start + u64::from(item), count: 1, body });
         }
     }

@@ -19,6 +19,7 @@
 //!    started, is settled as cancelled.
 //! 6. `needs` counts the tasks by whether they need a driver although nobody may be waiting.
 
+mod counts;
 mod events;
 mod job;
 mod settled;

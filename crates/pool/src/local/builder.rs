@@ -1,11 +1,16 @@
 //! Everything that can be said about a pool before its workers start.
 
 use super::{Local, Policy, output::OutputLine, slot::Recipe};
-use crate::{Error, Pool, Result, pool::Defaults, state};
+use crate::{
+    Error, Pool, Result,
+    pool::Defaults,
+    seeing::{self, Timeline},
+    state,
+};
 use procession_parcel::{Erased, Parcel};
 use procession_process::{Resource, StartMethod, cpu_count};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{ffi::OsString, fmt, sync::Arc, time::Duration};
+use std::{ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 /// Describes a pool of local worker processes. Made by [`Pool::builder`].
 ///
@@ -22,6 +27,8 @@ pub struct Builder {
     defaults: Defaults,
     recipe: Recipe,
     policy: Policy,
+    timeline: Option<PathBuf>,
+    hidden: bool,
     /// What could not be packed.
     failure: Option<Error>,
 }
@@ -265,25 +272,62 @@ impl Builder {
         self
     }
 
+    /// Writes a timeline of the pool into the file at `path`, which is created or overwritten: a track per worker, with its
+    /// start, each task that it ran with its function, the time that it waited for work, and its end. The file is in the trace
+    /// event format of Chrome and opens in [Perfetto](https://ui.perfetto.dev). It is written as things happen, and ended
+    /// when the pool is joined, terminated or dropped; if this process is killed first, what was written can be read.
+    ///
+    /// It has up to 1,000,000 events, some 150 bytes each; later ones are left out, and counted at its end. A task costs its
+    /// worker two readings of the clock and a message more than without. An error of the file system after the start ends the
+    /// timeline, not the pool.
+    ///
+    /// ```no_run
+    /// use procession_pool::Pool;
+    ///
+    /// let pool = Pool::builder().timeline("pool.json").build()?;
+    /// pool.map(|n: u64| n * n, 0..1000)?;
+    /// pool.join();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn timeline(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.timeline = Some(path.into());
+        self
+    }
+
+    /// Whether other processes of the same user can see what the pool does, by [`look`](crate::seeing::look). The default is
+    /// yes; it costs a descriptor, and nothing else while nobody looks.
+    pub fn visible(mut self, visible: bool) -> Builder {
+        self.hidden = !visible;
+        self
+    }
+
     /// Starts the workers. It does not wait until they are ready.
     ///
     /// # Errors
     ///
     /// If the initialiser or its argument cannot be sent, or a worker cannot be started; those that were are ended. If
-    /// this kernel has no means for the sandbox that was asked for.
+    /// this kernel has no means for the sandbox that was asked for. If the timeline's file cannot be created.
     pub fn build(self) -> Result<Pool> {
-        let defaults = self.defaults;
-        Ok(Pool::new_with(Box::new(self.local()?), defaults))
+        let (defaults, hidden) = (self.defaults, self.hidden);
+        let pool = Pool::new_with(Box::new(self.local()?), defaults);
+        if !hidden {
+            seeing::serve(&pool.shared);
+        }
+        Ok(pool)
     }
 
     /// The back alone.
-    pub(super) fn local(self) -> Result<Local> {
+    pub(super) fn local(mut self) -> Result<Local> {
         if let Some(error) = self.failure {
             return Err(error);
         }
         #[cfg(feature = "sandbox")]
         if let Some(sandbox) = &self.recipe.sandbox {
             sandbox.check().map_err(|why| Error::new("make a sandbox for a pool's workers", why))?;
+        }
+        if let Some(path) = &self.timeline {
+            let failed = |error| Error::new(format!("create the timeline `{}`", path.display()), error);
+            self.recipe.timeline = Some(Arc::new(Timeline::create(path).map_err(failed)?));
         }
         let workers = self.workers.unwrap_or_else(cpu_count);
         Local::start(self.recipe, self.policy, workers)

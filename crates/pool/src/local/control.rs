@@ -8,6 +8,7 @@
 //! | `inherited` | worker, once | the peak of memory that it had from the process which executed it, in bytes |
 //! | `no_memory` | worker | not 0: it aborted right after an allocation had failed |
 //! | `hand`, `revoked` | see [`hand`](super::hand) | |
+//! | `pulse` | worker | see [`pulse`](super::pulse) |
 //!
 //! # When a process dies
 //!
@@ -15,7 +16,10 @@
 //! worker writes is believed only as far as it concerns that worker.
 #![expect(unsafe_code, reason = "refers to words in shared memory")]
 
-use super::hand::{Hand, WORDS};
+use super::{
+    hand::{Hand, WORDS},
+    pulse::Pulse,
+};
 use procession_shm::Segment;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -33,6 +37,7 @@ pub(super) struct Words {
     pub(super) inherited: AtomicU64,
     pub(super) no_memory: AtomicU32,
     revoked: [AtomicU32; WORDS as usize],
+    pub(super) pulse: Pulse,
 }
 
 impl Words {

@@ -48,6 +48,8 @@ mod control;
 mod hand;
 mod memory;
 mod output;
+mod past;
+mod pulse;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod slot;
@@ -66,10 +68,13 @@ pub use sandbox::Sandbox;
 use crate::{
     Error, TaskError,
     back::{
-        Attendant, Back, Cancel, Capabilities, Envelope, Events, FunctionId, Key, Submit, Waiter, WorkerInfo,
+        Attendant, Back, Cancel, Capabilities, Envelope, Events, FunctionId, History, Key, Submit, Waiter,
+        WorkerInfo,
     },
+    seeing::log,
 };
 use output::Reader;
+use past::Past;
 use procession_channel::Bell;
 use procession_parcel::{Erased, Parcel};
 use procession_process::StartMethod;
@@ -124,6 +129,7 @@ pub(crate) struct Local {
     reader: Option<Reader>,
     alarm: Arc<Alarm>,
     functions: HashMap<FunctionId, Function>,
+    past: Past,
     /// The number of the next worker's name.
     next_number: u64,
     next_look: Deadline,
@@ -162,6 +168,7 @@ impl Local {
             reader,
             alarm: Arc::new(Alarm { rung: AtomicBool::new(false), bell, attendant: OnceLock::new() }),
             functions: HashMap::new(),
+            past: Past::default(),
             next_number: 1,
             next_look: now,
             next_start: now,
@@ -178,8 +185,9 @@ impl Local {
         }
         // Only now, since the watch is a thread, and a process with threads is not forked. Later workers of a pool that
         // was to fork come from the fork server for the same reason.
-        for slot in local.slots.iter_mut().flatten() {
+        for (index, slot) in local.slots.iter_mut().flatten().enumerate() {
             slot.watch(&local.alarm);
+            log::started(slot.process.name(), Some(slot.process.pid()), index, false);
         }
         if let Some(reader) = &mut local.reader {
             reader.start().map_err(failed)?;
@@ -197,6 +205,7 @@ impl Local {
         let mut slot = self.start_unwatched(index)?;
         slot.replacement = true;
         slot.watch(&self.alarm);
+        log::started(slot.process.name(), Some(slot.process.pid()), index, self.places[index].starts > 0);
         self.slots[index] = Some(slot);
         self.places[index].starts += 1;
         if self.policy.recycle_age.is_some() || self.policy.idle.is_some() {
@@ -234,7 +243,11 @@ impl Back for Local {
         self.target
     }
 
-    fn define(&mut self, id: FunctionId, _function: &Arc<Erased>, parcel: &Arc<Parcel>) {
+    fn define(&mut self, id: FunctionId, function: &Arc<Erased>, parcel: &Arc<Parcel>) {
+        self.past.names.add(id, function);
+        if let Some(timeline) = &self.recipe.timeline {
+            timeline.define(id, self.past.names.get(id.0).text());
+        }
         let function = Function { parcel: parcel.clone(), item: None, deaths: 0, refused: None };
         self.functions.insert(id, function);
     }
@@ -345,6 +358,10 @@ impl Back for Local {
         self.infos()
     }
 
+    fn history(&self) -> History {
+        self.past_and_present()
+    }
+
     fn cancel(&mut self, key: Key, how: Cancel) {
         if self.slots.iter_mut().flatten().any(|slot| slot.cancel(key, how))
             && matches!(how, Cancel::Kill { .. })
@@ -363,7 +380,8 @@ impl Back for Local {
     fn terminate(&mut self) {
         self.closed = true;
         self.places.clear();
-        let slots = std::mem::take(&mut self.slots);
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.iter().flatten().for_each(|slot| self.past.add(slot));
         for slot in slots.iter().flatten() {
             let _ = slot.process.signal_group(libc::SIGTERM);
         }
@@ -376,6 +394,13 @@ impl Back for Local {
         let last = Deadline::after(LAST_WAIT);
         for slot in slots.iter().flatten() {
             let _ = slot.process.wait_timeout(last.remaining());
+        }
+        if let Some(timeline) = &self.recipe.timeline {
+            slots.iter_mut().flatten().for_each(Slot::show_termination);
+            timeline.finish();
+        }
+        for slot in slots.iter().flatten() {
+            log::ended(slot.process.name(), true, || "the pool has ended".to_owned());
         }
     }
 

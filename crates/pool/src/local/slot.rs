@@ -4,6 +4,7 @@
 mod end;
 mod leave;
 mod outbox;
+mod traced;
 mod watched;
 
 pub(super) use end::{Failures, Verdict};
@@ -20,6 +21,7 @@ use crate::{
     Cause, Error, TaskError,
     back::{Attendant, Event, Events, FunctionId, Key},
     records,
+    seeing::{Span, Timeline},
     work::judge,
 };
 use procession_channel::{
@@ -61,6 +63,7 @@ pub(super) struct Recipe {
     pub(super) limits: Vec<(Resource, u64)>,
     pub(super) pins: Vec<Vec<usize>>,
     pub(super) environment: Vec<(OsString, OsString)>,
+    pub(super) timeline: Option<Arc<Timeline>>,
     #[cfg(feature = "sandbox")]
     pub(super) sandbox: Option<super::Sandbox>,
 }
@@ -78,6 +81,7 @@ impl Default for Recipe {
             limits: Vec::new(),
             pins: Vec::new(),
             environment: Vec::new(),
+            timeline: None,
             #[cfg(feature = "sandbox")]
             sandbox: None,
         }
@@ -188,6 +192,7 @@ pub(super) struct Slot {
     suspect: bool,
     /// In bytes.
     memory_limit: Option<u64>,
+    timeline: Option<Arc<Timeline>>,
     pub(super) tally: Tally,
 }
 
@@ -200,8 +205,6 @@ pub(super) struct Tally {
     pub(super) tasks_given: u64,
     pub(super) items_given: u64,
     pub(super) items: u64,
-    /// How long it has worked, in nanoseconds, as far as it has told.
-    pub(super) busy: u64,
     /// Bytes to it, and from it.
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -239,6 +242,8 @@ impl Slot {
         alarm: &Arc<Alarm>,
         reader: Option<&Reader>,
     ) -> Result<Slot, Error> {
+        // Before it can be ready.
+        let born = Deadline::now();
         let name = format!("{}-{number}", recipe.name);
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(format!("start worker `{name}`"), error)
@@ -277,6 +282,7 @@ impl Slot {
             exit: copy(&recipe.exit)?,
             recycle_memory: recipe.recycle_memory,
             memory_limited: recipe.memory_limit.is_some(),
+            traced: recipe.timeline.is_some(),
             #[cfg(feature = "sandbox")]
             sandbox: recipe.sandbox.clone(),
         };
@@ -289,8 +295,12 @@ impl Slot {
             ];
             reader.add(&name, process.pid(), streams);
         }
+        if let Some(timeline) = &recipe.timeline {
+            timeline.worker(process.pid(), &name, index);
+        }
         Ok(Slot {
             process,
+            timeline: recipe.timeline.clone(),
             watch: None,
             replacement: false,
             tasks: Some(tasks),
@@ -321,11 +331,10 @@ impl Slot {
             suspect: false,
             memory_limit: recipe.memory_limit,
             tally: Tally {
-                born: Deadline::now(),
+                born,
                 tasks_given: 0,
                 items_given: 0,
                 items: 0,
-                busy: 0,
                 bytes_in: 0,
                 bytes_out: 0,
                 idle_since: (0, Deadline::now()),
@@ -363,9 +372,10 @@ impl Slot {
         if self.damaged {
             return None;
         }
-        let Slot { results, given, load, watched, grown, .. } = self;
+        let Slot { results, given, load, watched, grown, timeline, .. } = self;
+        let track = self.process.pid();
         let (mut begun, mut ready, mut leaving, mut failure) = (false, false, false, None);
-        let (mut bytes, mut busy) = (0_u64, 0_u64);
+        let mut bytes = 0_u64;
         let mut told = Told {
             given,
             load,
@@ -392,11 +402,12 @@ impl Slot {
                     sane = told.failure(error, events);
                 }
                 Some((&wire::TIMES, _)) => match Times::decode(message) {
-                    Some(told) => {
-                        busy = busy.saturating_add(told.nanos);
-                        times(told);
-                    }
+                    Some(told) => times(told),
                     None => sane = false,
+                },
+                Some((&wire::SPAN, _)) => match (&timeline, Span::decode(message)) {
+                    (Some(timeline), Some(span)) => timeline.task(track, &span),
+                    _ => sane = false,
                 },
                 Some((&wire::BEGUN, _)) => begun = true,
                 Some((&wire::READY, _)) => ready = true,
@@ -411,10 +422,12 @@ impl Slot {
         let result = items > 0;
         self.tally.items += items;
         self.tally.bytes_out += bytes;
-        self.tally.busy = self.tally.busy.saturating_add(busy);
         self.leaving |= leaving;
         self.begun |= begun;
-        self.newly_ready |= ready && !self.ready;
+        if ready && !self.ready {
+            self.newly_ready = true;
+            self.show_ready();
+        }
         self.ready |= ready;
         self.resulted |= result;
         self.new_result |= result;

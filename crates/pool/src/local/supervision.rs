@@ -7,6 +7,7 @@ use super::{
 use crate::{
     Death, TaskError,
     back::{Event, Events, FunctionId, WorkerInfo, WorkerState},
+    seeing::log,
 };
 use procession_sys::Deadline;
 use std::{collections::VecDeque, fmt, time::Duration};
@@ -68,8 +69,10 @@ impl Local {
                 self.failures.learn(&mut slot);
                 let (verdict, function) = (slot.verdict(exit), slot.died_of_function());
                 self.places[index].retired = slot.is_retired();
-                let meant = slot.was_meant_to_end();
+                let meant = slot.was_meant_to_end() || ending;
+                self.past.add(&slot);
                 let death = slot.end(exit, events);
+                log::ended(&death.worker, meant, || death.to_string());
                 if !ending {
                     self.judge(verdict, &death, events);
                     self.blame(function, &death);
@@ -219,10 +222,12 @@ impl Local {
             info.pid = Some(slot.process.pid());
             info.state = slot.state();
             info.restarts = restarts;
-            info.items = slot.tally.items;
-            info.queued = slot.tasks();
+            (info.tasks, info.items) = (slot.tally.tasks_given - slot.tasks() as u64, slot.tally.items);
+            (info.queued, info.in_hand) = (slot.tasks(), slot.tasks_in_hand());
             info.age = Duration::from_nanos(now.saturating_sub(slot.tally.born.as_nanos()));
-            info.busy = Duration::from_nanos(slot.tally.busy);
+            let beat = slot.beat(Some(now));
+            info.busy = Duration::from_nanos(beat.busy).min(info.age);
+            info.start_up = slot.start_up(&beat);
             info.bytes_in = slot.tally.bytes_in;
             info.bytes_out = slot.tally.bytes_out;
             info

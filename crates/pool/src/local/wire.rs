@@ -20,6 +20,7 @@
 //! | `CANCELLED` | kind: the next item is not run |
 //! | `LEAVING` | kind: it ends by itself after this, and leaves what it has not begun |
 //! | `TIMES` | kind, function id (`u32`), items (`u32`), busy nanoseconds (`u64`) |
+//! | `SPAN` | kind, [`Span`] as its numbers: what it did, where a timeline is kept |
 //! | `INIT_FAILED` | kind, the encoded outcome of the initialiser |
 //! | `DAMAGED` | kind: what came to the worker was nonsense, and it ends |
 //!
@@ -29,7 +30,10 @@
 //!
 //! The worker runs items in the order in which they were sent, so results need no key.
 
-use crate::back::{ENVELOPE_VERSION, Envelope, FunctionId, Key};
+use crate::{
+    back::{ENVELOPE_VERSION, Envelope, FunctionId, Key},
+    seeing::Span,
+};
 
 pub(super) const DEFINE: u8 = 1;
 pub(super) const UNDEFINE: u8 = 2;
@@ -50,6 +54,7 @@ pub(super) const DAMAGED: u8 = 22;
 pub(super) const CANCELLED: u8 = 23;
 pub(super) const LEAVING: u8 = 24;
 pub(super) const VALUES: u8 = 25;
+pub(super) const SPAN: u8 = 26;
 
 /// Messages to a worker are no larger than this, a quarter of a lane, so that one is on its way while another is
 /// taken out. A task goes in as many messages as it needs; an item that is larger goes in fragments.
@@ -180,6 +185,32 @@ impl Times {
     }
 }
 
+impl Span {
+    pub(super) fn encode(&self) -> [u8; 41] {
+        let mut bytes = [0; 41];
+        bytes[0] = SPAN;
+        bytes[1..5].copy_from_slice(&self.function.0.to_le_bytes());
+        bytes[5..13].copy_from_slice(&self.key.task.to_le_bytes());
+        bytes[13..17].copy_from_slice(&self.key.attempt.to_le_bytes());
+        bytes[17..21].copy_from_slice(&self.first.to_le_bytes());
+        bytes[21..25].copy_from_slice(&self.items.to_le_bytes());
+        bytes[25..33].copy_from_slice(&self.began.to_le_bytes());
+        bytes[33..41].copy_from_slice(&self.ended.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(message: &[u8]) -> Option<Span> {
+        Some(Span {
+            function: FunctionId(u32_at(message, 1)?),
+            key: Key { task: u64_at(message, 5)?, attempt: u32_at(message, 13)? },
+            first: u32_at(message, 17)?,
+            items: u32_at(message, 21)?,
+            began: u64_at(message, 25)?,
+            ended: u64_at(message, 33)?,
+        })
+    }
+}
+
 /// The number at `at`, if the message is long enough.
 pub(super) fn u32_at(message: &[u8], at: usize) -> Option<u32> {
     message.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
@@ -219,5 +250,9 @@ mod tests {
         assert_eq!(Watched::decode(&[0; 12]), None);
         let times = Times { function: FunctionId(1), items: 2, nanos: 3 };
         assert_eq!(Times::decode(&times.encode()), Some(times));
+        let key = Key { task: 1 << 50, attempt: 2 };
+        let span = Span { function: FunctionId(9), key, first: 3, items: 4, began: 1 << 60, ended: u64::MAX };
+        assert_eq!(Span::decode(&span.encode()), Some(span));
+        assert_eq!(Span::decode(&span.encode()[..40]), None);
     }
 }

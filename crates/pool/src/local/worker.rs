@@ -12,6 +12,8 @@
 //!    to do, after [`RING`] of work, or when an item takes long. It looks for what grows when it has not heard for long.
 #![expect(unsafe_code, reason = "ignores a signal; vouches that the parent runs the same program")]
 
+mod traced;
+
 use super::{
     aborts,
     control::Control,
@@ -48,6 +50,8 @@ pub(super) struct Boot {
     /// In bytes.
     pub(super) recycle_memory: Option<u64>,
     pub(super) memory_limited: bool,
+    /// Whether each task is told of, with its times.
+    pub(super) traced: bool,
     #[cfg(feature = "sandbox")]
     pub(super) sandbox: Option<super::sandbox::Sandbox>,
 }
@@ -93,6 +97,7 @@ pub(super) fn run(boot: Boot) {
         refuse(&mut results, &Outcome::BadArguments(format!("failed to enter the sandbox: {why}")));
     }
     let now = Deadline::now().as_nanos();
+    control.pulse.ready(now);
     let watch = Rc::new(Watch { control, ordinal: Cell::new(None), heavy: Cell::new(false) });
     let mut worker = Worker {
         tasks,
@@ -100,6 +105,7 @@ pub(super) fn run(boot: Boot) {
         parcels: boot.parcels,
         watch: watch.clone(),
         heap,
+        traced: boot.traced,
         functions: HashMap::new(),
         current: None,
         fragments: Vec::new(),
@@ -113,8 +119,10 @@ pub(super) fn run(boot: Boot) {
             read: now,
             rung: now,
             busy: 0,
+            total: 0,
         },
     };
+    worker.watch.control.pulse.work(now);
     if worker.results.send(&[&[wire::READY]], None).is_ok() {
         // The end of the lane is the end of the worker.
         let Err(end) = token::with_token(Rc::new(move || watch.asked()), || worker.serve());
@@ -194,6 +202,7 @@ struct Worker {
     parcels: Fd,
     watch: Rc<Watch>,
     heap: Option<Heap>,
+    traced: bool,
     functions: HashMap<FunctionId, Rc<Result<Erased, String>>>,
     /// The one that was called last.
     current: Option<(FunctionId, Rc<Result<Erased, String>>)>,
@@ -216,6 +225,8 @@ struct Clock {
     read: u64,
     rung: u64,
     busy: u64,
+    /// The same since the start, for who looks.
+    total: u64,
 }
 
 /// Why a worker ends.
@@ -243,8 +254,9 @@ impl Worker {
                 if self.watch.is_stopped() {
                     return Err(Leaving);
                 }
+                self.watch.control.pulse.rest();
                 self.tasks.wait(None);
-                self.clock.read = Deadline::now().as_nanos();
+                self.go_on();
                 continue;
             }
             // What has come in part is in hand already.
@@ -354,16 +366,21 @@ impl Worker {
         }
         let Some((_, function)) = self.current.clone() else { return Err(Gone) };
         let mut output = std::mem::take(&mut self.output);
-        let told = if header.flags & wire::WATCHED != 0 {
+        let watched = if header.flags & wire::WATCHED != 0 {
             let (watched, rest) = Watched::decode(records).ok_or(Nonsense)?;
-            self.run_watched(&header, &watched, rest, &function, &mut output)
-        } else if let Ok(function) = &*function {
-            let mut telling = Telling { worker: self, told: 0, end: Ok(()) };
-            function.call_records(header.items as usize, &mut records, &mut output, &mut telling);
-            let Telling { told, end, .. } = telling;
-            end.map(|()| told)
+            records = rest;
+            Some(watched)
         } else {
-            self.refuse_all(&header, &function)
+            None
+        };
+        let told = match (&*function, &watched) {
+            (Ok(function), None) if !self.traced => {
+                let mut telling = Telling { worker: self, told: 0, end: Ok(()) };
+                function.call_records(header.items as usize, &mut records, &mut output, &mut telling);
+                let Telling { told, end, .. } = telling;
+                end.map(|()| told)
+            }
+            _ => self.run_each(header, watched.as_ref(), records, &function, &mut output),
         };
         if output.capacity() <= KEEP {
             self.output = output;
@@ -372,23 +389,32 @@ impl Worker {
         if told? == header.items { Ok(()) } else { Err(Nonsense) }
     }
 
-    /// Runs items one by one, each of them in hand; tells how many there were.
-    fn run_watched(
+    /// Runs items one by one, where something is to be done for each; tells how many there were.
+    fn run_each(
         &mut self,
-        header: &TaskHeader,
-        watched: &Watched,
+        header: TaskHeader,
+        watched: Option<&Watched>,
         mut records: &[u8],
         function: &Result<Erased, String>,
         output: &mut Vec<u8>,
     ) -> Result<u32, End> {
+        let began = self.traced.then(|| self.begin_span(header.function));
         for index in 0..header.items {
             let (argument, rest) = records::split(records).ok_or(Nonsense)?;
             records = rest;
             output.clear();
-            let outcome = self.watch.run(watched, index, header.limit, || match function {
+            let mut call = || match function {
                 Ok(function) => function.call_bytes(argument, output),
                 Err(why) => Outcome::BadArguments(why.clone()),
-            });
+            };
+            let outcome = match watched {
+                None => Some(call()),
+                Some(watched) => self.watch.run(watched, index, header.limit, call),
+            };
+            if let Some(began) = began.filter(|_| index + 1 == header.items) {
+                // Before the last result, with which the task is known to be over.
+                self.end_span(header, began)?;
+            }
             match outcome {
                 Some(Outcome::Value(())) => self.commit(wire::VALUE, output)?,
                 Some(failure) => self.commit_failure(&failure)?,
@@ -396,17 +422,6 @@ impl Worker {
                     self.commit(wire::CANCELLED, &[])?;
                     continue;
                 }
-            }
-            self.count()?;
-        }
-        Ok(header.items)
-    }
-
-    /// What the items of a function come to that cannot be called.
-    fn refuse_all(&mut self, header: &TaskHeader, function: &Result<Erased, String>) -> Result<u32, End> {
-        for _ in 0..header.items {
-            if let Err(why) = function {
-                self.commit_failure(&Outcome::BadArguments(why.clone()))?;
             }
             self.count()?;
         }
@@ -470,7 +485,7 @@ impl Worker {
             Err(_) => return Err(Gone),
         }
         // The wait was not work.
-        self.clock.read = Deadline::now().as_nanos();
+        self.go_on();
         Ok(())
     }
 
@@ -480,8 +495,18 @@ impl Worker {
         let took = now.saturating_sub(self.clock.read);
         self.clock.read = now;
         self.clock.busy += took;
+        self.clock.total += took;
+        let function = self.clock.function.map(|id| id.0);
+        self.watch.control.pulse.tell(self.clock.total, now, (function, self.clock.unread, took));
         self.clock.unread = 0;
         took
+    }
+
+    /// Work begins anew: what has passed since the clock was last read does not count.
+    fn go_on(&mut self) {
+        let now = Deadline::now().as_nanos();
+        self.clock.read = now;
+        self.watch.control.pulse.work(now);
     }
 
     /// Has this worker leave before its next message, if it has become too large by what it ran.

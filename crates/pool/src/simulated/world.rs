@@ -219,6 +219,7 @@ impl Simulated {
         let state = &mut self.workers[worker];
         if complete {
             state.given -= 1;
+            state.jobs += 1;
             if state.leaving {
                 return self.leave(worker);
             }

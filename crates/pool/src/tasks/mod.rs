@@ -120,6 +120,8 @@ pub struct Tasks<A, R, I> {
     window: Option<usize>,
     how: How,
     total: Option<Duration>,
+    #[cfg(feature = "progress")]
+    progress: Option<String>,
 }
 
 impl<A, R, I> Tasks<A, R, I>
@@ -129,7 +131,17 @@ where
     R: DeserializeOwned + 'static,
 {
     pub(crate) fn new(shared: Arc<Shared>, work: Work<A, R>, input: I, how: How) -> Tasks<A, R, I> {
-        Tasks { shared, work, input, chunk_size: ChunkSize::Auto, window: None, how, total: None }
+        Tasks {
+            shared,
+            work,
+            input,
+            chunk_size: ChunkSize::Auto,
+            window: None,
+            how,
+            total: None,
+            #[cfg(feature = "progress")]
+            progress: None,
+        }
     }
 
     /// How many items are sent to a worker together: a number, or a rule.
@@ -208,6 +220,22 @@ where
     /// [`try_collect`](Tasks::try_collect).
     pub fn cancellable(mut self, cancellable: bool) -> Self {
         self.how.cancellable = cancellable;
+        self
+    }
+
+    /// Shows on stderr how far the call is, under this name: by a bar on a terminal, with rate and estimated end where the
+    /// length of the input is known; otherwise by a line every five seconds, and one at the end. It counts items whose results
+    /// have come, in the order of the input where that is the order of the results. For all but
+    /// [`spawn`](Tasks::spawn) and [`spawn_each`](Tasks::spawn_each).
+    ///
+    /// ```no_run
+    /// let pool = procession_pool::Pool::new(2)?;
+    /// let squares = pool.tasks(|n: u64| n * n, 0..1000).progress("squares").collect()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "progress")]
+    pub fn progress(mut self, name: impl Into<String>) -> Self {
+        self.progress = Some(name.into());
         self
     }
 
@@ -346,7 +374,15 @@ where
     }
 
     fn start_as(self, ordered: bool, eager: bool, collected: bool) -> Results<A, R, I> {
-        let Tasks { shared, work, input, chunk_size, window, mut how, total } = self;
+        #[cfg(feature = "progress")]
+        let progress = self.progress.clone().map(|name| {
+            let (lower, upper) = self.input.bounds();
+            crate::seeing::Progress::new(
+                name,
+                upper.filter(|upper| *upper == lower).map(|upper| upper as u64),
+            )
+        });
+        let Tasks { shared, work, input, chunk_size, window, mut how, total, .. } = self;
         how.cancellable |= total.is_some();
         // Two for each worker: while one is handed out to it, the next is there.
         let ahead = if how.priority > 0 { shared.workers().saturating_mul(2) } else { 0 };
@@ -361,6 +397,8 @@ where
         };
         let job = Job { shared, id: opened.as_ref().ok().copied() };
         let mut results = Results::new(work, job, input, chunk, window, ahead);
+        #[cfg(feature = "progress")]
+        results.show(progress);
         if let Err(error) = opened {
             results.refuse(error);
         }

@@ -100,6 +100,8 @@ pub struct Results<A, R, I> {
     /// How long the whole call may take, and until when that is.
     total: Option<(Duration, Deadline)>,
     spare: Vec<Vec<u8>>,
+    #[cfg(feature = "progress")]
+    progress: Option<crate::seeing::Progress>,
     /// What was prepared and not yet added, and the chunk that is being filled: a panic of the input loses neither.
     prepared: Vec<Prepared>,
     partial: Partial,
@@ -171,6 +173,8 @@ where
             index: 0,
             total: None,
             spare: Vec::new(),
+            #[cfg(feature = "progress")]
+            progress: None,
             prepared: Vec::new(),
             partial: Partial::default(),
         }
@@ -179,6 +183,12 @@ where
     /// Says why there is no job.
     pub(super) fn refuse(&mut self, error: TaskError) {
         self.refused = Some(error);
+    }
+
+    /// Shows how far it is.
+    #[cfg(feature = "progress")]
+    pub(super) fn show(&mut self, progress: Option<crate::seeing::Progress>) {
+        self.progress = progress;
     }
 
     /// The whole of it may take so long from now on.
@@ -334,6 +344,10 @@ where
             if let Some(segment) = self.segments.pop_front() {
                 let left = segment.count;
                 self.index = segment.first;
+                #[cfg(feature = "progress")]
+                if let Some(progress) = &mut self.progress {
+                    progress.advance(left, matches!(segment.body, Body::Failed(_)));
+                }
                 let next = match segment.body {
                     Body::Values(records) => Current::Values { records, at: 0, left },
                     Body::Failed(error) => Current::Failed { error, left },

@@ -28,7 +28,8 @@ mod member;
 pub(super) use bell::CrewWaiter;
 
 use super::task::Task;
-use crate::back::{Attendant, Event, Events, Key};
+use crate::back::{Attendant, Event, Events, Gone, Key};
+use crate::seeing::{Timeline, log};
 use procession_parcel::{Erased, Parcel};
 use procession_sys::Deadline;
 use std::{
@@ -64,6 +65,7 @@ const NEVER: u64 = u64::MAX;
 pub(super) struct Recipe {
     pub(super) name: String,
     pub(super) initializer: Option<(Erased, Parcel)>,
+    pub(super) timeline: Option<Arc<Timeline>>,
 }
 
 /// Everything that the threads share.
@@ -121,6 +123,8 @@ struct Board {
     failed_inits: u32,
     next_start: Deadline,
     broken: bool,
+    /// What threads did that are gone.
+    gone: Gone,
 }
 
 #[derive(Debug)]
@@ -140,6 +144,8 @@ struct Member {
 #[derive(Debug)]
 pub(super) struct Life {
     name: String,
+    /// Its track in the timeline.
+    track: u32,
     desk: Mutex<Desk>,
     /// It is to end after the task that it runs.
     ending: AtomicBool,
@@ -158,8 +164,11 @@ struct Desk {
     busy: Option<Deadline>,
     worked: Duration,
     items: u64,
+    jobs: u64,
     bytes_in: u64,
     bytes_out: u64,
+    /// When its thread was ready.
+    ready_at: Option<Deadline>,
 }
 
 impl Board {
@@ -216,6 +225,7 @@ impl Crew {
                 failed_inits: 0,
                 next_start: now,
                 broken: false,
+                gone: Gone::default(),
             }),
             work: Condvar::new(),
             queued: AtomicUsize::new(0),
@@ -253,13 +263,18 @@ impl Crew {
     fn hire(self: &Arc<Crew>, board: &mut Board, index: usize) -> io::Result<()> {
         let life = Arc::new(Life {
             name: format!("{}-{}", self.recipe.name, board.next_number),
+            track: u32::try_from(board.next_number).unwrap_or(u32::MAX),
             desk: Mutex::default(),
             ending: AtomicBool::new(false),
             born: Deadline::now(),
         });
+        if let Some(timeline) = &self.recipe.timeline {
+            timeline.worker(life.track, &life.name, index);
+        }
         let (crew, alive) = (self.clone(), life.clone());
         let handle =
             thread::Builder::new().name(life.name.clone()).spawn(move || crew.live(&alive, index))?;
+        log::started(&life.name, None, index, board.slots[index].restarts > 0);
         board.next_number += 1;
         // It can be given a task from now on.
         board.idle += 1;
@@ -321,7 +336,7 @@ impl Crew {
             return;
         }
         let mut board = self.board();
-        let Board { slots, leaving, left, events: own, finished: done, .. } = &mut *board;
+        let Board { slots, leaving, left, events: own, finished: done, gone: past, .. } = &mut *board;
         own.drain(..).for_each(|event| events.push(event));
         done.drain(..).for_each(&mut finished);
         for member in slots.iter().filter_map(|slot| slot.member.as_ref()).chain(leaving.iter()) {
@@ -330,7 +345,13 @@ impl Crew {
             desk.finished.drain(..).for_each(&mut finished);
         }
         for gone in [leaving, left] {
-            gone.retain(|member| !member.handle.is_finished());
+            gone.retain(|member| {
+                let over = member.handle.is_finished();
+                if over {
+                    infos::add(past, &member.life);
+                }
+                !over
+            });
         }
     }
 
@@ -423,6 +444,9 @@ impl Crew {
         while !self.has_ended() && !end.passed() {
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(2));
+        }
+        if let Some(timeline) = &self.recipe.timeline {
+            timeline.finish();
         }
     }
 }

@@ -4,13 +4,14 @@ use crate::{
     Death, TaskError,
     back::{Event, Key},
     records::{self, PushError},
+    seeing::Name,
     work::judge,
 };
 use procession_parcel::Erased;
 use procession_sys::Deadline;
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -22,11 +23,18 @@ pub(super) struct Function {
     pub(super) erased: Erased,
     /// How long an item takes, in nanoseconds; 0 as long as that is not known.
     item: AtomicU64,
+    /// What a timeline calls it.
+    name: OnceLock<String>,
 }
 
 impl Function {
     pub(super) fn new(erased: Erased) -> Function {
-        Function { erased, item: AtomicU64::new(0) }
+        Function { erased, item: AtomicU64::new(0), name: OnceLock::new() }
+    }
+
+    /// What a timeline calls it. Only the first call takes long.
+    pub(super) fn name(&self) -> &str {
+        self.name.get_or_init(|| Name::of(&self.erased).text())
     }
 
     /// How long an item takes, in nanoseconds, once that is known.
@@ -83,6 +91,8 @@ pub(super) struct Run {
     count: u32,
     records: Vec<u8>,
     events: Vec<Event>,
+    /// Of the values since the last look.
+    pub(super) bytes: u64,
 }
 
 impl Run {
@@ -94,6 +104,7 @@ impl Run {
 
     fn end_values(&mut self, key: Key) {
         if self.count > 0 {
+            self.bytes += self.records.len() as u64;
             let Run { first, count, .. } = *self;
             self.events.push(Event::Results {
                 key,

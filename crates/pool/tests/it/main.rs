@@ -15,14 +15,21 @@ mod functions;
 mod handles;
 mod lazy;
 mod lifetimes;
+mod live;
 mod policies;
+#[cfg(feature = "progress")]
+mod progress;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod scripted;
 mod simulated;
 mod slices;
+#[cfg(feature = "stacks")]
+mod stacks;
+mod stats;
 mod storm;
 mod support;
 mod thread_pool;
 mod threads;
+mod timeline;
 mod worlds;

@@ -4,10 +4,13 @@ use super::{Given, Slot};
 use crate::{
     Cause, Death, TaskError,
     back::{Event, Events, FunctionId},
-    local::memory,
+    local::{memory, pulse::Beat},
 };
 use procession_process::ExitStatus;
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// What a worker's death says about those to come.
 #[derive(Debug)]
@@ -131,9 +134,27 @@ impl Slot {
         if self.damaged { rest } else { rest.min(1) }
     }
 
+    /// How many of its tasks it has begun, and not finished as far as it has told: the first, or none.
+    pub(in crate::local) fn tasks_in_hand(&self) -> usize {
+        let begun = |task: &Given| task.first_ticket().is_some_and(|ticket| ticket <= self.started());
+        usize::from(self.given.front().is_some_and(begun))
+    }
+
+    /// What it lets be seen of itself.
+    pub(in crate::local) fn beat(&self, now: Option<u64>) -> Beat {
+        self.control.pulse.read(now)
+    }
+
+    /// How long it took from its start until it was ready, once it is.
+    pub(in crate::local) fn start_up(&self, beat: &Beat) -> Option<Duration> {
+        let ready = beat.ready.filter(|_| self.ready)?;
+        Some(Duration::from_nanos(ready.saturating_sub(self.tally.born.as_nanos())))
+    }
+
     /// Reports what becomes of its tasks, after its death and after everything it told was taken in.
     pub(in crate::local) fn end(&mut self, exit: ExitStatus, events: &mut Events) -> Arc<Death> {
         let death = Arc::new(self.death(exit));
+        self.show_end(&death.to_string());
         for task in std::mem::take(&mut self.given) {
             let in_hand = self.in_hand(&task);
             if task.watched.as_ref().is_some_and(|watched| watched.cancelled) {

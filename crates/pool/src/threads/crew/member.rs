@@ -2,7 +2,13 @@
 
 use super::super::task::{Function, Next, Run, Task};
 use super::{ATTEND_AGAIN, BATCH, Board, Crew, LONG, LOOK, Life, MAX_FAILED_INITS, RETRY_START};
-use crate::{TaskError, back::Event, records, token};
+use crate::{
+    TaskError,
+    back::{Event, FunctionId},
+    records,
+    seeing::{Span, log},
+    token,
+};
 use procession_parcel::Outcome;
 use procession_sys::{Deadline, Spin};
 use std::{
@@ -27,12 +33,19 @@ impl Crew {
         };
         token::with_token(Rc::new(asked), || match self.initialize() {
             Ok(()) => {
-                life.desk().ready = true;
+                let now = Deadline::now();
+                if let Some(timeline) = &self.recipe.timeline {
+                    timeline.ready(life.track, life.born.as_nanos(), now.as_nanos());
+                }
+                let mut desk = life.desk();
+                (desk.ready, desk.ready_at) = (true, Some(now));
+                drop(desk);
                 self.board().failed_inits = 0;
                 self.work(life, &current);
             }
             Err(why) => self.init_failed(index, life, &why),
         });
+        log::ended(&life.name, true, || "the thread has ended".to_owned());
         // Whoever waits for the end looks at it.
         self.ring();
     }
@@ -85,7 +98,16 @@ impl Crew {
                 life.desk().current = Some(task.clone());
                 current.replace(Some(task.clone()));
             }
+            let began = self.recipe.timeline.as_ref().map(|_| Deadline::now().as_nanos());
             let stays = self.run(life, &task, &mut hands);
+            if let (Some(timeline), Some(began)) = (&self.recipe.timeline, began) {
+                // Before what it came to is told.
+                let ended = Deadline::now().as_nanos();
+                let Task { key, items, .. } = *task;
+                let span = Span { function: FunctionId(0), key, first: 0, items, began, ended };
+                let remark = if stays { "" } else { "left behind" };
+                timeline.named_task(life.track, &span, Some(task.function.name()), remark);
+            }
             if guarded {
                 current.replace(None);
             }
@@ -141,6 +163,8 @@ impl Crew {
         }
         let mut desk = life.desk();
         desk.items += u64::from(task.items);
+        desk.jobs += 1;
+        desk.bytes_out += mem::take(&mut hands.run.bytes);
         desk.bytes_in += task.arguments.len() as u64;
         desk.current = None;
         if task.guard.is_some() {
