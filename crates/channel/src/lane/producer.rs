@@ -49,6 +49,8 @@ impl<M: Memory> Producer<M> {
         {
             return Err(Corrupt { what: "position", found: head, limit: tail });
         }
+        // What grew under a sender that died is not this one's to go on with.
+        words.sender.grown.store(0, Ordering::Relaxed);
         // Unknown where the lane was in use before.
         let high = if tail == 0 { 0 } else { capacity };
         Ok(Producer { memory, tail, head, sent, high, max_message, growing: None })
