@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "turns the address of a function back into a function of the type it was")]
 
 use super::signature::signature;
+use crate::carrier::Carrier;
 use crate::codec::{self, Fault};
 use crate::panics;
 use crate::{Outcome, Parcel, RemoteError};
@@ -31,8 +32,46 @@ pub(super) struct Target {
 /// How the argument comes and the result goes.
 pub(super) enum Body<'a, 'i> {
     Parcel(&'a mut Option<Parcel>, &'a mut Outcome),
-    Bytes { input: &'a [u8], trusted: bool, output: &'a mut Vec<u8>, outcome: &'a mut Outcome<()> },
-    Batch { count: usize, input: &'a mut &'i [u8], trusted: bool, batch: &'a mut dyn Batch },
+    Bytes {
+        input: &'a [u8],
+        trusted: bool,
+        output: &'a mut Vec<u8>,
+        outcome: &'a mut Outcome<()>,
+    },
+    Batch {
+        count: usize,
+        input: &'a mut &'i [u8],
+        trusted: bool,
+        batch: &'a mut dyn Batch,
+    },
+    Carried {
+        input: &'a [u8],
+        trusted: bool,
+        load: &'a mut dyn Carrying,
+        output: &'a mut Vec<u8>,
+        outcome: &'a mut Outcome<()>,
+    },
+}
+
+/// What the argument and the value of one call bring along beside their bytes: see [`carrier`](crate::carrier).
+///
+/// See [`Erased::call_carried`](super::Erased::call_carried).
+pub trait Carrying {
+    /// What the decoding of the argument is given.
+    fn incoming(&self) -> &Carrier;
+
+    /// What the encoding of the value is given.
+    fn outgoing(&self) -> &Carrier;
+
+    /// The value was encoded to the end of `output`, and still exists. Whatever is appended here is part of the result.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot go, which becomes the call's [`Outcome::BadResult`].
+    fn departs(&mut self, output: &mut Vec<u8>) -> Result<(), String>;
+
+    /// The value could not be encoded, or not depart; it still exists.
+    fn stays(&mut self);
 }
 
 /// Who takes part in a batch of calls: gives room for the results, and is told of each.
@@ -277,7 +316,9 @@ pub(super) fn refuse_with(body: Body<'_, '_>, cause: &str) {
     let cause = || cause.to_owned();
     match body {
         Body::Parcel(_, outcome) => *outcome = Outcome::BadArguments(cause()),
-        Body::Bytes { outcome, .. } => *outcome = Outcome::BadArguments(cause()),
+        Body::Bytes { outcome, .. } | Body::Carried { outcome, .. } => {
+            *outcome = Outcome::BadArguments(cause());
+        }
         Body::Batch { count, batch, .. } => {
             for index in 0..count {
                 if !batch.starting(index) {
@@ -306,6 +347,9 @@ pub(super) fn run<C: Call>(call: &C, body: Body<'_, '_>) {
                     return skip_rest(index + 1..count, batch);
                 }
             }
+        }
+        Body::Carried { input, trusted, load, output, outcome } => {
+            *outcome = carried(call, input, trusted, load, output);
         }
         Body::Parcel(input, outcome) => {
             let input = input.take().unwrap_or_else(|| Parcel::new(Vec::new(), Vec::new()));
@@ -352,6 +396,48 @@ fn once<C: Call>(
         Err(panic) => Outcome::Panicked(panic),
     };
     (outcome, decoded)
+}
+
+/// One call whose argument and value bring something along.
+fn carried<C: Call>(
+    call: &C,
+    input: &[u8],
+    trusted: bool,
+    load: &mut dyn Carrying,
+    output: &mut Vec<u8>,
+) -> Outcome<()> {
+    /// Also if the encoding panics.
+    struct Stays<'a>(Option<&'a mut dyn Carrying>);
+    impl Drop for Stays<'_> {
+        fn drop(&mut self) {
+            if let Some(load) = self.0.take() {
+                load.stays();
+            }
+        }
+    }
+    let start = output.len();
+    let result = panics::catch(|| {
+        let argument = codec::decode_carried::<C::Argument>(input, load.incoming(), trusted)
+            .map_err(|fault| bad_argument::<C::Argument>(input.len(), fault))?;
+        let value = call.call(argument)?;
+        // Dropped before the value.
+        let mut going = Stays(Some(load));
+        let Some(load) = &mut going.0 else { return Ok::<(), Failure>(()) };
+        let outgoing = load.outgoing().clone();
+        codec::encode_carried(&value, &outgoing, output).map_err(bad_result::<C::Value>)?;
+        load.departs(output).map_err(Failure::Result)?;
+        going.0 = None;
+        Ok(())
+    });
+    let outcome = match result {
+        Ok(Ok(())) => Outcome::Value(()),
+        Ok(Err(failure)) => failure.into_outcome(),
+        Err(panic) => Outcome::Panicked(panic),
+    };
+    if !outcome.is_value() {
+        output.truncate(start);
+    }
+    outcome
 }
 
 #[cold]
