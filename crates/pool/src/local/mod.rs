@@ -72,6 +72,7 @@ use output::Reader;
 use procession_channel::Bell;
 use procession_parcel::{Erased, Parcel};
 use procession_process::StartMethod;
+use procession_shm::HeapRing;
 use procession_sys::{Deadline, Spin};
 use slot::{Alarm, Failures, Recipe, Slot};
 use std::{
@@ -233,6 +234,10 @@ impl Back for Local {
         self.target
     }
 
+    fn ring(&self) -> Option<HeapRing> {
+        self.recipe.ring.as_ref().map(HeapRing::beside)
+    }
+
     fn define(&mut self, id: FunctionId, _function: &Arc<Erased>, parcel: &Arc<Parcel>) {
         let function = Function { parcel: parcel.clone(), item: None, deaths: 0, refused: None };
         self.functions.insert(id, function);
@@ -357,7 +362,7 @@ impl Back for Local {
     fn terminate(&mut self) {
         self.closed = true;
         self.places.clear();
-        let slots = std::mem::take(&mut self.slots);
+        let mut slots = std::mem::take(&mut self.slots);
         for slot in slots.iter().flatten() {
             let _ = slot.process.signal_group(libc::SIGTERM);
         }
@@ -371,6 +376,7 @@ impl Back for Local {
         for slot in slots.iter().flatten() {
             let _ = slot.process.wait_timeout(last.remaining());
         }
+        slots.iter_mut().flatten().for_each(Slot::discard);
     }
 
     fn has_ended(&mut self) -> bool {

@@ -14,12 +14,12 @@ use super::{
     control::{self, Control},
     output::{OutputStream, Reader},
     wire::{self, PIECE, Times},
-    worker::{self, Boot},
+    worker::{self, Boot, Place},
 };
 use crate::{
     Cause, Error, TaskError,
     back::{Attendant, Event, Events, FunctionId, Key},
-    records,
+    loads, records,
     work::judge,
 };
 use procession_channel::{
@@ -28,7 +28,7 @@ use procession_channel::{
 };
 use procession_parcel::{Erased, Fd, Outcome, Parcel, codec, wire::packet};
 use procession_process::{Process, Resource, StartMethod, Stdio, watch};
-use procession_shm::{Kind, Segment};
+use procession_shm::{HeapRing, Kind, Segment};
 use procession_sys::Deadline;
 use std::{
     collections::{HashSet, VecDeque},
@@ -61,6 +61,8 @@ pub(super) struct Recipe {
     pub(super) limits: Vec<(Resource, u64)>,
     pub(super) pins: Vec<Vec<usize>>,
     pub(super) environment: Vec<(OsString, OsString)>,
+    /// The ring by which blocks of a heap travel.
+    pub(super) ring: Option<HeapRing>,
     #[cfg(feature = "sandbox")]
     pub(super) sandbox: Option<super::Sandbox>,
 }
@@ -78,6 +80,7 @@ impl Default for Recipe {
             limits: Vec::new(),
             pins: Vec::new(),
             environment: Vec::new(),
+            ring: None,
             #[cfg(feature = "sandbox")]
             sandbox: None,
         }
@@ -186,6 +189,9 @@ pub(super) struct Slot {
     suspect: bool,
     /// In bytes.
     memory_limit: Option<u64>,
+    /// The ring by which blocks of a heap travel, and the last result's token that came with some.
+    ring: Option<HeapRing>,
+    last_load: u64,
     pub(super) tally: Tally,
 }
 
@@ -275,6 +281,7 @@ impl Slot {
             exit: copy(&recipe.exit)?,
             recycle_memory: recipe.recycle_memory,
             memory_limited: recipe.memory_limit.is_some(),
+            ring: recipe.ring.as_ref().map(|ring| Place(ring.beside())),
             #[cfg(feature = "sandbox")]
             sandbox: recipe.sandbox.clone(),
         };
@@ -317,6 +324,8 @@ impl Slot {
             retired: false,
             suspect: false,
             memory_limit: recipe.memory_limit,
+            ring: recipe.ring.as_ref().map(HeapRing::beside),
+            last_load: 0,
             tally: Tally {
                 born: Deadline::now(),
                 tasks_given: 0,
@@ -360,7 +369,7 @@ impl Slot {
         if self.damaged {
             return None;
         }
-        let Slot { results, given, load, watched, .. } = self;
+        let Slot { results, given, load, watched, ring, last_load, .. } = self;
         let (mut begun, mut ready, mut leaving, mut failure) = (false, false, false, None);
         let (mut items, mut bytes, mut busy) = (0_u64, 0_u64, 0_u64);
         let mut run = Run { key: Key { task: 0, attempt: 0 }, first: 0, count: 0, records: Vec::new() };
@@ -379,6 +388,9 @@ impl Slot {
                 Some((&wire::VALUE, value)) => {
                     let Some(task) = given.front_mut() else { return sane = false };
                     items += 1;
+                    if ring.is_some() {
+                        *last_load = loads::token(value).unwrap_or(*last_load);
+                    }
                     if run.count == 0 {
                         run.key = task.key;
                         run.first = task.done;

@@ -16,7 +16,7 @@ use super::{
     memory::{Resident, own_peak},
     wire::{self, TaskHeader, Times, Watched},
 };
-use crate::{back::FunctionId, records, token};
+use crate::{back::FunctionId, loads, records, token};
 use procession_channel::lane::{RawReceiver, RawSender, RecvError, TrySendError};
 use procession_parcel::{
     Erased, Fd, Outcome, Parcel, codec,
@@ -24,8 +24,9 @@ use procession_parcel::{
     wire::{Limits, Received, packet},
 };
 use procession_process::{StartMethod, current_process};
-use procession_sys::Deadline;
-use serde::{Deserialize, Serialize};
+use procession_shm::HeapRing;
+use procession_sys::{Deadline, crash_point};
+use serde::{Deserialize, Serialize, Serializer};
 use std::{
     cell::Cell, collections::HashMap, convert::Infallible, io::Write, rc::Rc, sync::atomic::Ordering,
     time::Duration,
@@ -45,9 +46,24 @@ pub(super) struct Boot {
     /// In bytes.
     pub(super) recycle_memory: Option<u64>,
     pub(super) memory_limited: bool,
+    pub(super) ring: Option<Place>,
     #[cfg(feature = "sandbox")]
     pub(super) sandbox: Option<super::sandbox::Sandbox>,
 }
+
+/// An end of the ring by which blocks of a heap travel, which stays with who sends it, too.
+#[derive(Deserialize, Debug)]
+#[serde(transparent)]
+pub(super) struct Place(pub(super) HeapRing);
+
+impl Serialize for Place {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize_copy(serializer)
+    }
+}
+
+/// Runs items of a pool on a heap, and notes each result's token.
+type Cargo = loads::Cargo<Box<dyn Fn(u64)>>;
 
 /// How much work may go by before the parent is rung, in nanoseconds.
 const RING: u64 = 50_000;
@@ -73,6 +89,12 @@ pub(super) fn run(boot: Boot) {
     }
     let heap =
         boot.recycle_memory.and_then(|limit| Some(Heap { limit, resident: Resident::open()?, next: 0 }));
+    let cargo = boot.ring.map(|Place(ring)| {
+        loads::set_worker_heap(Some(ring.heap()));
+        let control = control.clone();
+        let note: Box<dyn Fn(u64)> = Box::new(move |token| control.load.store(token, Ordering::Release));
+        Cargo::new(ring, note)
+    });
     if boot.initializer.is_some() || boot.state.is_some() {
         // So that an initialiser that ends this process is known for it.
         let _ = results.send(&[&[wire::BEGUN]], None);
@@ -95,6 +117,7 @@ pub(super) fn run(boot: Boot) {
         parcels: boot.parcels,
         watch: watch.clone(),
         heap,
+        cargo,
         functions: HashMap::new(),
         current: None,
         fragments: Vec::new(),
@@ -208,6 +231,7 @@ struct Worker {
     parcels: Fd,
     watch: Rc<Watch>,
     heap: Option<Heap>,
+    cargo: Option<Cargo>,
     functions: HashMap<FunctionId, Rc<Result<Erased, String>>>,
     /// The one that was called last.
     current: Option<(FunctionId, Rc<Result<Erased, String>>)>,
@@ -379,9 +403,11 @@ impl Worker {
             let (argument, rest) = records::split(records).ok_or(Nonsense)?;
             records = rest;
             output.clear();
-            let call = |output: &mut Vec<u8>| match &*function {
-                Ok(function) => function.call_bytes(argument, output),
-                Err(why) => Outcome::BadArguments(why.clone()),
+            let cargo = &mut self.cargo;
+            let call = |output: &mut Vec<u8>| match (&*function, cargo) {
+                (Ok(function), None) => function.call_bytes(argument, output),
+                (Ok(function), Some(cargo)) => cargo.call(function, argument, output),
+                (Err(why), _) => Outcome::BadArguments(why.clone()),
             };
             let outcome = match &watched {
                 None => call(&mut output),
@@ -395,6 +421,7 @@ impl Worker {
             };
             if outcome.is_value() {
                 self.commit(wire::VALUE, &output)?;
+                crash_point!("pool.load.committed");
             } else {
                 output.clear();
                 encode_failure(&outcome, &mut output);

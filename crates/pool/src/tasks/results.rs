@@ -5,9 +5,9 @@ use crate::{
     TaskError, Work,
     driver::{Listener, Shared},
     front::{Body, JobId, Segment, Want},
+    loads,
     records::{self, PushError},
 };
-use procession_parcel::codec;
 use procession_sys::Deadline;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -248,9 +248,7 @@ where
     /// Ends the call with `error`; what is left of it is cancelled.
     fn give_up(&mut self, error: TaskError) {
         self.refused = Some(error);
-        self.segments.clear();
-        self.current = Current::Nothing;
-        self.prepared.clear();
+        self.abandon();
         self.input = None;
         if let Some(id) = self.job.id.take() {
             self.job.shared.drop_job(id);
@@ -284,7 +282,7 @@ where
                 match records::split(&records[*at..]) {
                     Some((record, rest)) => {
                         *at = records.len() - rest.len();
-                        codec::decode(record).map_err(|error| TaskError::BadResult(error.to_string()))
+                        loads::decode(self.job.shared.loads.as_deref(), record)
                     }
                     None => {
                         Err(TaskError::BadResult("the worker sent fewer results than it said".to_owned()))
@@ -428,6 +426,7 @@ where
         // A panic may have left half a record.
         arguments.truncate(*whole);
         let mut failure = None;
+        let loads = self.job.shared.loads.as_deref();
         while *items < size && arguments.len() < CHUNK_BYTES && failure.is_none() {
             let item = match self.input.as_mut().and_then(Input::next_item) {
                 Some(Ok(item)) => item,
@@ -440,12 +439,12 @@ where
                     break;
                 }
             };
-            let why = match records::push(arguments, |bytes| codec::encode(&item, bytes)) {
+            let why = match records::push(arguments, |bytes| loads::encode(loads, &item, bytes)) {
                 Ok(()) => {
                     (*items, *whole) = (*items + 1, arguments.len());
                     continue;
                 }
-                Err(PushError::Write(error)) => error.to_string(),
+                Err(PushError::Write(why)) => why,
                 Err(PushError::TooLarge(bytes)) => format!("it has {bytes} bytes, encoded"),
             };
             // It ends the chunk; what is before it goes as a task of its own.
@@ -461,6 +460,39 @@ where
         let found = items > 0 || failure.is_some();
         self.prepared.extend(failure.map(Prepared::Failed));
         found
+    }
+}
+
+impl<A, R, I> Results<A, R, I> {
+    /// Throws away what was fetched and not handed out, and what was prepared and not added.
+    fn abandon(&mut self) {
+        let current = std::mem::replace(&mut self.current, Current::Nothing);
+        let segments = std::mem::take(&mut self.segments);
+        let prepared = std::mem::take(&mut self.prepared);
+        let partial = std::mem::take(&mut self.partial);
+        let Some(loads) = &self.job.shared.loads else { return };
+        if let Current::Values { records, at, .. } = &current {
+            loads.let_go(&records[*at..]);
+        }
+        for segment in &segments {
+            if let Body::Values(records) = &segment.body {
+                loads.let_go(records);
+            }
+        }
+        for next in &prepared {
+            if let Prepared::Task(_, arguments) = next {
+                loads.let_go(arguments);
+            }
+        }
+        loads.let_go(&partial.arguments[..partial.whole]);
+    }
+}
+
+impl<A, R, I> Drop for Results<A, R, I> {
+    fn drop(&mut self) {
+        if self.job.shared.loads.is_some() && !self.job.shared.leak_in_copy() {
+            self.abandon();
+        }
     }
 }
 

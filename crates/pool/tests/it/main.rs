@@ -12,6 +12,9 @@ mod deaths;
 mod failures;
 mod functions;
 mod handles;
+mod heap;
+#[cfg(crash_points)]
+mod heap_crash;
 mod lazy;
 mod lifetimes;
 mod policies;
