@@ -286,6 +286,21 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(
     }
 }
 
+/// Decodes the content of the only record in a buffer, which may become the value's memory.
+pub(crate) fn decode_only<R: DeserializeOwned + 'static>(
+    loads: Option<&Loads>,
+    records: Vec<u8>,
+) -> Result<R, TaskError> {
+    match records::split(&records) {
+        Some((_, [])) if loads.is_none() && records.len() > records::LARGE => {
+            codec::decode_vec(records, records::PREFIX)
+                .map_err(|error| TaskError::BadResult(error.to_string()))
+        }
+        Some((content, _)) => decode(loads, content),
+        None => Err(TaskError::BadResult("the worker sent no value".to_owned())),
+    }
+}
+
 /// Who runs items of a pool on a heap: a worker.
 pub(crate) struct Cargo<N> {
     ring: HeapRing,

@@ -239,6 +239,28 @@ impl<M: Memory> Consumer<M> {
     ///
     /// See [`RecvError`]; it comes after the messages before it were given.
     pub fn recv_batch(&mut self, max_bytes: usize, mut each: impl FnMut(&[u8])) -> Result<usize, RecvError> {
+        let mut large = Vec::new();
+        let count = self.recv_batch_or_large(max_bytes, &mut each, &mut large)?;
+        if !large.is_empty() {
+            each(&large);
+            self.batch = kept(large);
+        }
+        Ok(count)
+    }
+
+    /// As [`recv_batch`](Consumer::recv_batch), but a message in pieces, which makes a batch of its own, is given as
+    /// `large`, in memory of its own, in place of `each`. `large` is empty in all other cases.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`]; it comes after the messages before it were given.
+    pub fn recv_batch_or_large(
+        &mut self,
+        max_bytes: usize,
+        mut each: impl FnMut(&[u8]),
+        large: &mut Vec<u8>,
+    ) -> Result<usize, RecvError> {
+        large.clear();
         let mut batch = core::mem::take(&mut self.batch);
         let mut ends = core::mem::take(&mut self.ends);
         batch.clear();
@@ -259,9 +281,8 @@ impl<M: Memory> Consumer<M> {
                 Ok(Some(_)) if !ends.is_empty() => break,
                 Ok(Some(header)) => match self.take_piece(header) {
                     Ok(true) => {
-                        let used = core::mem::replace(&mut batch, core::mem::take(&mut self.pieces));
-                        self.pieces = kept(used);
-                        ends.push(batch.len());
+                        *large = core::mem::take(&mut self.pieces);
+                        ends.push(0);
                         break;
                     }
                     // The sender may need the space for the next piece.
@@ -283,7 +304,7 @@ impl<M: Memory> Consumer<M> {
             self.free();
         }
         let mut start = 0;
-        for &end in &ends {
+        for &end in ends.iter().filter(|_| large.is_empty()) {
             each(&batch[start..end]);
             start = end;
         }

@@ -369,6 +369,25 @@ impl RawReceiver {
         self.consumer.recv_batch(max_bytes, each)
     }
 
+    /// As [`recv_batch`](RawReceiver::recv_batch), but a message that is larger than half of the ring, which makes a batch of its
+    /// own, is given as `large`, in memory of its own, in place of `each`. `large` is empty in all other cases.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecvError`]. It comes only after all messages before it were given.
+    #[inline]
+    pub fn recv_batch_or_large(
+        &mut self,
+        max_bytes: usize,
+        each: impl FnMut(&[u8]),
+        large: &mut Vec<u8>,
+    ) -> Result<usize, RecvError> {
+        if self.ticket.is_gone(self.claims()) {
+            return Err(RecvError::Moved);
+        }
+        self.consumer.recv_batch_or_large(max_bytes, each, large)
+    }
+
     /// See [`Consumer::try_recv_unsettled`].
     #[inline]
     pub(super) fn try_recv_unsettled(&mut self, into: &mut Vec<u8>) -> Result<bool, RecvError> {

@@ -120,6 +120,27 @@ pub(crate) fn decode_carried<T: DeserializeOwned + 'static>(
     Ok(value)
 }
 
+/// Decodes a value from the bytes behind `from`, which are not needed any more: a byte string or a text that is all of the
+/// value keeps their memory, since fresh memory costs more than to move them.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_vec<T: DeserializeOwned + 'static>(bytes: Vec<u8>, from: usize) -> Result<T, Error> {
+    let len = bytes.len().saturating_sub(from);
+    decode_vec_raw(bytes, from, false).map_err(|fault| decode_error::<T>(len, fault))
+}
+
+pub(crate) fn decode_vec_raw<T: DeserializeOwned + 'static>(
+    bytes: Vec<u8>,
+    from: usize,
+    trusted: bool,
+) -> Result<T, Fault> {
+    match fast::in_place(bytes, from) {
+        Ok(value) => Ok(value),
+        Err(bytes) => decode_raw(bytes.get(from..).unwrap_or_default(), None, trusted),
+    }
+}
+
 /// Decodes a value from the front of `bytes` and returns what follows it.
 ///
 /// # Errors
@@ -186,7 +207,7 @@ pub(crate) fn decode_owned<T: DeserializeOwned + 'static>(
     handles: &mut Incoming,
     trusted: bool,
 ) -> Result<T, Error> {
-    let bytes = match fast::in_place(bytes) {
+    let bytes = match fast::in_place(bytes, 0) {
         Ok(value) => return Ok(value),
         Err(bytes) => bytes,
     };

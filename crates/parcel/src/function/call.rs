@@ -13,6 +13,7 @@ use crate::{Outcome, Parcel, RemoteError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::{Any, type_name};
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::marker::PhantomData;
 use std::mem::transmute;
@@ -45,9 +46,9 @@ pub(super) enum Body<'a, 'i> {
         batch: &'a mut dyn Batch,
     },
     Carried {
-        input: &'a [u8],
+        input: Cow<'a, [u8]>,
         trusted: bool,
-        load: &'a mut dyn Carrying,
+        load: Option<&'a mut dyn Carrying>,
         output: &'a mut Vec<u8>,
         outcome: &'a mut Outcome<()>,
     },
@@ -398,12 +399,12 @@ fn once<C: Call>(
     (outcome, decoded)
 }
 
-/// One call whose argument and value bring something along.
+/// One call whose argument and value bring something along, or whose argument may keep the memory that it comes in.
 fn carried<C: Call>(
     call: &C,
-    input: &[u8],
+    input: Cow<'_, [u8]>,
     trusted: bool,
-    load: &mut dyn Carrying,
+    load: Option<&mut dyn Carrying>,
     output: &mut Vec<u8>,
 ) -> Outcome<()> {
     /// Also if the encoding panics.
@@ -415,14 +416,20 @@ fn carried<C: Call>(
             }
         }
     }
-    let start = output.len();
+    let (start, len) = (output.len(), input.len());
     let result = panics::catch(|| {
-        let argument = codec::decode_carried::<C::Argument>(input, load.incoming(), trusted)
-            .map_err(|fault| bad_argument::<C::Argument>(input.len(), fault))?;
+        let argument = match (&load, input) {
+            (Some(load), input) => codec::decode_carried(&input, load.incoming(), trusted),
+            (None, Cow::Owned(bytes)) => codec::decode_vec_raw(bytes, 0, trusted),
+            (None, Cow::Borrowed(bytes)) => codec::decode_raw(bytes, None, trusted),
+        };
+        let argument = argument.map_err(|fault| bad_argument::<C::Argument>(len, fault))?;
         let value = call.call(argument)?;
         // Dropped before the value.
-        let mut going = Stays(Some(load));
-        let Some(load) = &mut going.0 else { return Ok::<(), Failure>(()) };
+        let mut going = Stays(load);
+        let Some(load) = &mut going.0 else {
+            return codec::encode_raw(&value, None, output).map_err(bad_result::<C::Value>);
+        };
         let outgoing = load.outgoing().clone();
         codec::encode_carried(&value, &outgoing, output).map_err(bad_result::<C::Value>)?;
         load.departs(output).map_err(Failure::Result)?;

@@ -257,7 +257,17 @@ impl Erased {
     pub fn call_carried(&self, input: &[u8], load: &mut dyn Carrying, output: &mut Vec<u8>) -> Outcome<()> {
         let mut outcome = Outcome::Value(());
         let trusted = self.trusts_inputs;
-        self.enter(Body::Carried { input, trusted, load, output, outcome: &mut outcome });
+        let input = Cow::Borrowed(input);
+        self.enter(Body::Carried { input, trusted, load: Some(load), output, outcome: &mut outcome });
+        outcome
+    }
+
+    /// As [`call_bytes`](Erased::call_bytes), for bytes that are not needed any more: see
+    /// [`codec::decode_vec`](crate::codec::decode_vec).
+    pub fn call_vec(&self, input: Vec<u8>, output: &mut Vec<u8>) -> Outcome<()> {
+        let mut outcome = Outcome::Value(());
+        let (input, trusted) = (Cow::Owned(input), self.trusts_inputs);
+        self.enter(Body::Carried { input, trusted, load: None, output, outcome: &mut outcome });
         outcome
     }
 

@@ -534,10 +534,7 @@ where
 /// The value of a call with one item.
 fn one<R: DeserializeOwned + 'static>(segments: Vec<Segment>, loads: Option<&Loads>) -> Result<R, TaskError> {
     match segments.into_iter().next().map(|segment| segment.body) {
-        Some(Body::Values(values)) => match records::split(&values) {
-            Some((value, _)) => loads::decode(loads, value),
-            None => Err(TaskError::BadResult("the worker sent no value".to_owned())),
-        },
+        Some(Body::Values(values)) => loads::decode_only(loads, values),
         Some(Body::Failed(error)) => Err(error),
         None => Err(TaskError::Terminated),
     }
@@ -553,6 +550,7 @@ pub(crate) fn all<R: DeserializeOwned + 'static>(
     while let Some(segment) = segments.segments.pop_front() {
         match segment.body {
             Body::Failed(error) => return Err(error),
+            Body::Values(records) if segment.count == 1 => values.push(loads::decode_only(loads, records)?),
             Body::Values(records) => {
                 let mut rest = &records[..];
                 for _ in 0..segment.count {

@@ -43,7 +43,9 @@
 //!    an attempt, or was meant.
 
 mod builder;
+mod cargo;
 mod control;
+mod fragments;
 mod hand;
 mod memory;
 mod output;

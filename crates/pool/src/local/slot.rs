@@ -11,10 +11,11 @@ use outbox::Outgoing;
 use watched::Watched;
 
 use super::{
+    cargo::Place,
     control::{self, Control},
     output::{OutputStream, Reader},
     wire::{self, PIECE, Times},
-    worker::{self, Boot, Place},
+    worker::{self, Boot},
 };
 use crate::{
     Cause, Error, TaskError,
@@ -41,7 +42,7 @@ use std::{
 };
 
 /// The size of each lane's ring.
-const LANE: usize = 4 * PIECE;
+pub(super) const LANE: usize = 4 * PIECE;
 const KIND: Kind = Kind::new("worker lanes", u32::from_le_bytes(*b"pool"), lane::LAYOUT);
 /// How many bytes of results are taken out of a lane at once.
 const BATCH: usize = 64 * 1024;
@@ -380,7 +381,7 @@ impl Slot {
                 *watched -= usize::from(task.watched.is_some());
             }
         };
-        let received = results.recv_batch(BATCH, |message| {
+        let mut take = |message: &[u8]| {
             bytes += message.len() as u64;
             match message.split_first() {
                 // What comes after nonsense is no better.
@@ -431,7 +432,31 @@ impl Slot {
                 // That the worker was told nonsense is as bad.
                 _ => sane = false,
             }
-        });
+        };
+        let mut large = Vec::new();
+        let received = results.recv_batch_or_large(BATCH, &mut take, &mut large);
+        match large.first() {
+            None => {}
+            Some(&wire::LARGE_VALUE) => {
+                bytes += large.len() as u64;
+                match given.front_mut() {
+                    Some(task) if records::becomes_one(&mut large) => {
+                        items += 1;
+                        if ring.is_some() {
+                            *last_load = loads::token(&large[records::PREFIX..]).unwrap_or(*last_load);
+                        }
+                        let (key, first) = (task.key, task.done);
+                        events.push(Event::Results { key, first, count: 1, records: large });
+                        task.done += 1;
+                        if task.done == task.items {
+                            finish(given);
+                        }
+                    }
+                    _ => sane = false,
+                }
+            }
+            Some(_) => take(&large),
+        }
         let result = items > 0;
         self.tally.items += items;
         self.tally.bytes_out += bytes;

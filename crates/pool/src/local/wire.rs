@@ -15,6 +15,7 @@
 //! | `BEGUN` | kind: the initialiser is called now |
 //! | `READY` | kind: the initialiser is done |
 //! | `VALUE` | kind, the encoded value of the next item |
+//! | `LARGE_VALUE` | kind, three bytes of nothing, the encoded value of the next item, of more than half a lane |
 //! | `FAILURE` | kind, the encoded outcome of the next item |
 //! | `CANCELLED` | kind: the next item is not run |
 //! | `LEAVING` | kind: it ends by itself after this, and leaves what it has not begun |
@@ -48,6 +49,8 @@ pub(super) const BEGUN: u8 = 21;
 pub(super) const DAMAGED: u8 = 22;
 pub(super) const CANCELLED: u8 = 23;
 pub(super) const LEAVING: u8 = 24;
+/// Its length fits over its first bytes: then it is a record where it lies.
+pub(super) const LARGE_VALUE: u8 = 25;
 
 /// Messages to a worker are no larger than this, a quarter of a lane, so that one is on its way while another is
 /// taken out. A task goes in as many messages as it needs; an item that is larger goes in fragments.

@@ -11,12 +11,14 @@
 #![expect(unsafe_code, reason = "ignores a signal; vouches that the parent runs the same program")]
 
 use super::{
+    cargo::{Cargo, Place},
     control::Control,
+    fragments::{Fragments, Whole},
     hand::ASKED,
     memory::{Resident, own_peak},
     wire::{self, TaskHeader, Times, Watched},
 };
-use crate::{back::FunctionId, loads, records, token};
+use crate::{back::FunctionId, records, token};
 use procession_channel::lane::{RawReceiver, RawSender, RecvError, TrySendError};
 use procession_parcel::{
     Erased, Fd, Outcome, Parcel, codec,
@@ -24,9 +26,8 @@ use procession_parcel::{
     wire::{Limits, Received, packet},
 };
 use procession_process::{StartMethod, current_process};
-use procession_shm::HeapRing;
 use procession_sys::{Deadline, crash_point};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use std::{
     cell::Cell, collections::HashMap, convert::Infallible, io::Write, rc::Rc, sync::atomic::Ordering,
     time::Duration,
@@ -51,26 +52,17 @@ pub(super) struct Boot {
     pub(super) sandbox: Option<super::sandbox::Sandbox>,
 }
 
-/// An end of the ring by which blocks of a heap travel, which stays with who sends it, too.
-#[derive(Deserialize, Debug)]
-#[serde(transparent)]
-pub(super) struct Place(pub(super) HeapRing);
-
-impl Serialize for Place {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize_copy(serializer)
-    }
-}
-
-/// Runs items of a pool on a heap, and notes each result's token.
-type Cargo = loads::Cargo<Box<dyn Fn(u64)>>;
-
 /// How much work may go by before the parent is rung, in nanoseconds.
 const RING: u64 = 50_000;
 /// The clock is read about this often, in nanoseconds.
 const LOOK: u64 = 5_000;
-/// Buffers larger than this are given back after use.
+/// Values larger than this go in a message of their own, in pieces.
+const LARGE: usize = super::slot::LANE / 2;
+/// Buffers larger than this are given back after use; that of results, of which fresh memory would cost more than all else,
+/// once there was nothing to do for `IDLE`, if it is not larger than `KEEP_BUSY`.
 const KEEP: usize = 1 << 20;
+const KEEP_BUSY: usize = 64 << 20;
+const IDLE: Duration = Duration::from_millis(20);
 
 /// How long it is at least between two looks at the memory, in nanoseconds: when there is nothing to do, and between tasks.
 const PAUSE_IDLE: u64 = 2_000_000;
@@ -89,12 +81,7 @@ pub(super) fn run(boot: Boot) {
     }
     let heap =
         boot.recycle_memory.and_then(|limit| Some(Heap { limit, resident: Resident::open()?, next: 0 }));
-    let cargo = boot.ring.map(|Place(ring)| {
-        loads::set_worker_heap(Some(ring.heap()));
-        let control = control.clone();
-        let note: Box<dyn Fn(u64)> = Box::new(move |token| control.load.store(token, Ordering::Release));
-        Cargo::new(ring, note)
-    });
+    let cargo = boot.ring.map(|place| place.cargo(&control));
     if boot.initializer.is_some() || boot.state.is_some() {
         // So that an initialiser that ends this process is known for it.
         let _ = results.send(&[&[wire::BEGUN]], None);
@@ -109,6 +96,8 @@ pub(super) fn run(boot: Boot) {
     if let Some(Err(why)) = boot.sandbox.map(|sandbox| sandbox.enter()) {
         refuse(&mut results, &Outcome::BadArguments(format!("failed to enter the sandbox: {why}")));
     }
+    // Where memory is counted, none is kept for later.
+    let keep = if heap.is_some() || boot.memory_limited { KEEP } else { KEEP_BUSY };
     let now = Deadline::now().as_nanos();
     let watch = Rc::new(Watch { control, ordinal: Cell::new(None), heavy: Cell::new(false) });
     let mut worker = Worker {
@@ -120,8 +109,9 @@ pub(super) fn run(boot: Boot) {
         cargo,
         functions: HashMap::new(),
         current: None,
-        fragments: Vec::new(),
+        fragments: Fragments::default(),
         output: Vec::new(),
+        keep,
         clock: Clock {
             function: None,
             any: false,
@@ -235,9 +225,10 @@ struct Worker {
     functions: HashMap<FunctionId, Rc<Result<Erased, String>>>,
     /// The one that was called last.
     current: Option<(FunctionId, Rc<Result<Erased, String>>)>,
-    /// The fragments so far of a large message.
-    fragments: Vec<u8>,
+    fragments: Fragments,
     output: Vec<u8>,
+    /// Up to which size the output is kept.
+    keep: usize,
     clock: Clock,
 }
 
@@ -281,7 +272,10 @@ impl Worker {
                 if self.watch.is_stopped() {
                     return Err(Leaving);
                 }
-                self.tasks.wait(None);
+                let kept = self.output.capacity() > KEEP;
+                if !self.tasks.wait(kept.then(|| Deadline::after(IDLE))) {
+                    self.output = Vec::new();
+                }
                 self.clock.read = Deadline::now().as_nanos();
                 continue;
             }
@@ -293,14 +287,19 @@ impl Worker {
                 Some(wire::FRAGMENT) => {
                     // In hand from its first fragment on: this process may die for want of the memory.
                     self.tasks.mark_started(self.tasks.taken());
-                    self.fragments.extend_from_slice(&message[1..]);
+                    self.fragments.add(&message[1..]);
                     // The parent has more and waits for room.
                     self.results.ring();
                 }
                 Some(wire::LAST_FRAGMENT) => {
-                    self.fragments.extend_from_slice(&message[1..]);
-                    let whole = std::mem::take(&mut self.fragments);
-                    self.act_on(&whole)?;
+                    self.fragments.add(&message[1..]);
+                    match self.fragments.take().ok_or(Nonsense)? {
+                        Whole::Other(message) => self.act_on(&message)?,
+                        Whole::Task(head, argument) => {
+                            let (header, watched) = TaskHeader::decode(&head).ok_or(Nonsense)?;
+                            self.task(header, watched, Some(argument))?;
+                        }
+                    }
                 }
                 _ => self.act_on(&message)?,
             }
@@ -314,7 +313,7 @@ impl Worker {
         match message.first().copied() {
             Some(wire::TASK) => {
                 let (header, records) = TaskHeader::decode(message).ok_or(Nonsense)?;
-                self.task(header, records)
+                self.task(header, records, None)
             }
             Some(wire::DEFINE) => {
                 let id = FunctionId(wire::u32_at(message, 1).ok_or(Nonsense)?);
@@ -375,7 +374,8 @@ impl Worker {
         Ok(())
     }
 
-    fn task(&mut self, header: TaskHeader, mut records: &[u8]) -> Result<(), End> {
+    /// Runs items: those of the records, or the one whose argument was large.
+    fn task(&mut self, header: TaskHeader, mut records: &[u8], large: Option<Vec<u8>>) -> Result<(), End> {
         self.tasks.mark_started(self.tasks.taken());
         if header.flags & wire::MORE != 0 {
             self.results.ring();
@@ -399,14 +399,25 @@ impl Worker {
         } else {
             None
         };
+        let mut large = large;
         for index in 0..header.items {
-            let (argument, rest) = records::split(records).ok_or(Nonsense)?;
-            records = rest;
+            let argument = if large.is_some() {
+                &[]
+            } else {
+                let (argument, rest) = records::split(records).ok_or(Nonsense)?;
+                records = rest;
+                argument
+            };
             output.clear();
             let cargo = &mut self.cargo;
             let call = |output: &mut Vec<u8>| match (&*function, cargo) {
-                (Ok(function), None) => function.call_bytes(argument, output),
-                (Ok(function), Some(cargo)) => cargo.call(function, argument, output),
+                (Ok(function), None) => match large.take() {
+                    None => function.call_bytes(argument, output),
+                    Some(argument) => function.call_vec(argument, output),
+                },
+                (Ok(function), Some(cargo)) => {
+                    cargo.call(function, large.as_deref().unwrap_or(argument), output)
+                }
                 (Err(why), _) => Outcome::BadArguments(why.clone()),
             };
             let outcome = match &watched {
@@ -433,7 +444,7 @@ impl Worker {
                 self.look_at_clock()?;
             }
         }
-        if output.capacity() <= KEEP {
+        if output.capacity() <= self.keep {
             self.output = output;
         }
         Ok(())
@@ -441,19 +452,22 @@ impl Worker {
 
     /// Commits one result, waiting for room if there is none.
     fn commit(&mut self, kind: u8, content: &[u8]) -> Result<(), End> {
+        if content.len() > LARGE && kind == wire::VALUE {
+            return self.commit_slowly(&[wire::LARGE_VALUE, 0, 0, 0], content);
+        }
         match self.results.send_quiet(&[&[kind], content]) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full | TrySendError::TooLarge { .. }) => self.commit_slowly(kind, content),
+            Err(TrySendError::Full | TrySendError::TooLarge { .. }) => self.commit_slowly(&[kind], content),
             Err(_) => Err(Gone),
         }
     }
 
     #[cold]
-    fn commit_slowly(&mut self, kind: u8, content: &[u8]) -> Result<(), End> {
+    fn commit_slowly(&mut self, kind: &[u8], content: &[u8]) -> Result<(), End> {
         use procession_channel::lane::SendError;
         self.read_clock();
         self.results.ring();
-        match self.results.send(&[&[kind], content], None) {
+        match self.results.send(&[kind, content], None) {
             Ok(()) => {}
             Err(SendError::TooLarge { len, limit }) => {
                 let why = format!("it has {len} bytes, encoded; a lane carries at most {limit}");

@@ -5,7 +5,7 @@ use crate::{
     TaskError, Work,
     driver::{Listener, Shared},
     front::{Body, JobId, Segment, Want},
-    loads,
+    loads::{self, Loads},
     records::{self, PushError},
 };
 use procession_sys::Deadline;
@@ -80,6 +80,8 @@ pub struct Results<A, R, I> {
     /// Before the job, whose end looks whether somebody still holds the function.
     work: Work<A, R>,
     job: Job,
+    /// How blocks of a heap go along.
+    loads: Option<Arc<Loads>>,
     input: Option<I>,
     /// Why the job could not be opened.
     refused: Option<TaskError>,
@@ -153,6 +155,7 @@ where
     ) -> Results<A, R, I> {
         Results {
             work,
+            loads: job.shared.loads.clone(),
             job,
             input: Some(input),
             refused: None,
@@ -279,10 +282,14 @@ where
                 // Before user code: its panic leaves the books right.
                 self.outstanding -= 1;
                 self.index += 1;
+                if *left == 0 && *at == 0 && records.len() > records::LARGE {
+                    let records = std::mem::take(records);
+                    return Some(loads::decode_only(self.loads.as_deref(), records));
+                }
                 match records::split(&records[*at..]) {
                     Some((record, rest)) => {
                         *at = records.len() - rest.len();
-                        loads::decode(self.job.shared.loads.as_deref(), record)
+                        loads::decode(self.loads.as_deref(), record)
                     }
                     None => {
                         Err(TaskError::BadResult("the worker sent fewer results than it said".to_owned()))
@@ -426,7 +433,7 @@ where
         // A panic may have left half a record.
         arguments.truncate(*whole);
         let mut failure = None;
-        let loads = self.job.shared.loads.as_deref();
+        let loads = self.loads.as_deref();
         while *items < size && arguments.len() < CHUNK_BYTES && failure.is_none() {
             let item = match self.input.as_mut().and_then(Input::next_item) {
                 Some(Ok(item)) => item,
@@ -470,7 +477,7 @@ impl<A, R, I> Results<A, R, I> {
         let segments = std::mem::take(&mut self.segments);
         let prepared = std::mem::take(&mut self.prepared);
         let partial = std::mem::take(&mut self.partial);
-        let Some(loads) = &self.job.shared.loads else { return };
+        let Some(loads) = &self.loads else { return };
         if let Current::Values { records, at, .. } = &current {
             loads.let_go(&records[*at..]);
         }
@@ -490,7 +497,7 @@ impl<A, R, I> Results<A, R, I> {
 
 impl<A, R, I> Drop for Results<A, R, I> {
     fn drop(&mut self) {
-        if self.job.shared.loads.is_some() && !self.job.shared.leak_in_copy() {
+        if self.loads.is_some() && !self.job.shared.leak_in_copy() {
             self.abandon();
         }
     }

@@ -15,6 +15,7 @@ mod handles;
 mod heap;
 #[cfg(crash_points)]
 mod heap_crash;
+mod large;
 mod lazy;
 mod lifetimes;
 mod policies;
