@@ -11,6 +11,7 @@ mod heap;
 mod heap_crash;
 mod heap_hostile;
 mod heap_limits;
+mod heap_load;
 mod heap_moves;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
 #[cfg(not(crash_points))]
