@@ -287,6 +287,7 @@ pub(crate) fn decode<R: DeserializeOwned + 'static>(
 }
 
 /// Decodes the content of the only record in a buffer, which may become the value's memory.
+#[inline(never)]
 pub(crate) fn decode_only<R: DeserializeOwned + 'static>(
     loads: Option<&Loads>,
     records: Vec<u8>,

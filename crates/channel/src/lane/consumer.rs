@@ -238,18 +238,17 @@ impl<M: Memory> Consumer<M> {
     /// # Errors
     ///
     /// See [`RecvError`]; it comes after the messages before it were given.
-    pub fn recv_batch(&mut self, max_bytes: usize, mut each: impl FnMut(&[u8])) -> Result<usize, RecvError> {
+    pub fn recv_batch(&mut self, max_bytes: usize, each: impl FnMut(&[u8])) -> Result<usize, RecvError> {
         let mut large = Vec::new();
-        let count = self.recv_batch_or_large(max_bytes, &mut each, &mut large)?;
+        let count = self.recv_batch_or_large(max_bytes, each, &mut large);
         if !large.is_empty() {
-            each(&large);
             self.batch = kept(large);
         }
-        Ok(count)
+        count
     }
 
-    /// As [`recv_batch`](Consumer::recv_batch), but a message in pieces, which makes a batch of its own, is given as
-    /// `large`, in memory of its own, in place of `each`. `large` is empty in all other cases.
+    /// As [`recv_batch`](Consumer::recv_batch), but a message in pieces, which makes a batch of its own, is given away as
+    /// `large`, in memory of its own, once `each` has seen it. `large` is empty in all other cases.
     ///
     /// # Errors
     ///
@@ -266,6 +265,7 @@ impl<M: Memory> Consumer<M> {
         batch.clear();
         ends.clear();
         let before = self.head;
+        let mut in_pieces = false;
         let mut end = Ok(());
         loop {
             match self.next_frame() {
@@ -281,8 +281,10 @@ impl<M: Memory> Consumer<M> {
                 Ok(Some(_)) if !ends.is_empty() => break,
                 Ok(Some(header)) => match self.take_piece(header) {
                     Ok(true) => {
-                        *large = core::mem::take(&mut self.pieces);
-                        ends.push(0);
+                        let used = core::mem::replace(&mut batch, core::mem::take(&mut self.pieces));
+                        self.pieces = kept(used);
+                        ends.push(batch.len());
+                        in_pieces = true;
                         break;
                     }
                     // The sender may need the space for the next piece.
@@ -304,12 +306,16 @@ impl<M: Memory> Consumer<M> {
             self.free();
         }
         let mut start = 0;
-        for &end in ends.iter().filter(|_| large.is_empty()) {
+        for &end in &ends {
             each(&batch[start..end]);
             start = end;
         }
         let count = ends.len();
-        self.batch = kept(batch);
+        if in_pieces {
+            *large = batch;
+        } else {
+            self.batch = kept(batch);
+        }
         self.ends = kept(ends);
         if count == 0 { end.map(|()| 0) } else { Ok(count) }
     }

@@ -370,7 +370,7 @@ impl RawReceiver {
     }
 
     /// As [`recv_batch`](RawReceiver::recv_batch), but a message that is larger than half of the ring, which makes a batch of its
-    /// own, is given as `large`, in memory of its own, in place of `each`. `large` is empty in all other cases.
+    /// own, is given away as `large`, in memory of its own, once `each` has seen it. `large` is empty in all other cases.
     ///
     /// # Errors
     ///

@@ -400,6 +400,7 @@ fn once<C: Call>(
 }
 
 /// One call whose argument and value bring something along, or whose argument may keep the memory that it comes in.
+#[inline(never)]
 fn carried<C: Call>(
     call: &C,
     input: Cow<'_, [u8]>,

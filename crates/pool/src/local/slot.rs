@@ -381,7 +381,10 @@ impl Slot {
                 *watched -= usize::from(task.watched.is_some());
             }
         };
-        let mut take = |message: &[u8]| {
+        let mut large = Vec::new();
+        // The item of a large value.
+        let mut of_large = None;
+        let each = |message: &[u8]| {
             bytes += message.len() as u64;
             match message.split_first() {
                 // What comes after nonsense is no better.
@@ -418,6 +421,16 @@ impl Slot {
                         finish(given);
                     }
                 }
+                Some((&wire::LARGE_VALUE, _)) => {
+                    run.flush(events);
+                    let Some(task) = given.front_mut() else { return sane = false };
+                    items += 1;
+                    of_large = Some((task.key, task.done));
+                    task.done += 1;
+                    if task.done == task.items {
+                        finish(given);
+                    }
+                }
                 Some((&wire::TIMES, _)) => match Times::decode(message) {
                     Some(told) => {
                         busy = busy.saturating_add(told.nanos);
@@ -433,29 +446,18 @@ impl Slot {
                 _ => sane = false,
             }
         };
-        let mut large = Vec::new();
-        let received = results.recv_batch_or_large(BATCH, &mut take, &mut large);
-        match large.first() {
-            None => {}
-            Some(&wire::LARGE_VALUE) => {
-                bytes += large.len() as u64;
-                match given.front_mut() {
-                    Some(task) if records::becomes_one(&mut large) => {
-                        items += 1;
-                        if ring.is_some() {
-                            *last_load = loads::token(&large[records::PREFIX..]).unwrap_or(*last_load);
-                        }
-                        let (key, first) = (task.key, task.done);
-                        events.push(Event::Results { key, first, count: 1, records: large });
-                        task.done += 1;
-                        if task.done == task.items {
-                            finish(given);
-                        }
-                    }
-                    _ => sane = false,
+        let received = results.recv_batch_or_large(BATCH, each, &mut large);
+        if let Some((key, first)) = of_large {
+            if records::becomes_one(&mut large) {
+                if ring.is_some() {
+                    *last_load = loads::token(&large[records::PREFIX..]).unwrap_or(*last_load);
                 }
+                events.push(Event::Results { key, first, count: 1, records: large });
+            } else {
+                let error = TaskError::BadResult("the worker called a small value large".to_owned());
+                events.push(Event::Failed { key, item: first, error });
+                sane = false;
             }
-            Some(_) => take(&large),
         }
         let result = items > 0;
         self.tally.items += items;

@@ -400,6 +400,7 @@ impl Worker {
             None
         };
         let mut large = large;
+        let plain = self.cargo.is_none() && large.is_none();
         for index in 0..header.items {
             let argument = if large.is_some() {
                 &[]
@@ -410,15 +411,10 @@ impl Worker {
             };
             output.clear();
             let cargo = &mut self.cargo;
-            let call = |output: &mut Vec<u8>| match (&*function, cargo) {
-                (Ok(function), None) => match large.take() {
-                    None => function.call_bytes(argument, output),
-                    Some(argument) => function.call_vec(argument, output),
-                },
-                (Ok(function), Some(cargo)) => {
-                    cargo.call(function, large.as_deref().unwrap_or(argument), output)
-                }
-                (Err(why), _) => Outcome::BadArguments(why.clone()),
+            let mut call = |output: &mut Vec<u8>| match &*function {
+                Ok(function) if plain => function.call_bytes(argument, output),
+                Ok(function) => call_specially(function, cargo.as_mut(), large.take(), argument, output),
+                Err(why) => Outcome::BadArguments(why.clone()),
             };
             let outcome = match &watched {
                 None => call(&mut output),
@@ -544,6 +540,22 @@ impl Worker {
             }
         }
         Ok(())
+    }
+}
+
+/// Calls a function in a pool on a heap, or with a large argument, which may become the value's memory.
+#[cold]
+fn call_specially(
+    function: &Erased,
+    cargo: Option<&mut Cargo>,
+    large: Option<Vec<u8>>,
+    argument: &[u8],
+    output: &mut Vec<u8>,
+) -> Outcome<()> {
+    match (cargo, large) {
+        (None, None) => function.call_bytes(argument, output),
+        (None, Some(argument)) => function.call_vec(argument, output),
+        (Some(cargo), large) => cargo.call(function, large.as_deref().unwrap_or(argument), output),
     }
 }
 
