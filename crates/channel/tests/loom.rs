@@ -112,10 +112,10 @@ fn growing() {
     for _ in 0..2 {
         consumer.recv_growing(|part| got.extend_from_slice(part)).unwrap();
     }
-    consumer.recv_parts(100, |part, _| got.extend_from_slice(part)).unwrap();
+    consumer.recv_parts(100, |part, _| got.extend_from_slice(part), &mut Vec::new()).unwrap();
     consumer.recv_growing(|part| got.extend_from_slice(part)).unwrap();
     sender.join().unwrap();
-    while consumer.recv_parts(100, |part, _| got.extend_from_slice(part)).unwrap() > 0 {}
+    while consumer.recv_parts(100, |part, _| got.extend_from_slice(part), &mut Vec::new()).unwrap() > 0 {}
     assert_eq!(String::from_utf8(got).unwrap(), "111111112222222233333333");
     assert_eq!(consumer.taken(), 2);
 }

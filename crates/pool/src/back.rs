@@ -11,6 +11,7 @@
 
 use crate::{Death, TaskError, seeing::Name};
 use procession_parcel::{Erased, Parcel};
+use procession_shm::HeapRing;
 use procession_sys::Deadline;
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc, time::Duration};
@@ -392,6 +393,12 @@ pub trait Back: Send + fmt::Debug {
 
     /// The number of workers it means to keep.
     fn workers(&self) -> usize;
+
+    /// An end of the ring by which blocks of a heap travel in its tasks' arguments and results, if it was made on one. Where
+    /// there is one, each record ends with what the pool says of its blocks.
+    fn ring(&self) -> Option<HeapRing> {
+        None
+    }
 
     /// Makes `function` known under `id`, before the first task that names it. `parcel` is what is
     /// sent of it to workers that run the same program; what it has captured may need descriptors.

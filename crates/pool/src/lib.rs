@@ -74,6 +74,7 @@ mod driver;
 mod error;
 mod front;
 mod handle;
+mod loads;
 mod local;
 mod pool;
 mod records;
@@ -94,6 +95,7 @@ mod workers;
 pub use bug::{Bug, plant};
 pub use error::{Cause, Death, Died, Error, Result, TaskError};
 pub use handle::{AsCompleted, InTime, Task, Unfinished, WaitFor, Waited, as_completed, wait};
+pub use loads::worker_heap;
 #[cfg(feature = "sandbox")]
 pub use local::Sandbox;
 pub use local::{Builder, OutputLine, OutputStream};

@@ -41,6 +41,21 @@ pub(crate) fn append(buffer: &mut Vec<u8>, content: &[u8]) {
     buffer.extend_from_slice(content);
 }
 
+/// Buffers of one record that are larger than this are decoded where they lie, if they can be.
+pub(crate) const LARGE: usize = 64 * 1024;
+
+/// Makes a record of a buffer by its length over its first bytes; false if it is too long or too short.
+pub(crate) fn becomes_one(buffer: &mut [u8]) -> bool {
+    let length = buffer.len().checked_sub(PREFIX).and_then(|length| u32::try_from(length).ok());
+    match (length, buffer.first_chunk_mut()) {
+        (Some(length), Some(prefix)) => {
+            *prefix = length.to_le_bytes();
+            true
+        }
+        _ => false,
+    }
+}
+
 /// Splits the first record's content off `records`. `None` if there is no whole record.
 #[inline]
 pub(crate) fn split(records: &[u8]) -> Option<(&[u8], &[u8])> {

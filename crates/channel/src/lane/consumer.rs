@@ -242,11 +242,17 @@ impl<M: Memory> Consumer<M> {
     ///
     /// See [`RecvError`]; it comes after the messages before it were given.
     pub fn recv_batch(&mut self, max_bytes: usize, mut each: impl FnMut(&[u8])) -> Result<usize, RecvError> {
-        self.recv_parts(max_bytes, |message, _| each(message))
+        let mut large = Vec::new();
+        let count = self.recv_parts(max_bytes, |message, _| each(message), &mut large);
+        if !large.is_empty() {
+            self.batch = kept(large);
+        }
+        count
     }
 
     /// As [`recv_batch`](Consumer::recv_batch); `each` is also told whether it is the rest of a message that was taken in
-    /// part [while it grew](Consumer::recv_growing).
+    /// part [while it grew](Consumer::recv_growing). A message in pieces, which makes a batch of its own, is given away as
+    /// `large`, in memory of its own, once `each` has seen it; `large` is empty in all other cases.
     ///
     /// # Errors
     ///
@@ -255,13 +261,16 @@ impl<M: Memory> Consumer<M> {
         &mut self,
         max_bytes: usize,
         mut each: impl FnMut(&[u8], bool),
+        large: &mut Vec<u8>,
     ) -> Result<usize, RecvError> {
+        large.clear();
         let mut rest = self.early > 0;
         let mut batch = core::mem::take(&mut self.batch);
         let mut ends = core::mem::take(&mut self.ends);
         batch.clear();
         ends.clear();
         let before = self.head;
+        let mut in_pieces = false;
         let mut end = Ok(());
         loop {
             match self.next_frame() {
@@ -280,6 +289,7 @@ impl<M: Memory> Consumer<M> {
                         let used = core::mem::replace(&mut batch, core::mem::take(&mut self.pieces));
                         self.pieces = kept(used);
                         ends.push(batch.len());
+                        in_pieces = true;
                         break;
                     }
                     // The sender may need the space for the next piece.
@@ -306,7 +316,11 @@ impl<M: Memory> Consumer<M> {
             start = end;
         }
         let count = ends.len();
-        self.batch = kept(batch);
+        if in_pieces {
+            *large = batch;
+        } else {
+            self.batch = kept(batch);
+        }
         self.ends = kept(ends);
         if count == 0 { end.map(|()| 0) } else { Ok(count) }
     }

@@ -394,7 +394,9 @@ impl RawReceiver {
     }
 
     /// As [`recv_batch`](RawReceiver::recv_batch); `each` is also told whether it is given the rest of a message that was
-    /// taken in part [while it grew](RawReceiver::recv_growing).
+    /// taken in part [while it grew](RawReceiver::recv_growing). A message that is larger than half of the ring, which makes a
+    /// batch of its own, is given away as `large`, in memory of its own, once `each` has seen it; `large` is empty in all other
+    /// cases.
     ///
     /// # Errors
     ///
@@ -404,11 +406,12 @@ impl RawReceiver {
         &mut self,
         max_bytes: usize,
         each: impl FnMut(&[u8], bool),
+        large: &mut Vec<u8>,
     ) -> Result<usize, RecvError> {
         if self.ticket.is_gone(self.claims()) {
             return Err(RecvError::Moved);
         }
-        self.consumer.recv_parts(max_bytes, each)
+        self.consumer.recv_parts(max_bytes, each, large)
     }
 
     /// Takes what is there of a message that still [grows](RawSender::append_quiet), if everything before it has been

@@ -69,13 +69,13 @@ fn what_grows_can_be_taken_early_and_the_rest_comes_later() {
     sender.append_quiet(b"> ", b"another").unwrap();
     assert_eq!(early(&mut receiver).unwrap(), b"", "the rest of the first is committed");
     let mut parts = Vec::new();
-    receiver.recv_parts(1000, |part, rest| parts.push((part.to_vec(), rest))).unwrap();
+    receiver.recv_parts(1000, |part, rest| parts.push((part.to_vec(), rest)), &mut Vec::new()).unwrap();
     assert_eq!(parts, [(b"three".to_vec(), true)]);
     assert_eq!(receiver.taken(), 1);
     assert_eq!(early(&mut receiver).unwrap(), b"> another");
     sender.send_quiet(&[b"whole"]).unwrap();
     parts.clear();
-    receiver.recv_parts(1000, |part, rest| parts.push((part.to_vec(), rest))).unwrap();
+    receiver.recv_parts(1000, |part, rest| parts.push((part.to_vec(), rest)), &mut Vec::new()).unwrap();
     assert_eq!(parts, [(Vec::new(), true), (b"whole".to_vec(), false)]);
 }
 
@@ -143,14 +143,18 @@ fn any_mix_of_records_messages_and_looks_gives_every_byte_once_and_in_order() {
                 }
                 _ => {
                     receiver
-                        .recv_parts(random.below(500) as usize, |part, _| got.extend_from_slice(part))
+                        .recv_parts(
+                            random.below(500) as usize,
+                            |part, _| got.extend_from_slice(part),
+                            &mut Vec::new(),
+                        )
                         .unwrap();
                     receiver.recv_growing(|part| got.extend_from_slice(part)).unwrap();
                 }
             }
         }
         drop(sender);
-        while receiver.recv_parts(9999, |part, _| got.extend_from_slice(part)).is_ok() {}
+        while receiver.recv_parts(9999, |part, _| got.extend_from_slice(part), &mut Vec::new()).is_ok() {}
         assert!(got == sent, "seed {seed}, capacity {capacity}: {} bytes of {}", got.len(), sent.len());
     }
 }

@@ -193,6 +193,36 @@ fn batches_and_pieces_mix() {
 }
 
 #[test]
+fn a_large_message_comes_in_memory_of_its_own() {
+    let _watchdog = watchdog!();
+    let (mut sender, mut receiver) = small();
+    let sizes = [10, 20_000, 30, 9_999, 40, 50];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for (seed, len) in sizes.into_iter().enumerate() {
+                sender.send(&[&pattern(seed as u64, len)], None).unwrap();
+            }
+            drop(sender);
+        });
+        let (mut got, mut large) = (Vec::new(), vec![1, 2, 3]);
+        let error = loop {
+            receiver.wait(None);
+            let each = |message: &[u8], _| got.push(message.to_vec());
+            match receiver.recv_parts(300, each, &mut large) {
+                Ok(1) if large.len() > 100 => assert_eq!(got.last(), Some(&large)),
+                Ok(_) => assert!(large.is_empty() && got.last().is_none_or(|last| last.len() < 100)),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error, RecvError::Disconnected);
+        let sent: Vec<_> =
+            sizes.into_iter().enumerate().map(|(seed, len)| pattern(seed as u64, len)).collect();
+        assert!(got == sent, "{:?}", got.iter().map(Vec::len).collect::<Vec<_>>());
+        assert_eq!(receiver.taken(), 6);
+    });
+}
+
+#[test]
 fn a_wait_ends_at_its_deadline_and_not_before() {
     let _watchdog = watchdog!();
     let (_sender, mut receiver) = small();

@@ -43,14 +43,14 @@ pub(super) fn decode<T: 'static>(from: &mut Deserializer<'_, '_>) -> Option<Resu
     None
 }
 
-/// The value in the very memory of `bytes`, if `T` is a byte string or text of just that length; else `bytes`.
+/// The value behind `from` in the very memory of `bytes`, if `T` is a byte string or text of just that length; else `bytes`.
 ///
 /// Fresh memory costs more than the copy (its pages are mapped one by one), so an owned buffer is kept.
-pub(super) fn in_place<T: 'static>(mut bytes: Vec<u8>) -> Result<T, Vec<u8>> {
+pub(super) fn in_place<T: 'static>(mut bytes: Vec<u8>, from: usize) -> Result<T, Vec<u8>> {
     if !(is::<T, Vec<u8>>() || is::<T, Bytes>() || is::<T, String>()) {
         return Err(bytes);
     }
-    let mut reader = Deserializer::new(&bytes, None, false);
+    let mut reader = Deserializer::new(bytes.get(from..).unwrap_or_default(), None, false);
     match reader.length() {
         Ok(len) if len == reader.input.len() => {}
         // The ordinary way says what is wrong.

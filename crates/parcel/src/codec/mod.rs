@@ -56,18 +56,23 @@ pub fn encode_with<T: Serialize + ?Sized>(
     carrier: &Carrier,
     into: &mut Vec<u8>,
 ) -> Result<(), Error> {
-    let mut encode = || {
-        let mut sizer = Serializer::new(Sizer::default(), None);
-        sizer.carrier = Some(carrier);
-        value.serialize(&mut sizer)?;
-        output::append(into, sizer.output.size, |writer| {
-            let mut serializer = Serializer::new(writer, None);
-            serializer.carrier = Some(carrier);
-            value.serialize(&mut serializer)?;
-            Ok((serializer.output, ()))
-        })
-    };
-    encode().map_err(|fault| encode_error::<T>(fault))
+    encode_carried(value, carrier, into).map_err(|fault| encode_error::<T>(fault))
+}
+
+pub(crate) fn encode_carried<T: Serialize + ?Sized>(
+    value: &T,
+    carrier: &Carrier,
+    into: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    let mut sizer = Serializer::new(Sizer::default(), None);
+    sizer.carrier = Some(carrier);
+    value.serialize(&mut sizer)?;
+    output::append(into, sizer.output.size, |writer| {
+        let mut serializer = Serializer::new(writer, None);
+        serializer.carrier = Some(carrier);
+        value.serialize(&mut serializer)?;
+        Ok((serializer.output, ()))
+    })
 }
 
 /// How many bytes [`encode`] would append.
@@ -95,19 +100,45 @@ pub fn decode<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Error> {
 /// As [`decode`], and those of values that the carrier does not suit.
 #[inline]
 pub fn decode_with<T: DeserializeOwned + 'static>(bytes: &[u8], carrier: &Carrier) -> Result<T, Error> {
-    let decode = || {
-        let mut deserializer = Deserializer::new(bytes, None, false);
-        deserializer.carrier = Some(carrier);
-        let value = match fast::decode(&mut deserializer) {
-            Some(value) => value?,
-            None => T::deserialize(&mut deserializer)?,
-        };
-        if !deserializer.input.is_empty() {
-            return Err(trailing(deserializer.input.len()));
-        }
-        Ok(value)
+    decode_carried(bytes, carrier, false).map_err(|fault| decode_error::<T>(bytes.len(), fault))
+}
+
+pub(crate) fn decode_carried<T: DeserializeOwned + 'static>(
+    bytes: &[u8],
+    carrier: &Carrier,
+    trusted: bool,
+) -> Result<T, Fault> {
+    let mut deserializer = Deserializer::new(bytes, None, trusted);
+    deserializer.carrier = Some(carrier);
+    let value = match fast::decode(&mut deserializer) {
+        Some(value) => value?,
+        None => T::deserialize(&mut deserializer)?,
     };
-    decode().map_err(|fault| decode_error::<T>(bytes.len(), fault))
+    if !deserializer.input.is_empty() {
+        return Err(trailing(deserializer.input.len()));
+    }
+    Ok(value)
+}
+
+/// Decodes a value from the bytes behind `from`, which are not needed any more: a byte string or a text that is all of the
+/// value keeps their memory, since fresh memory costs more than to move them.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_vec<T: DeserializeOwned + 'static>(bytes: Vec<u8>, from: usize) -> Result<T, Error> {
+    let len = bytes.len().saturating_sub(from);
+    decode_vec_raw(bytes, from, false).map_err(|fault| decode_error::<T>(len, fault))
+}
+
+pub(crate) fn decode_vec_raw<T: DeserializeOwned + 'static>(
+    bytes: Vec<u8>,
+    from: usize,
+    trusted: bool,
+) -> Result<T, Fault> {
+    match fast::in_place(bytes, from) {
+        Ok(value) => Ok(value),
+        Err(bytes) => decode_raw(bytes.get(from..).unwrap_or_default(), None, trusted),
+    }
 }
 
 /// Decodes a value from the front of `bytes` and returns what follows it.
@@ -176,7 +207,7 @@ pub(crate) fn decode_owned<T: DeserializeOwned + 'static>(
     handles: &mut Incoming,
     trusted: bool,
 ) -> Result<T, Error> {
-    let bytes = match fast::in_place(bytes) {
+    let bytes = match fast::in_place(bytes, 0) {
         Ok(value) => return Ok(value),
         Err(bytes) => bytes,
     };

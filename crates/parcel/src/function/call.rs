@@ -6,12 +6,14 @@
 #![expect(unsafe_code, reason = "turns the address of a function back into a function of the type it was")]
 
 use super::signature::signature;
+use crate::carrier::Carrier;
 use crate::codec::{self, Fault};
 use crate::panics;
 use crate::{Outcome, Parcel, RemoteError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::any::{Any, type_name};
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::marker::PhantomData;
 use std::mem::transmute;
@@ -44,6 +46,34 @@ pub(super) enum Body<'a, 'i> {
         output: &'a mut Vec<u8>,
         sink: &'a mut dyn Records,
     },
+    Carried {
+        input: Cow<'a, [u8]>,
+        trusted: bool,
+        load: Option<&'a mut dyn Carrying>,
+        output: &'a mut Vec<u8>,
+        outcome: &'a mut Outcome<()>,
+    },
+}
+
+/// What the argument and the value of one call bring along beside their bytes: see [`carrier`](crate::carrier).
+///
+/// See [`Erased::call_carried`](super::Erased::call_carried).
+pub trait Carrying {
+    /// What the decoding of the argument is given.
+    fn incoming(&self) -> &Carrier;
+
+    /// What the encoding of the value is given.
+    fn outgoing(&self) -> &Carrier;
+
+    /// The value was encoded to the end of `output`, and still exists. Whatever is appended here is part of the result.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot go, which becomes the call's [`Outcome::BadResult`].
+    fn departs(&mut self, output: &mut Vec<u8>) -> Result<(), String>;
+
+    /// The value could not be encoded, or not depart; it still exists.
+    fn stays(&mut self);
 }
 
 /// The bytes in front of each argument and value of many calls: its length, as a little-endian `u32`.
@@ -288,7 +318,9 @@ pub(super) fn refuse_with(body: Body<'_, '_>, cause: &str) {
     let cause = || cause.to_owned();
     match body {
         Body::Parcel(_, outcome) => *outcome = Outcome::BadArguments(cause()),
-        Body::Bytes { outcome, .. } => *outcome = Outcome::BadArguments(cause()),
+        Body::Bytes { outcome, .. } | Body::Carried { outcome, .. } => {
+            *outcome = Outcome::BadArguments(cause());
+        }
         Body::Records { count, input, sink, .. } => {
             for _ in 0..count {
                 let Some((_, rest)) = split(input) else { break };
@@ -321,6 +353,9 @@ pub(super) fn run<C: Call>(call: &C, body: Body<'_, '_>) {
                 }
             }
         }
+        Body::Carried { input, trusted, load, output, outcome } => {
+            *outcome = carried(call, input, trusted, load, output);
+        }
         Body::Parcel(input, outcome) => {
             let input = input.take().unwrap_or_else(|| Parcel::new(Vec::new(), Vec::new()));
             let result = panics::catch(|| {
@@ -345,6 +380,55 @@ fn once<C: Call>(call: &C, input: &[u8], trusted: bool, output: &mut Vec<u8>) ->
         Ok(Err(failure)) => failure.into_outcome(),
         Err(panic) => Outcome::Panicked(panic),
     }
+}
+
+/// One call whose argument and value bring something along, or whose argument may keep the memory that it comes in.
+#[inline(never)]
+fn carried<C: Call>(
+    call: &C,
+    input: Cow<'_, [u8]>,
+    trusted: bool,
+    load: Option<&mut dyn Carrying>,
+    output: &mut Vec<u8>,
+) -> Outcome<()> {
+    /// Also if the encoding panics.
+    struct Stays<'a>(Option<&'a mut dyn Carrying>);
+    impl Drop for Stays<'_> {
+        fn drop(&mut self) {
+            if let Some(load) = self.0.take() {
+                load.stays();
+            }
+        }
+    }
+    let (start, len) = (output.len(), input.len());
+    let result = panics::catch(|| {
+        let argument = match (&load, input) {
+            (Some(load), input) => codec::decode_carried(&input, load.incoming(), trusted),
+            (None, Cow::Owned(bytes)) => codec::decode_vec_raw(bytes, 0, trusted),
+            (None, Cow::Borrowed(bytes)) => codec::decode_raw(bytes, None, trusted),
+        };
+        let argument = argument.map_err(|fault| bad_argument::<C::Argument>(len, fault))?;
+        let value = call.call(argument)?;
+        // Dropped before the value.
+        let mut going = Stays(load);
+        let Some(load) = &mut going.0 else {
+            return codec::encode_raw(&value, None, output).map_err(bad_result::<C::Value>);
+        };
+        let outgoing = load.outgoing().clone();
+        codec::encode_carried(&value, &outgoing, output).map_err(bad_result::<C::Value>)?;
+        load.departs(output).map_err(Failure::Result)?;
+        going.0 = None;
+        Ok(())
+    });
+    let outcome = match result {
+        Ok(Ok(())) => Outcome::Value(()),
+        Ok(Err(failure)) => failure.into_outcome(),
+        Err(panic) => Outcome::Panicked(panic),
+    };
+    if !outcome.is_value() {
+        output.truncate(start);
+    }
+    outcome
 }
 
 /// One call, whose panic goes through.

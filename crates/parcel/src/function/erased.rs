@@ -1,7 +1,7 @@
 //! A function with its types forgotten.
 #![expect(unsafe_code, reason = "turns a checked address into an entry; takes the caller's promise of trust")]
 
-use super::call::{self, Body, Entry, Records, State, Target};
+use super::call::{self, Body, Carrying, Entry, Records, State, Target};
 use super::named;
 use super::seal::{Form, seal};
 use super::spread::Arguments;
@@ -257,6 +257,24 @@ impl Erased {
     pub fn call_bytes(&self, input: &[u8], output: &mut Vec<u8>) -> Outcome<()> {
         let mut outcome = Outcome::Value(());
         self.enter(Body::Bytes { input, trusted: self.trusts_inputs, output, outcome: &mut outcome });
+        outcome
+    }
+
+    /// As [`call_bytes`](Erased::call_bytes), for a ring that brings something along beside the bytes.
+    pub fn call_carried(&self, input: &[u8], load: &mut dyn Carrying, output: &mut Vec<u8>) -> Outcome<()> {
+        let mut outcome = Outcome::Value(());
+        let trusted = self.trusts_inputs;
+        let input = Cow::Borrowed(input);
+        self.enter(Body::Carried { input, trusted, load: Some(load), output, outcome: &mut outcome });
+        outcome
+    }
+
+    /// As [`call_bytes`](Erased::call_bytes), for bytes that are not needed any more: see
+    /// [`codec::decode_vec`](crate::codec::decode_vec).
+    pub fn call_vec(&self, input: Vec<u8>, output: &mut Vec<u8>) -> Outcome<()> {
+        let mut outcome = Outcome::Value(());
+        let (input, trusted) = (Cow::Owned(input), self.trusts_inputs);
+        self.enter(Body::Carried { input, trusted, load: None, output, outcome: &mut outcome });
         outcome
     }
 

@@ -33,6 +33,7 @@ use crate::{
     back::{Attendant, Back, Cancel, Capabilities, Events, FunctionId, Key, Submit, Waiter},
     bug::{Bug, planted},
     front::{Front, JobId, JobOptions},
+    loads::Loads,
     seeing::{View, log},
     sync::{Condvar, Mutex, MutexGuard, yield_now},
     work::Callable,
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) view: View,
     /// When it was made.
     pub(crate) born: Deadline,
+    /// How blocks of a heap go along, if the back was made on one.
+    pub(crate) loads: Option<Arc<Loads>>,
     /// Whose it is: the process with this pid, and as many forks.
     owner: (u32, u32),
 }
@@ -180,6 +183,7 @@ impl Shared {
         let capabilities = back.capabilities();
         let waiter = back.waiter();
         let quiet = !waiter.sleeps();
+        let loads = back.ring().map(|ring| Arc::new(Loads::new(ring)));
         let shared = Arc::new(Shared {
             waiter,
             missed: AtomicBool::new(false),
@@ -187,11 +191,12 @@ impl Shared {
             workers: AtomicUsize::new(back.workers().max(1)),
             view: View::default(),
             born: Deadline::now(),
+            loads: loads.clone(),
             owner: (std::process::id(), FORKS.load(Ordering::Relaxed)),
             others: Condvar::new(),
             parked: Condvar::new(),
             state: Mutex::new(State {
-                front: Front::new(capabilities.patience.is_some(), quiet),
+                front: Front::new(capabilities.patience.is_some(), quiet).with_loads(loads),
                 back,
                 events: Events::default(),
                 capabilities,

@@ -5,7 +5,7 @@ use crate::{
     Cause, Death, TaskError,
     back::{Event, Key},
     bug::{Bug, planted},
-    records,
+    loads, records,
     seeing::log,
 };
 use procession_sys::Deadline;
@@ -60,7 +60,10 @@ impl Front {
         records: Vec<u8>,
         now: Deadline,
     ) -> Option<Vec<u8>> {
-        let Some(task) = self.task(key) else { return Some(records) };
+        let Some(task) = self.task(key) else {
+            self.unload(&records);
+            return Some(records);
+        };
         task.heard = now;
         let Some(end) = first.checked_add(count).filter(|end| *end <= task.items) else {
             return Some(records);
@@ -107,7 +110,7 @@ impl Front {
             return;
         }
         if error.is_retryable() {
-            self.fail_or_retry(key.task, item..item + 1, 0, |_| error.clone());
+            self.fail_or_retry(key.task, item..item + 1, 0, &|_| error.clone());
         } else {
             let (job, first) = (task.job, task.first + u64::from(item));
             task.settled.add(item..item + 1);
@@ -140,7 +143,7 @@ impl Front {
             if matches!(death.cause, Cause::Cancelled | Cause::TimeLimit(_)) {
                 self.fail(key.task, gap, error);
             } else {
-                self.fail_or_retry(key.task, gap, deaths, error);
+                self.fail_or_retry(key.task, gap, deaths, &error);
             }
         }
         self.retire_if_complete(key);
@@ -148,8 +151,19 @@ impl Front {
 
     /// Settles unsettled items of a dispatched task, each by its `error`, or queues them for their next try. `deaths`:
     /// how many workers in a row they have ended.
-    fn fail_or_retry(&mut self, key: u64, range: Range<u32>, deaths: u32, error: impl Fn(u32) -> TaskError) {
+    fn fail_or_retry(&mut self, key: u64, range: Range<u32>, deaths: u32, error: &dyn Fn(u32) -> TaskError) {
         let Some(task) = self.tasks.get_mut(key) else { return };
+        if let Some(loads) = &self.loads {
+            if range.len() > 1 {
+                // Each by itself.
+                return range.rev().for_each(|item| self.fail_or_retry(key, item..item + 1, deaths, &error));
+            }
+            // What was taken out of an argument is gone.
+            let record = &task.arguments[records::offset_of(&task.arguments, range.start)..];
+            if !loads.is_whole(record) {
+                return self.fail(key, range, error);
+            }
+        }
         let (job, start) = (task.job, task.first);
         let Some(state) = self.jobs.get_mut(job.0) else { return self.fail(key, range, error) };
         if task.attempt > state.options.retries || state.cancelled {
@@ -167,7 +181,7 @@ impl Front {
         let (again, beyond) = (range.start..range.start + count, range.start + count..range.end);
         if !again.is_empty() {
             task.settled.add(again.clone());
-            let arguments = cut(&task.arguments, again.clone());
+            let arguments = cut(&mut task.arguments, again.clone(), self.loads.is_some());
             let attempt = task.attempt.saturating_add(1);
             log::retried(count, attempt, || error(again.start));
             let first = start + u64::from(again.start);
@@ -204,7 +218,7 @@ impl Front {
         }
         let mut parts = Vec::new();
         for gap in task.settled.gaps(range) {
-            parts.push((gap.clone(), cut(&task.arguments, gap.clone())));
+            parts.push((gap.clone(), cut(&mut task.arguments, gap.clone(), self.loads.is_some())));
             task.settled.add(gap);
         }
         // From the back, since each goes to the head of the queue.
@@ -215,8 +229,14 @@ impl Front {
     }
 }
 
-/// The records of `range`.
-fn cut(arguments: &[u8], range: Range<u32>) -> Vec<u8> {
-    let rest = &arguments[records::offset_of(arguments, range.start)..];
-    rest[..records::offset_of(rest, range.end - range.start)].to_vec()
+/// The records of `range`, and their loads with them.
+fn cut(arguments: &mut [u8], range: Range<u32>, loaded: bool) -> Vec<u8> {
+    let start = records::offset_of(arguments, range.start);
+    let rest = &mut arguments[start..];
+    let end = records::offset_of(rest, range.end - range.start);
+    let copy = rest[..end].to_vec();
+    if loaded {
+        loads::disown(&mut rest[..end]);
+    }
+    copy
 }

@@ -144,6 +144,14 @@ impl Job {
         }
     }
 
+    /// The values that were not handed out.
+    pub(super) fn values(&self) -> impl Iterator<Item = &[u8]> {
+        self.out.iter().chain(self.parked.values()).filter_map(|segment| match &segment.body {
+            Body::Values(records) => Some(&records[..]),
+            Body::Failed(_) => None,
+        })
+    }
+
     pub(super) fn is_done(&self) -> bool {
         !self.input_open && self.settled == self.added
     }

@@ -29,6 +29,7 @@ pub(crate) use job::{Body, JobId, JobOptions, Need, Rest, Segment, Want};
 use crate::{
     TaskError,
     back::{Arguments, Envelope, FunctionId, Key},
+    loads::Loads,
     slab::Slab,
 };
 use job::Job;
@@ -37,6 +38,7 @@ use settled::Settled;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, VecDeque},
+    sync::Arc,
 };
 
 /// Cancelled tasks may stay in the ready queues up to this number, or half of all.
@@ -94,6 +96,8 @@ pub(crate) struct Front {
     needs: [usize; 3],
     /// Jobs of which somebody is to be told now.
     signalled: Vec<JobId>,
+    /// How blocks of a heap go along with records.
+    loads: Option<Arc<Loads>>,
     /// Set once nothing can be run any more.
     broken: Option<TaskError>,
     /// Counts segments ever settled, so that a driver sees whether anyone else has something to take.
@@ -113,8 +117,21 @@ impl Front {
             quiet,
             needs: [0; 3],
             signalled: Vec::new(),
+            loads: None,
             broken: None,
             settlements: 0,
+        }
+    }
+
+    /// Records bring blocks of a heap along.
+    pub(crate) fn with_loads(self, loads: Option<Arc<Loads>>) -> Front {
+        Front { loads, ..self }
+    }
+
+    /// Lets go of what records bring along.
+    fn unload(&self, records: &[u8]) {
+        if let Some(loads) = &self.loads {
+            loads.let_go(records);
         }
     }
 
@@ -131,10 +148,12 @@ impl Front {
         state.added += u64::from(items);
         if let Some(error) = &self.broken {
             let body = Body::Failed(error.clone());
+            self.unload(&arguments);
             return self.settle(job, Segment { first, count: u64::from(items), body });
         }
         if state.cancelled {
             let body = Body::Failed(TaskError::Cancelled);
+            self.unload(&arguments);
             return self.settle(job, Segment { first, count: u64::from(items), body });
         }
         self.enqueue(job, Queued { first, items, arguments, attempt: 1, deaths: 0 }, false);
@@ -268,7 +287,11 @@ impl Front {
         let cancellable =
             self.jobs.get(job.0).is_some_and(|job| job.options.cancellable && job.settled < job.added);
         let keys = if cancellable { self.cancel(job) } else { Vec::new() };
-        self.jobs.remove(job.0).map(|job| (job.options.function, keys, job.into_rest()))
+        let job = self.jobs.remove(job.0)?;
+        if self.loads.is_some() {
+            job.values().for_each(|records| self.unload(records));
+        }
+        Some((job.options.function, keys, job.into_rest()))
     }
 
     fn tasks_of(&self, job: JobId) -> Vec<u64> {
@@ -457,6 +480,7 @@ impl Front {
     fn remove_task(&mut self, key: u64) -> Option<Task> {
         let task = self.tasks.remove(key)?;
         self.needs[task.need as usize] -= 1;
+        self.unload(&task.arguments);
         Some(task)
     }
 
@@ -467,6 +491,8 @@ impl Front {
             if state.signals(false) {
                 self.signalled.push(job);
             }
+        } else if let Body::Values(records) = &segment.body {
+            self.unload(records);
         }
     }
 

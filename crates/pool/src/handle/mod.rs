@@ -26,11 +26,11 @@ use crate::{
     back::Cancel,
     driver::{Listener, Notice, Shared},
     front::{Body, JobOptions, Segment, Want},
+    loads::{self, Loads},
     records,
     sync::{Condvar, Mutex, MutexGuard, ThreadId, current},
     tasks::{How, Job},
 };
-use procession_parcel::codec;
 use procession_sys::Deadline;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -78,7 +78,7 @@ pub struct Task<T> {
 }
 
 /// What makes the call's value of its segments, which are in the order of its items.
-type Decode<T> = fn(Vec<Segment>) -> Result<T, TaskError>;
+type Decode<T> = fn(Vec<Segment>, Option<&Loads>) -> Result<T, TaskError>;
 type Callback<T> = Box<dyn FnOnce(&Result<T, TaskError>) + Send>;
 
 pub(crate) struct Inner<T> {
@@ -146,7 +146,8 @@ impl<T> Inner<T> {
         }
         drop(state);
         // The segments are gone, so this must come to something.
-        let decoded = catch_unwind(AssertUnwindSafe(|| (self.decode)(segments)));
+        let loads = self.shared().loads.as_deref();
+        let decoded = catch_unwind(AssertUnwindSafe(|| (self.decode)(segments, loads)));
         let panicked = || TaskError::BadResult("a panic while it was decoded".to_owned());
         outcome.stage = Stage::Done(decoded.unwrap_or_else(|_| Err(panicked())));
     }
@@ -474,11 +475,11 @@ impl<T> fmt::Debug for Task<T> {
 }
 
 /// A record.
-pub(crate) fn encode<A: Serialize>(item: &A) -> Result<Vec<u8>, TaskError> {
+pub(crate) fn encode<A: Serialize>(shared: &Shared, item: &A) -> Result<Vec<u8>, TaskError> {
     let mut record = Vec::new();
-    match records::push(&mut record, |bytes| codec::encode(item, bytes)) {
+    match records::push(&mut record, |bytes| loads::encode(shared.loads.as_deref(), item, bytes)) {
         Ok(()) => Ok(record),
-        Err(records::PushError::Write(error)) => Err(TaskError::BadArguments(error.to_string())),
+        Err(records::PushError::Write(why)) => Err(TaskError::BadArguments(why)),
         Err(records::PushError::TooLarge(bytes)) => {
             Err(TaskError::BadArguments(format!("it has {bytes} bytes, encoded")))
         }
@@ -496,11 +497,11 @@ where
     A: Serialize,
     R: DeserializeOwned + 'static,
 {
-    let record = encode(arg)?;
     let how = How { cancellable: true, ..how };
     let id =
         shared.open(work.callable()?, |function| JobOptions { spontaneous: true, ..how.job(function) })?;
     let job = Job { shared: shared.clone(), id: Some(id) };
+    let record = encode(shared, arg)?;
     shared.begin(id, [Ok((1, record))]);
     Ok(Task::new(Inner::new(job, one)))
 }
@@ -511,9 +512,9 @@ where
     A: Serialize,
     R: DeserializeOwned + 'static,
 {
-    let record = encode(arg)?;
     let id = shared.open(work.callable()?, |function| how.job(function))?;
     let job = Job { shared: shared.clone(), id: Some(id) };
+    let record = encode(shared, arg)?;
     let mut state = shared.lock();
     state.front.add(id, 1, record);
     state.front.close_input(id);
@@ -527,27 +528,29 @@ where
         segment.is_some()
     });
     drop(job);
-    one(segment.into_iter().collect())
+    one(segment.into_iter().collect(), shared.loads.as_deref())
 }
 
 /// The value of a call with one item.
-fn one<R: DeserializeOwned + 'static>(segments: Vec<Segment>) -> Result<R, TaskError> {
+fn one<R: DeserializeOwned + 'static>(segments: Vec<Segment>, loads: Option<&Loads>) -> Result<R, TaskError> {
     match segments.into_iter().next().map(|segment| segment.body) {
-        Some(Body::Values(values)) => match records::split(&values) {
-            Some((value, _)) => decode(value),
-            None => Err(TaskError::BadResult("the worker sent no value".to_owned())),
-        },
+        Some(Body::Values(values)) => loads::decode_only(loads, values),
         Some(Body::Failed(error)) => Err(error),
         None => Err(TaskError::Terminated),
     }
 }
 
 /// The values of a call with many items, or its first error.
-pub(crate) fn all<R: DeserializeOwned + 'static>(segments: Vec<Segment>) -> Result<Vec<R>, TaskError> {
+pub(crate) fn all<R: DeserializeOwned + 'static>(
+    segments: Vec<Segment>,
+    loads: Option<&Loads>,
+) -> Result<Vec<R>, TaskError> {
     let mut values = Vec::with_capacity(segments.iter().map(|segment| segment.count as usize).sum());
-    for segment in segments {
+    let mut segments = Unread { segments: segments.into(), loads };
+    while let Some(segment) = segments.segments.pop_front() {
         match segment.body {
             Body::Failed(error) => return Err(error),
+            Body::Values(records) if segment.count == 1 => values.push(loads::decode_only(loads, records)?),
             Body::Values(records) => {
                 let mut rest = &records[..];
                 for _ in 0..segment.count {
@@ -555,8 +558,14 @@ pub(crate) fn all<R: DeserializeOwned + 'static>(segments: Vec<Segment>) -> Resu
                         let why = "the worker sent fewer results than it said";
                         return Err(TaskError::BadResult(why.to_owned()));
                     };
-                    values.push(decode(record)?);
                     rest = behind;
+                    match loads::decode(loads, record) {
+                        Ok(value) => values.push(value),
+                        Err(error) => {
+                            loads.inspect(|loads| loads.let_go(rest));
+                            return Err(error);
+                        }
+                    }
                 }
             }
         }
@@ -564,6 +573,19 @@ pub(crate) fn all<R: DeserializeOwned + 'static>(segments: Vec<Segment>) -> Resu
     Ok(values)
 }
 
-fn decode<R: DeserializeOwned + 'static>(record: &[u8]) -> Result<R, TaskError> {
-    codec::decode(record).map_err(|error| TaskError::BadResult(error.to_string()))
+/// Segments, whose loads are let go of where nobody reads them.
+struct Unread<'a> {
+    segments: VecDeque<Segment>,
+    loads: Option<&'a Loads>,
+}
+
+impl Drop for Unread<'_> {
+    fn drop(&mut self) {
+        let Some(loads) = self.loads else { return };
+        for segment in &self.segments {
+            if let Body::Values(records) = &segment.body {
+                loads.let_go(records);
+            }
+        }
+    }
 }

@@ -9,6 +9,7 @@ use crate::{
 };
 use procession_parcel::{Erased, Parcel};
 use procession_process::{Resource, StartMethod, cpu_count};
+use procession_shm::{Heap, HeapRing};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -29,6 +30,7 @@ pub struct Builder {
     policy: Policy,
     timeline: Option<PathBuf>,
     hidden: bool,
+    heap: Option<Heap>,
     /// What could not be packed.
     failure: Option<Error>,
 }
@@ -142,6 +144,49 @@ impl Builder {
     {
         let packed = Erased::new(f).and_then(|function| Ok((function, Parcel::pack(&arg)?)));
         self.recipe.exit = self.packed("pack the exit function of a pool's workers", packed);
+        self
+    }
+
+    /// Lets arguments and results hold blocks of this heap ([`SharedVec`], [`SharedBox`], [`SharedSlice`] and
+    /// [`SharedStr`](procession_shm::SharedStr)), at any depth: they go to workers and come back by reference, in a time that
+    /// does not depend on their size. Functions allocate on it by [`worker_heap`](crate::worker_heap).
+    ///
+    /// What has one owner is moved: a function gets it as its own, may change it in place, and may return it. A block of
+    /// another heap is an error of its item, as any block is in a pool without a heap.
+    ///
+    /// It costs each item some 100 ns, also if it holds no blocks. A heap serves up to 1024 pools, queues and channels at a
+    /// time.
+    ///
+    /// ```no_run
+    /// use procession_pool::{Pool, worker_heap};
+    /// use procession_shm::{Heap, SharedVec};
+    ///
+    /// let heap = Heap::new()?;
+    /// let pool = Pool::builder().workers(2).heap(&heap).build()?;
+    /// let frame = heap.vec::<u8>(1920 * 1080)?;
+    /// let brighter = |mut frame: SharedVec<u8>| {
+    ///     frame.iter_mut().for_each(|pixel| *pixel = pixel.saturating_add(16));
+    ///     frame.moved()
+    /// };
+    /// let frame = pool.apply(brighter, frame)?;
+    /// assert_eq!(frame[0], 16);
+    /// let made = pool.apply(|n: usize| worker_heap()?.vec::<f64>(n).ok(), 1000)?;
+    /// assert_eq!(made.map(|numbers| numbers.len()), Some(1000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # When a worker dies
+    ///
+    /// What it had taken is gone with it, and freed. So an item that moves blocks into its function is tried again only if
+    /// the worker died before it took any: otherwise it is [`TaskError::Died`](crate::TaskError::Died), or
+    /// [`TaskError::Panicked`](crate::TaskError::Panicked), whatever the retries. One that holds read-only blocks is tried again
+    /// as any other. Nothing of the heap is lost, whoever dies when.
+    ///
+    /// [`SharedVec`]: procession_shm::SharedVec
+    /// [`SharedBox`]: procession_shm::SharedBox
+    /// [`SharedSlice`]: procession_shm::SharedSlice
+    pub fn heap(mut self, heap: &Heap) -> Builder {
+        self.heap = Some(heap.clone());
         self
     }
 
@@ -306,7 +351,9 @@ impl Builder {
     /// # Errors
     ///
     /// If the initialiser or its argument cannot be sent, or a worker cannot be started; those that were are ended. If
-    /// this kernel has no means for the sandbox that was asked for. If the timeline's file cannot be created.
+    /// this kernel has no means for the sandbox that was asked for, or a pool on a heap was to have one: a reference into
+    /// shared memory is for those only that keep to the rules. If the heap has no place for another pool, or the timeline's file
+    /// cannot be created.
     pub fn build(self) -> Result<Pool> {
         let (defaults, hidden) = (self.defaults, self.hidden);
         let pool = Pool::new_with(Box::new(self.local()?), defaults);
@@ -323,12 +370,21 @@ impl Builder {
         }
         #[cfg(feature = "sandbox")]
         if let Some(sandbox) = &self.recipe.sandbox {
-            sandbox.check().map_err(|why| Error::new("make a sandbox for a pool's workers", why))?;
+            const MAKE: &str = "make a sandbox for a pool's workers";
+            sandbox.check().map_err(|why| Error::new(MAKE, why))?;
+            if self.heap.is_some() {
+                return Err(Error::new(
+                    MAKE,
+                    "they would share a heap, which is for those that can be trusted",
+                ));
+            }
         }
         if let Some(path) = &self.timeline {
             let failed = |error| Error::new(format!("create the timeline `{}`", path.display()), error);
             self.recipe.timeline = Some(Arc::new(Timeline::create(path).map_err(failed)?));
         }
+        let ring = self.heap.as_ref().map(HeapRing::new).transpose();
+        self.recipe.ring = ring.map_err(|error| Error::new("make a pool on a heap", error))?;
         let workers = self.workers.unwrap_or_else(cpu_count);
         Local::start(self.recipe, self.policy, workers)
     }

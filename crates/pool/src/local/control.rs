@@ -7,6 +7,7 @@
 //! | `stop` | parent | not 0: begin no more tasks, and end; what runs is asked to end ([`cancelled`](crate::cancelled)) |
 //! | `inherited` | worker, once | the peak of memory that it had from the process which executed it, in bytes |
 //! | `no_memory` | worker | not 0: it aborted right after an allocation had failed |
+//! | `load` | worker | the token of the last result that takes blocks of a heap along, from before they do: see [`loads`](crate::loads) |
 //! | `hand`, `revoked` | see [`hand`](super::hand) | |
 //! | `pulse` | worker | see [`pulse`](super::pulse) |
 //!
@@ -36,6 +37,7 @@ pub(super) struct Words {
     _line: [u32; 31],
     pub(super) inherited: AtomicU64,
     pub(super) no_memory: AtomicU32,
+    pub(super) load: AtomicU64,
     revoked: [AtomicU32; WORDS as usize],
     pub(super) pulse: Pulse,
 }

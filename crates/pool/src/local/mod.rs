@@ -44,7 +44,9 @@
 
 mod aborts;
 mod builder;
+mod cargo;
 mod control;
+mod fragments;
 mod hand;
 mod memory;
 mod output;
@@ -78,6 +80,7 @@ use past::Past;
 use procession_channel::Bell;
 use procession_parcel::{Erased, Parcel};
 use procession_process::StartMethod;
+use procession_shm::HeapRing;
 use procession_sys::{Deadline, Spin};
 use slot::{Alarm, Failures, Recipe, Slot};
 use std::{
@@ -243,6 +246,10 @@ impl Back for Local {
         self.target
     }
 
+    fn ring(&self) -> Option<HeapRing> {
+        self.recipe.ring.as_ref().map(HeapRing::beside)
+    }
+
     fn define(&mut self, id: FunctionId, function: &Arc<Erased>, parcel: &Arc<Parcel>) {
         self.past.names.add(id, function);
         if let Some(timeline) = &self.recipe.timeline {
@@ -402,6 +409,7 @@ impl Back for Local {
         for slot in slots.iter().flatten() {
             log::ended(slot.process.name(), true, || "the pool has ended".to_owned());
         }
+        slots.iter_mut().flatten().for_each(Slot::discard);
     }
 
     fn has_ended(&mut self) -> bool {

@@ -12,6 +12,7 @@ use outbox::Outgoing;
 use watched::Watched;
 
 use super::{
+    cargo::Place,
     control::{self, Control},
     output::{OutputStream, Reader},
     wire::{self, PIECE, Times},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     Cause, Error, TaskError,
     back::{Attendant, Event, Events, FunctionId, Key},
-    records,
+    loads, records,
     seeing::{Span, Timeline},
     work::judge,
 };
@@ -30,7 +31,7 @@ use procession_channel::{
 };
 use procession_parcel::{Erased, Fd, Outcome, Parcel, codec, wire::packet};
 use procession_process::{Process, Resource, StartMethod, Stdio, watch};
-use procession_shm::{Kind, Segment};
+use procession_shm::{HeapRing, Kind, Segment};
 use procession_sys::Deadline;
 use std::{
     collections::{HashSet, VecDeque},
@@ -43,7 +44,7 @@ use std::{
 };
 
 /// The size of each lane's ring.
-const LANE: usize = 4 * PIECE;
+pub(super) const LANE: usize = 4 * PIECE;
 const KIND: Kind = Kind::new("worker lanes", u32::from_le_bytes(*b"pool"), lane::LAYOUT);
 /// How many bytes of results are taken out of a lane at once.
 const BATCH: usize = 64 * 1024;
@@ -64,6 +65,8 @@ pub(super) struct Recipe {
     pub(super) pins: Vec<Vec<usize>>,
     pub(super) environment: Vec<(OsString, OsString)>,
     pub(super) timeline: Option<Arc<Timeline>>,
+    /// The ring by which blocks of a heap travel.
+    pub(super) ring: Option<HeapRing>,
     #[cfg(feature = "sandbox")]
     pub(super) sandbox: Option<super::Sandbox>,
 }
@@ -82,6 +85,7 @@ impl Default for Recipe {
             pins: Vec::new(),
             environment: Vec::new(),
             timeline: None,
+            ring: None,
             #[cfg(feature = "sandbox")]
             sandbox: None,
         }
@@ -193,6 +197,9 @@ pub(super) struct Slot {
     /// In bytes.
     memory_limit: Option<u64>,
     timeline: Option<Arc<Timeline>>,
+    /// The ring by which blocks of a heap travel, and the last result's token that came with some.
+    ring: Option<HeapRing>,
+    last_load: u64,
     pub(super) tally: Tally,
 }
 
@@ -283,6 +290,7 @@ impl Slot {
             recycle_memory: recipe.recycle_memory,
             memory_limited: recipe.memory_limit.is_some(),
             traced: recipe.timeline.is_some(),
+            ring: recipe.ring.as_ref().map(|ring| Place(ring.beside())),
             #[cfg(feature = "sandbox")]
             sandbox: recipe.sandbox.clone(),
         };
@@ -330,6 +338,8 @@ impl Slot {
             retired: false,
             suspect: false,
             memory_limit: recipe.memory_limit,
+            ring: recipe.ring.as_ref().map(HeapRing::beside),
+            last_load: 0,
             tally: Tally {
                 born,
                 tasks_given: 0,
@@ -372,7 +382,7 @@ impl Slot {
         if self.damaged {
             return None;
         }
-        let Slot { results, given, load, watched, grown, timeline, .. } = self;
+        let Slot { results, given, load, watched, grown, timeline, ring, last_load, .. } = self;
         let track = self.process.pid();
         let (mut begun, mut ready, mut leaving, mut failure) = (false, false, false, None);
         let mut bytes = 0_u64;
@@ -380,11 +390,15 @@ impl Slot {
             given,
             load,
             watched,
+            last_load: ring.is_some().then_some(last_load),
             items: 0,
             run: Run { key: Key { task: 0, attempt: 0 }, first: 0, count: 0, records: Vec::new() },
         };
         let mut sane = true;
-        let received = results.recv_parts(BATCH, |message, rest| {
+        let mut large = Vec::new();
+        // The item of a large value.
+        let mut of_large = None;
+        let each = |message: &[u8], rest: bool| {
             bytes += message.len() as u64;
             match message.split_first() {
                 // What comes after nonsense is no better.
@@ -401,6 +415,10 @@ impl Slot {
                     let error = if cancelled { TaskError::Cancelled } else { decode_failure(outcome) };
                     sane = told.failure(error, events);
                 }
+                Some((&wire::LARGE_VALUE, _)) => {
+                    of_large = told.large(events);
+                    sane = of_large.is_some();
+                }
                 Some((&wire::TIMES, _)) => match Times::decode(message) {
                     Some(told) => times(told),
                     None => sane = false,
@@ -416,8 +434,19 @@ impl Slot {
                 // That the worker was told nonsense is as bad.
                 _ => sane = false,
             }
-        });
+        };
+        let received = results.recv_parts(BATCH, each, &mut large);
         told.run.flush(events);
+        if let Some((key, first)) = of_large {
+            if records::becomes_one(&mut large) {
+                told.note_load(&large[records::PREFIX..]);
+                events.push(Event::Results { key, first, count: 1, records: large });
+            } else {
+                let error = TaskError::BadResult("the worker called a small value large".to_owned());
+                events.push(Event::Failed { key, item: first, error });
+                sane = false;
+            }
+        }
         let items = told.items;
         let result = items > 0;
         self.tally.items += items;
@@ -450,8 +479,10 @@ impl Slot {
             return;
         }
         let Slot { results, given, load, watched, grown, .. } = self;
+        // What comes with blocks of a heap does not grow.
+        let last_load = None;
         let run = Run { key: Key { task: 0, attempt: 0 }, first: 0, count: 0, records: Vec::new() };
-        let mut told = Told { given, load, watched, items: 0, run };
+        let mut told = Told { given, load, watched, last_load, items: 0, run };
         let mut sane = true;
         let received = results.recv_growing(|part| {
             let first = !std::mem::replace(grown, true);
@@ -495,6 +526,8 @@ struct Told<'a> {
     given: &'a mut VecDeque<Given>,
     load: &'a mut u64,
     watched: &'a mut usize,
+    /// The token of the last value that came with blocks of a heap, in a pool on one.
+    last_load: Option<&'a mut u64>,
     /// How many items it has told of.
     items: u64,
     run: Run,
@@ -522,6 +555,7 @@ impl Told<'_> {
     }
 
     fn value(&mut self, value: &[u8], events: &mut Events) -> bool {
+        self.note_load(value);
         let Some(task) = self.given.front_mut() else { return false };
         if self.run.count == 0 {
             self.run.begin(task, events);
@@ -529,6 +563,22 @@ impl Told<'_> {
         records::append(&mut self.run.records, value);
         self.settled(1, events);
         true
+    }
+
+    fn note_load(&mut self, value: &[u8]) {
+        if let Some(last) = &mut self.last_load {
+            **last = loads::token(value).unwrap_or(**last);
+        }
+    }
+
+    /// A large value of the next item: which that is.
+    fn large(&mut self, events: &mut Events) -> Option<(Key, u32)> {
+        self.run.flush(events);
+        let task = self.given.front()?;
+        let item = (task.key, task.done);
+        self.items += 1;
+        self.done(1);
+        Some(item)
     }
 
     /// So many values of the first task were added to the run.

@@ -16,6 +16,7 @@
 //! | `READY` | kind: the initialiser is done |
 //! | `VALUES` | kind, then one record per value of the next items. It [grows](procession_channel::lane) while they run |
 //! | `VALUE` | kind, the encoded value of the next item, where that is large or there is little room |
+//! | `LARGE_VALUE` | kind, three bytes of nothing, the encoded value of the next item, of more than half a lane |
 //! | `FAILURE` | kind, the encoded outcome of the next item |
 //! | `CANCELLED` | kind: the next item is not run |
 //! | `LEAVING` | kind: it ends by itself after this, and leaves what it has not begun |
@@ -55,6 +56,8 @@ pub(super) const CANCELLED: u8 = 23;
 pub(super) const LEAVING: u8 = 24;
 pub(super) const VALUES: u8 = 25;
 pub(super) const SPAN: u8 = 26;
+/// Its length fits over its first bytes: then it is a record where it lies.
+pub(super) const LARGE_VALUE: u8 = 27;
 
 /// Messages to a worker are no larger than this, a quarter of a lane, so that one is on its way while another is
 /// taken out. A task goes in as many messages as it needs; an item that is larger goes in fragments.

@@ -12,11 +12,14 @@
 //!    to do, after [`RING`] of work, or when an item takes long. It looks for what grows when it has not heard for long.
 #![expect(unsafe_code, reason = "ignores a signal; vouches that the parent runs the same program")]
 
+mod telling;
 mod traced;
 
 use super::{
     aborts,
+    cargo::{Cargo, Place},
     control::Control,
+    fragments::{Fragments, Whole},
     hand::ASKED,
     memory::{Heap, Resident},
     wire::{self, TaskHeader, Times, Watched},
@@ -25,16 +28,17 @@ use crate::{back::FunctionId, records, token};
 use procession_channel::lane::{RawReceiver, RawSender, RecvError, TrySendError};
 use procession_parcel::{
     Erased, Fd, Outcome, Parcel, codec,
-    function::{Records, drop_local_state},
+    function::drop_local_state,
     wire::{Limits, Received, packet},
 };
 use procession_process::{StartMethod, current_process};
-use procession_sys::Deadline;
+use procession_sys::{Deadline, crash_point};
 use serde::{Deserialize, Serialize};
 use std::{
     cell::Cell, collections::HashMap, convert::Infallible, io::Write, rc::Rc, sync::atomic::Ordering,
     time::Duration,
 };
+use telling::{Telling, call_specially};
 
 /// What a worker is started with.
 #[derive(Serialize, Deserialize, Debug)]
@@ -52,6 +56,7 @@ pub(super) struct Boot {
     pub(super) memory_limited: bool,
     /// Whether each task is told of, with its times.
     pub(super) traced: bool,
+    pub(super) ring: Option<Place>,
     #[cfg(feature = "sandbox")]
     pub(super) sandbox: Option<super::sandbox::Sandbox>,
 }
@@ -62,8 +67,13 @@ const RING: u64 = 50_000;
 const LOOK: u64 = 5_000;
 /// Values of more bytes than this get a message of their own.
 const SMALL: usize = 2048;
-/// Buffers larger than this are given back after use.
+/// Values larger than this go in a message of their own, in pieces.
+const LARGE: usize = super::slot::LANE / 2;
+/// Buffers larger than this are given back after use; that of results, of which fresh memory would cost more than all else,
+/// once there was nothing to do for `IDLE`, if it is not larger than `KEEP_BUSY`.
 const KEEP: usize = 1 << 20;
+const KEEP_BUSY: usize = 64 << 20;
+const IDLE: Duration = Duration::from_millis(20);
 
 /// How long it is at least between two looks at the memory, in nanoseconds: when there is nothing to do, and between tasks.
 const PAUSE_IDLE: u64 = 2_000_000;
@@ -82,6 +92,7 @@ pub(super) fn run(boot: Boot) {
     }
     let heap =
         boot.recycle_memory.and_then(|limit| Some(Heap { limit, resident: Resident::open()?, next: 0 }));
+    let cargo = boot.ring.map(|place| place.cargo(&control));
     if boot.initializer.is_some() || boot.state.is_some() {
         // So that an initialiser that ends this process is known for it.
         let _ = results.send(&[&[wire::BEGUN]], None);
@@ -96,6 +107,8 @@ pub(super) fn run(boot: Boot) {
     if let Some(Err(why)) = boot.sandbox.map(|sandbox| sandbox.enter()) {
         refuse(&mut results, &Outcome::BadArguments(format!("failed to enter the sandbox: {why}")));
     }
+    // Where memory is counted, none is kept for later.
+    let keep = if heap.is_some() || boot.memory_limited { KEEP } else { KEEP_BUSY };
     let now = Deadline::now().as_nanos();
     control.pulse.ready(now);
     let watch = Rc::new(Watch { control, ordinal: Cell::new(None), heavy: Cell::new(false) });
@@ -106,10 +119,12 @@ pub(super) fn run(boot: Boot) {
         watch: watch.clone(),
         heap,
         traced: boot.traced,
+        cargo,
         functions: HashMap::new(),
         current: None,
-        fragments: Vec::new(),
+        fragments: Fragments::default(),
         output: Vec::new(),
+        keep,
         clock: Clock {
             function: None,
             any: false,
@@ -203,12 +218,14 @@ struct Worker {
     watch: Rc<Watch>,
     heap: Option<Heap>,
     traced: bool,
+    cargo: Option<Cargo>,
     functions: HashMap<FunctionId, Rc<Result<Erased, String>>>,
     /// The one that was called last.
     current: Option<(FunctionId, Rc<Result<Erased, String>>)>,
-    /// The fragments so far of a large message.
-    fragments: Vec<u8>,
+    fragments: Fragments,
     output: Vec<u8>,
+    /// Up to which size the output is kept.
+    keep: usize,
     clock: Clock,
 }
 
@@ -255,7 +272,10 @@ impl Worker {
                     return Err(Leaving);
                 }
                 self.watch.control.pulse.rest();
-                self.tasks.wait(None);
+                let kept = self.output.capacity() > KEEP;
+                if !self.tasks.wait(kept.then(|| Deadline::after(IDLE))) {
+                    self.output = Vec::new();
+                }
                 self.go_on();
                 continue;
             }
@@ -267,14 +287,19 @@ impl Worker {
                 Some(wire::FRAGMENT) => {
                     // In hand from its first fragment on: this process may die for want of the memory.
                     self.tasks.mark_started(self.tasks.taken());
-                    self.fragments.extend_from_slice(&message[1..]);
+                    self.fragments.add(&message[1..]);
                     // The parent has more and waits for room.
                     self.results.ring();
                 }
                 Some(wire::LAST_FRAGMENT) => {
-                    self.fragments.extend_from_slice(&message[1..]);
-                    let whole = std::mem::take(&mut self.fragments);
-                    self.act_on(&whole)?;
+                    self.fragments.add(&message[1..]);
+                    match self.fragments.take().ok_or(Nonsense)? {
+                        Whole::Other(message) => self.act_on(&message)?,
+                        Whole::Task(head, argument) => {
+                            let (header, watched) = TaskHeader::decode(&head).ok_or(Nonsense)?;
+                            self.task(header, watched, Some(argument))?;
+                        }
+                    }
                 }
                 _ => self.act_on(&message)?,
             }
@@ -288,7 +313,7 @@ impl Worker {
         match message.first().copied() {
             Some(wire::TASK) => {
                 let (header, records) = TaskHeader::decode(message).ok_or(Nonsense)?;
-                self.task(header, records)
+                self.task(header, records, None)
             }
             Some(wire::DEFINE) => {
                 let id = FunctionId(wire::u32_at(message, 1).ok_or(Nonsense)?);
@@ -349,7 +374,8 @@ impl Worker {
         Ok(())
     }
 
-    fn task(&mut self, header: TaskHeader, mut records: &[u8]) -> Result<(), End> {
+    /// Runs items: those of the records, or the one whose argument was large.
+    fn task(&mut self, header: TaskHeader, mut records: &[u8], large: Option<Vec<u8>>) -> Result<(), End> {
         self.tasks.mark_started(self.tasks.taken());
         if header.flags & wire::MORE != 0 {
             self.results.ring();
@@ -374,15 +400,15 @@ impl Worker {
             None
         };
         let told = match (&*function, &watched) {
-            (Ok(function), None) if !self.traced => {
+            (Ok(function), None) if !self.traced && self.cargo.is_none() && large.is_none() => {
                 let mut telling = Telling { worker: self, told: 0, end: Ok(()) };
                 function.call_records(header.items as usize, &mut records, &mut output, &mut telling);
                 let Telling { told, end, .. } = telling;
                 end.map(|()| told)
             }
-            _ => self.run_each(header, watched.as_ref(), records, &function, &mut output),
+            _ => self.run_each(header, watched.as_ref(), (records, large), &function, &mut output),
         };
-        if output.capacity() <= KEEP {
+        if output.capacity() <= self.keep {
             self.output = output;
         }
         // Fewer records than items are nonsense.
@@ -394,17 +420,23 @@ impl Worker {
         &mut self,
         header: TaskHeader,
         watched: Option<&Watched>,
-        mut records: &[u8],
+        (mut records, mut large): (&[u8], Option<Vec<u8>>),
         function: &Result<Erased, String>,
         output: &mut Vec<u8>,
     ) -> Result<u32, End> {
         let began = self.traced.then(|| self.begin_span(header.function));
         for index in 0..header.items {
-            let (argument, rest) = records::split(records).ok_or(Nonsense)?;
-            records = rest;
+            let argument = if large.is_some() {
+                &[]
+            } else {
+                let (argument, rest) = records::split(records).ok_or(Nonsense)?;
+                records = rest;
+                argument
+            };
             output.clear();
-            let mut call = || match function {
-                Ok(function) => function.call_bytes(argument, output),
+            let cargo = self.cargo.as_mut();
+            let call = || match function {
+                Ok(function) => call_specially(function, cargo, large.take(), argument, output),
                 Err(why) => Outcome::BadArguments(why.clone()),
             };
             let outcome = match watched {
@@ -416,7 +448,10 @@ impl Worker {
                 self.end_span(header, began)?;
             }
             match outcome {
-                Some(Outcome::Value(())) => self.commit(wire::VALUE, output)?,
+                Some(Outcome::Value(())) => {
+                    self.commit(wire::VALUE, output)?;
+                    crash_point!("pool.load.committed");
+                }
                 Some(failure) => self.commit_failure(&failure)?,
                 None => {
                     self.commit(wire::CANCELLED, &[])?;
@@ -461,20 +496,23 @@ impl Worker {
 
     /// Commits one result, waiting for room if there is none.
     fn commit(&mut self, kind: u8, content: &[u8]) -> Result<(), End> {
+        if content.len() > LARGE && kind == wire::VALUE {
+            return self.commit_slowly(&[wire::LARGE_VALUE, 0, 0, 0], content);
+        }
         match self.results.send_quiet(&[&[kind], content]) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full | TrySendError::TooLarge { .. }) => self.commit_slowly(kind, content),
+            Err(TrySendError::Full | TrySendError::TooLarge { .. }) => self.commit_slowly(&[kind], content),
             Err(_) => Err(Gone),
         }
     }
 
     #[cold]
-    fn commit_slowly(&mut self, kind: u8, content: &[u8]) -> Result<(), End> {
+    fn commit_slowly(&mut self, kind: &[u8], content: &[u8]) -> Result<(), End> {
         use procession_channel::lane::SendError;
         self.read_clock();
         self.results.finish();
         self.results.ring();
-        match self.results.send(&[&[kind], content], None) {
+        match self.results.send(&[kind, content], None) {
             Ok(()) => {}
             Err(SendError::TooLarge { len, limit }) => {
                 let why = format!("it has {len} bytes, encoded; a lane carries at most {limit}");
@@ -563,35 +601,6 @@ impl Worker {
             }
         }
         Ok(())
-    }
-}
-
-/// Commits what the items of one message come to.
-struct Telling<'a> {
-    worker: &'a mut Worker,
-    /// How many items are over.
-    told: u32,
-    end: Result<(), End>,
-}
-
-impl Telling<'_> {
-    #[inline]
-    fn tell(&mut self, commit: impl FnOnce(&mut Worker) -> Result<(), End>) -> bool {
-        self.told += 1;
-        self.end = commit(self.worker).and_then(|()| self.worker.count());
-        self.end.is_ok()
-    }
-}
-
-impl Records for Telling<'_> {
-    #[inline]
-    fn value(&mut self, record: &[u8]) -> bool {
-        self.tell(|worker| worker.commit_record(record))
-    }
-
-    #[cold]
-    fn failed(&mut self, outcome: Outcome<()>) -> bool {
-        self.tell(|worker| worker.commit_failure(&outcome))
     }
 }
 

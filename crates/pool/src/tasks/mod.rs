@@ -323,7 +323,7 @@ where
         self.how.cancellable = true;
         let mut input = Vec::new();
         while let Some(item) = self.input.next_item() {
-            input.push(item.and_then(|item| handle::encode(&item)));
+            input.push(item.and_then(|item| handle::encode(&self.shared, &item)));
         }
         let workers = self.shared.workers();
         let size = match self.chunk_size.chunk((input.len(), Some(input.len())), workers, true) {

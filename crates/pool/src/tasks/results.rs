@@ -5,9 +5,9 @@ use crate::{
     TaskError, Work,
     driver::{Listener, Shared},
     front::{Body, JobId, Segment, Want},
+    loads::{self, Loads},
     records::{self, PushError},
 };
-use procession_parcel::codec;
 use procession_sys::Deadline;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -81,6 +81,8 @@ pub struct Results<A, R, I> {
     /// Before the job, whose end looks whether somebody still holds the function.
     work: Work<A, R>,
     job: Job,
+    /// How blocks of a heap go along.
+    loads: Option<Arc<Loads>>,
     input: Option<I>,
     /// Why the job could not be opened.
     refused: Option<TaskError>,
@@ -159,6 +161,7 @@ where
     ) -> Results<A, R, I> {
         Results {
             work,
+            loads: job.shared.loads.clone(),
             job,
             input: Some(input),
             refused: None,
@@ -263,9 +266,7 @@ where
     /// Ends the call with `error`; what is left of it is cancelled.
     fn give_up(&mut self, error: TaskError) {
         self.refused = Some(error);
-        self.segments.clear();
-        self.current = Current::Nothing;
-        self.prepared.clear();
+        self.abandon();
         self.input = None;
         if let Some(id) = self.job.id.take() {
             self.job.shared.drop_job(id);
@@ -289,7 +290,7 @@ where
     /// Gives the rest of the current segment to `each`. The books are right at the end of it, so this is for who has no use
     /// for them after a panic.
     fn drain_current(&mut self, each: &mut impl FnMut(Result<R, TaskError>)) {
-        let Current::Values { records, at, left } = &mut self.current else {
+        let (Current::Values { records, at, left }, None) = (&mut self.current, &self.loads) else {
             while let Some(result) = self.next_of_current() {
                 each(result);
             }
@@ -303,10 +304,7 @@ where
                 continue;
             };
             rest = behind;
-            match codec::decode(record) {
-                Ok(value) => each(Ok(value)),
-                Err(error) => each(Err(TaskError::BadResult(error.to_string()))),
-            }
+            each(loads::decode(None, record));
         }
         self.outstanding -= count;
         self.index += count;
@@ -320,10 +318,14 @@ where
                 // Before user code: its panic leaves the books right.
                 self.outstanding -= 1;
                 self.index += 1;
+                if *left == 0 && *at == 0 && records.len() > records::LARGE {
+                    let records = std::mem::take(records);
+                    return Some(loads::decode_only(self.loads.as_deref(), records));
+                }
                 match records::split(&records[*at..]) {
                     Some((record, rest)) => {
                         *at = records.len() - rest.len();
-                        codec::decode(record).map_err(|error| TaskError::BadResult(error.to_string()))
+                        loads::decode(self.loads.as_deref(), record)
                     }
                     None => Err(TaskError::BadResult(TOO_FEW.to_owned())),
                 }
@@ -469,6 +471,7 @@ where
         // A panic may have left half a record.
         arguments.truncate(*whole);
         let mut failure = None;
+        let loads = self.loads.as_deref();
         while *items < size && arguments.len() < CHUNK_BYTES && failure.is_none() {
             let item = match self.input.as_mut().and_then(Input::next_item) {
                 Some(Ok(item)) => item,
@@ -481,12 +484,12 @@ where
                     break;
                 }
             };
-            let why = match records::push(arguments, |bytes| codec::encode(&item, bytes)) {
+            let why = match records::push(arguments, |bytes| loads::encode(loads, &item, bytes)) {
                 Ok(()) => {
                     (*items, *whole) = (*items + 1, arguments.len());
                     continue;
                 }
-                Err(PushError::Write(error)) => error.to_string(),
+                Err(PushError::Write(why)) => why,
                 Err(PushError::TooLarge(bytes)) => format!("it has {bytes} bytes, encoded"),
             };
             // It ends the chunk; what is before it goes as a task of its own.
@@ -502,6 +505,39 @@ where
         let found = items > 0 || failure.is_some();
         self.prepared.extend(failure.map(Prepared::Failed));
         found
+    }
+}
+
+impl<A, R, I> Results<A, R, I> {
+    /// Throws away what was fetched and not handed out, and what was prepared and not added.
+    fn abandon(&mut self) {
+        let current = std::mem::replace(&mut self.current, Current::Nothing);
+        let segments = std::mem::take(&mut self.segments);
+        let prepared = std::mem::take(&mut self.prepared);
+        let partial = std::mem::take(&mut self.partial);
+        let Some(loads) = &self.loads else { return };
+        if let Current::Values { records, at, .. } = &current {
+            loads.let_go(&records[*at..]);
+        }
+        for segment in &segments {
+            if let Body::Values(records) = &segment.body {
+                loads.let_go(records);
+            }
+        }
+        for next in &prepared {
+            if let Prepared::Task(_, arguments) = next {
+                loads.let_go(arguments);
+            }
+        }
+        loads.let_go(&partial.arguments[..partial.whole]);
+    }
+}
+
+impl<A, R, I> Drop for Results<A, R, I> {
+    fn drop(&mut self) {
+        if self.loads.is_some() && !self.job.shared.leak_in_copy() {
+            self.abandon();
+        }
     }
 }
 

@@ -13,6 +13,10 @@ mod failures;
 mod faults;
 mod functions;
 mod handles;
+mod heap;
+#[cfg(crash_points)]
+mod heap_crash;
+mod large;
 mod lazy;
 mod lifetimes;
 mod live;

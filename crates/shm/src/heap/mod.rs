@@ -4,7 +4,7 @@
 //!
 //! * `shape`: where things lie; `word`: what a word says; `arena`: an arena in this process;
 //! * `spans`: large blocks; `cache`: small blocks; `records` and `holders`: read-only blocks with many holders;
-//! * `transit`: proof that a parcel exists; `rings` and `ring`: the way through rings; `unique` and `hold`: blocks as values that travel; `typed`: what users see;
+//! * `transit`: proof that a parcel exists; `rings` and `ring`: the way through rings, `load` what is in one message; `unique` and `hold`: blocks as values that travel; `typed`: what users see;
 //! * `sweep`: what the dead left.
 //!
 //! Each states its protocol at its top. All follow one rule: everything that is not free says in a word of its own whose
@@ -36,6 +36,7 @@ mod bug;
 mod cache;
 mod hold;
 mod holders;
+mod load;
 mod records;
 mod ring;
 mod rings;

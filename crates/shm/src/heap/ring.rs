@@ -161,6 +161,12 @@ struct Load {
     holds: Vec<(Arc<Hold>, Option<u32>)>,
 }
 
+/// A part of a message: a block with one owner, or a slot in the record of a read-only one.
+pub(super) enum Departed {
+    Block(Block),
+    Slot(u32, u32),
+}
+
 /// Nothing has been committed.
 const PACKING: u32 = 0;
 /// The message has the blocks.
@@ -462,6 +468,24 @@ impl HeapRing {
                 arena.finish(me, record);
             }
         }
+    }
+
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// What the message that departs has.
+    pub(super) fn each_departed(&self, mut each: impl FnMut(Departed)) {
+        let trip = locked(&self.outbox.trip);
+        let Some(trip) = &*trip else { return };
+        let load = locked(&trip.load);
+        load.blocks.iter().for_each(|it| each(Departed::Block(it.block)));
+        let slots = load.holds.iter().filter_map(|(hold, column)| Some((hold.record(), (*column)?)));
+        slots.for_each(|(record, column)| each(Departed::Slot(record, column)));
+    }
+
+    pub(super) fn forget_received(&self) {
+        locked(&self.inbox.slots).clear();
     }
 
     /// Frees what is in the messages with these tokens, of which it is known that they were never committed, or that nobody

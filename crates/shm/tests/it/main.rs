@@ -13,6 +13,7 @@ mod heap_back;
 mod heap_crash;
 mod heap_hostile;
 mod heap_limits;
+mod heap_load;
 mod heap_moves;
 // With crash points compiled in, each step of a protocol looks into the environment: thousands of instructions more.
 #[cfg(not(crash_points))]

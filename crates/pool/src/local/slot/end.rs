@@ -4,9 +4,12 @@ use super::{Given, Slot};
 use crate::{
     Cause, Death, TaskError,
     back::{Event, Events, FunctionId},
+    loads,
     local::{memory, pulse::Beat},
 };
 use procession_process::ExitStatus;
+use procession_shm::HeapRing;
+use procession_sys::crash_point;
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -151,6 +154,31 @@ impl Slot {
         Some(Duration::from_nanos(ready.saturating_sub(self.tally.born.as_nanos())))
     }
 
+    /// After its death, where nobody wants anything that it told any more.
+    pub(in crate::local) fn discard(&mut self) {
+        let Some(ring) = self.ring.as_ref().map(HeapRing::beside) else { return };
+        let mut events = Events::default();
+        while self.collect(&mut events, |_| {}).is_some_and(|count| count > 0) {}
+        for event in events.drain() {
+            if let Event::Results { records, .. } = event {
+                loads::let_go(&ring, &records);
+            }
+        }
+        self.let_go_of_loads();
+    }
+
+    /// Frees what it had of the pool's heap: what departed with a result that it did not commit, and what was its own.
+    fn let_go_of_loads(&self) {
+        let Some(ring) = &self.ring else { return };
+        let noted = self.control.load.load(Ordering::Acquire);
+        if noted != 0 && noted != self.last_load {
+            // The pool is a member of the heap.
+            let _ = ring.revoke(&[noted]);
+            crash_point!("pool.load.revoked");
+        }
+        let _ = ring.heap().sweep();
+    }
+
     /// Reports what becomes of its tasks, after its death and after everything it told was taken in.
     pub(in crate::local) fn end(&mut self, exit: ExitStatus, events: &mut Events) -> Arc<Death> {
         let death = Arc::new(self.death(exit));
@@ -166,6 +194,7 @@ impl Slot {
             events.push(Event::Ended { key: task.key, completed: task.done, in_hand, death: death.clone() });
         }
         self.outbox.clear();
+        self.let_go_of_loads();
         death
     }
 }

@@ -17,8 +17,8 @@ pub(super) enum Outgoing {
     Items { head: Head, records: Vec<u8>, at: usize, piece: Option<(u32, usize)> },
     /// A function with descriptors, for this task.
     Parcel { id: FunctionId, key: Key, parcel: Arc<Parcel> },
-    /// The rest of one message, in fragments.
-    Fragments { message: Vec<u8>, at: usize, carries: Carries },
+    /// The rest of one message, in fragments: its head, then its body, from `at`.
+    Fragments { head: Vec<u8>, body: Vec<u8>, at: usize, carries: Carries },
 }
 
 /// The head of a piece of a task.
@@ -143,7 +143,8 @@ impl Slot {
                 about(wire::REFUSE, id, error.to_string().as_bytes())
             }
         };
-        self.flush_one(Outgoing::Fragments { message, at: 0, carries: Carries::Function(id, key) })
+        let carries = Carries::Function(id, key);
+        self.flush_one(Outgoing::Fragments { head: Vec::new(), body: message, at: 0, carries })
     }
 
     pub(in crate::local) fn undefine(&mut self, id: FunctionId) {
@@ -158,7 +159,7 @@ impl Slot {
         if self.outbox.is_empty() && message.len() <= PIECE && self.send(&[&message]) {
             return;
         }
-        self.outbox.push_back(Outgoing::Fragments { message, at: 0, carries });
+        self.outbox.push_back(Outgoing::Fragments { head: Vec::new(), body: message, at: 0, carries });
     }
 
     /// Sends one message, without waking the worker; false if there is no room, or never will be. A worker that was told
@@ -228,12 +229,15 @@ impl Slot {
     fn flush_one(&mut self, next: Outgoing) -> Option<Outgoing> {
         match next {
             Outgoing::Parcel { id, key, parcel } => self.send_parcel(id, key, parcel),
-            Outgoing::Fragments { message, mut at, carries } => {
-                while at < message.len() {
-                    let end = message.len().min(at + PIECE - 1);
-                    let kind = if end == message.len() { wire::LAST_FRAGMENT } else { wire::FRAGMENT };
-                    if !self.send(&[&[kind], &message[at..end]]) {
-                        return Some(Outgoing::Fragments { message, at, carries });
+            Outgoing::Fragments { head, body, mut at, carries } => {
+                let len = head.len() + body.len();
+                while at < len {
+                    let end = len.min(at + PIECE - 1);
+                    let kind = if end == len { wire::LAST_FRAGMENT } else { wire::FRAGMENT };
+                    let of_head = &head[at.min(head.len())..end.min(head.len())];
+                    let of_body = &body[at.saturating_sub(head.len())..end.saturating_sub(head.len())];
+                    if !self.send(&[&[kind], of_head, of_body]) {
+                        return Some(Outgoing::Fragments { head, body, at, carries });
                     }
                     // The ticket that counts is the first fragment's.
                     match carries {
@@ -257,11 +261,17 @@ impl Slot {
                         // One item that is larger than a piece.
                         let end = at + records::offset_of(&records[at..], 1);
                         let (bytes, len) = head.of_next(1, head.header.flags).encode();
-                        let message = [&bytes[..len], &records[at..end]].concat();
                         head.pass(1);
                         let carries = Carries::Item(key, head.header.first);
-                        self.outbox.push_front(Outgoing::Items { head, records, at: end, piece: None });
-                        return self.flush_one(Outgoing::Fragments { message, at: 0, carries });
+                        let first = bytes[..len].to_vec();
+                        let body = if head.header.items == 0 && at == 0 {
+                            records
+                        } else {
+                            let body = records[at..end].to_vec();
+                            self.outbox.push_front(Outgoing::Items { head, records, at: end, piece: None });
+                            body
+                        };
+                        return self.flush_one(Outgoing::Fragments { head: first, body, at: 0, carries });
                     }
                     let more = if count < head.header.items { wire::MORE } else { 0 };
                     let (bytes, len) = head.of_next(count, more).encode();
