@@ -221,7 +221,7 @@ impl RawSender {
     /// Appends a record to a message that grows; one that is new begins with `start`. The record survives the death of this
     /// process from then on. The receiver gets the message when it is [finished](RawSender::finish), which anything else that
     /// is sent does as well; what is there before it can [look](RawReceiver::recv_growing) for. For many small records: it
-    /// costs a fraction of a message for each. After some of these, one [`ring`](RawSender::ring) is due.
+    /// costs a fraction of a message for each. That the receiver is gone shows when the next message begins. After some of these, one [`ring`](RawSender::ring) is due.
     ///
     /// # Errors
     ///
@@ -307,7 +307,7 @@ impl RawSender {
         self.producer.look_after_peer()
     }
 
-    /// Whether the receiver has taken everything out of the ring.
+    /// Whether the receiver has taken everything out of the ring that was committed; a message that grows does not count.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.producer.is_empty()

@@ -24,7 +24,8 @@
 //! # When a process dies
 //!
 //! The sender, before the store of `grown`: the record is not there. After it: it is. Between the header and the commit:
-//! the same, since the header is not looked at. After the commit: the message is like any other. The receiver: what it took
+//! the same, since the header is not looked at. After the commit: the message is like any other. Who takes up the sender's
+//! place finishes the message first. The receiver: what it took
 //! of a message that grows it has in hand, though `taken` does not count it before the rest; whoever takes its place gets
 //! the message from the start. (Where that matters, don't take what grows.)
 #![cfg_attr(not(loom), allow(unreachable_pub, reason = "public in the model only"))]
@@ -86,7 +87,8 @@ impl<M: Memory> Producer<M> {
         let room = ROOM.min(self.memory.capacity() / 8);
         let least = start.len() as u64 + len;
         if least > room || least as usize > self.max_message() {
-            return Err(TrySendError::TooLarge { len: len as usize, limit: room as usize - start.len() });
+            let limit = (room as usize).min(self.max_message()).saturating_sub(start.len());
+            return Err(TrySendError::TooLarge { len: len as usize, limit });
         }
         let most = room.min(self.max_message() as u64);
         let most = if self.make_room(frame_size(most))? {

@@ -41,16 +41,27 @@ impl<M: Memory> Producer<M> {
     /// The words make no sense.
     pub fn attach(memory: M, max_message: usize) -> Result<Producer<M>, Corrupt> {
         let words = memory.words();
-        let tail = words.sender.tail.load(Ordering::Acquire);
+        let mut tail = words.sender.tail.load(Ordering::Acquire);
         let head = words.receiver.head.load(Ordering::Acquire);
-        let sent = words.sender.sent.load(Ordering::Relaxed);
+        let mut sent = words.sender.sent.load(Ordering::Relaxed);
+        // Acquire: the records are there, as for the receiver.
+        let grown = words.sender.grown.load(Ordering::Acquire);
         let capacity = memory.capacity();
         if tail.wrapping_sub(head) > capacity || !(tail | head).is_multiple_of(UNIT) || tail.max(sent) > BOUND
         {
             return Err(Corrupt { what: "position", found: head, limit: tail });
         }
-        // What grew under a sender that died is not this one's to go on with.
-        words.sender.grown.store(0, Ordering::Relaxed);
+        if let Some(len) = grown.checked_sub(tail + UNIT) {
+            // What grew under a sender that died is a message, of which the receiver may have taken some.
+            if len > max_message as u64 || frame_size(len) > capacity - (tail - head) {
+                return Err(Corrupt { what: "growth", found: grown, limit: tail });
+            }
+            memory.store(tail, Header { len: len as u32, flags: FIRST | LAST }.to_word());
+            tail += frame_size(len);
+            sent += 1;
+            words.sender.tail.store(tail, Ordering::Release);
+            words.sender.sent.store(sent, Ordering::Relaxed);
+        }
         // Unknown where the lane was in use before.
         let high = if tail == 0 { 0 } else { capacity };
         Ok(Producer { memory, tail, head, sent, high, max_message, growing: None })

@@ -80,7 +80,7 @@ fn what_grows_can_be_taken_early_and_the_rest_comes_later() {
 }
 
 #[test]
-fn what_a_dead_sender_had_appended_is_there_and_an_heir_goes_on_behind_the_last_commit() {
+fn what_a_dead_sender_had_appended_is_there() {
     let _watchdog = watchdog!();
     let (mut sender, mut receiver) = small();
     sender.send_quiet(&[b"before"]).unwrap();

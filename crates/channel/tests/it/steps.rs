@@ -159,26 +159,58 @@ fn a_sender_dies_at_every_instruction_while_a_message_grows() {
                 world.sender.finish();
             },
             |death, world| {
-                world.receiver.abandon_peer();
-                let (messages, end) = drain(&mut world.receiver);
-                assert_eq!(end, Some(RecvError::Disconnected));
-                assert_eq!(messages[0], world.sent[0]);
-                let mut grown = Vec::new();
-                world.receiver.recv_growing(|part| grown.extend_from_slice(part)).unwrap();
-                if messages.len() == 2 {
-                    assert_eq!((&messages[1], grown.as_slice()), (&whole(2), b"".as_slice()));
+                let mut got = Vec::new();
+                let take = |receiver: &mut RawReceiver, got: &mut Vec<u8>| {
+                    let mut all = |part: &[u8], _| got.extend_from_slice(part);
+                    while receiver.recv_parts(9999, &mut all, &mut Vec::new()).is_ok_and(|count| count > 0) {}
+                };
+                take(&mut world.receiver, &mut got);
+                assert_eq!(got.drain(..16).collect::<Vec<_>>(), world.sent[0]);
+                let whole_message = !got.is_empty();
+                world.receiver.recv_growing(|part| got.extend_from_slice(part)).unwrap();
+                let records = if got.is_empty() { 0 } else { (1..3).find(|n| got == whole(*n)).unwrap() };
+                // An heir finishes what grew, of which nothing comes twice.
+                let mut heir = anew(&world.sender);
+                heir.try_send(&[b"heir"]).unwrap();
+                let taken = got.len();
+                take(&mut world.receiver, &mut got);
+                assert_eq!(&got[taken..], b"heir");
+                if whole_message {
+                    assert_eq!(records, 2);
                     committed += 1;
-                    return;
+                } else {
+                    assert!(!death.finished);
+                    seen[records] += 1;
                 }
-                assert!(messages.len() == 1 && !death.finished);
-                let count = if grown.is_empty() { 0 } else { (1..3).find(|n| grown == whole(*n)).unwrap() };
-                seen[count] += 1;
             },
         );
         println!(
             "append: {report}; 0, 1 and 2 records were there after {seen:?} deaths, the message after {committed}"
         );
         assert!(seen.iter().all(|deaths| *deaths > 0) && committed > 0);
+    });
+}
+
+#[test]
+fn who_takes_up_the_place_of_a_sender_that_died_finishes_what_grew() {
+    isolated("steps::who_takes_up_the_place_of_a_sender_that_died_finishes_what_grew", || {
+        let mut seen = [0; 2];
+        each_instruction(
+            &Options::one_of(11),
+            || world(40),
+            |world| world.sender.append_quiet(b">", b"record").unwrap(),
+            |_, world| {
+                let mut heir = anew(&world.sender);
+                heir.try_send(&[b"heir"]).unwrap();
+                let (mut messages, _) = drain(&mut world.receiver);
+                assert_eq!(messages.pop().unwrap(), b"heir");
+                assert_eq!(messages.remove(0), world.sent[0]);
+                assert!(messages.iter().all(|message| message == b">record"));
+                assert_eq!(heir.sent(), world.receiver.taken());
+                seen[messages.len()] += 1;
+            },
+        );
+        assert!(seen.iter().all(|deaths| *deaths > 0), "{seen:?}");
     });
 }
 

@@ -63,7 +63,7 @@ pub(crate) enum Want {
     End,
     /// There is something to hand out.
     Output,
-    /// There is something to hand out, or nothing of it waits to be dispatched.
+    /// There is something to hand out, or few enough of it wait to be dispatched that more may be added.
     Room,
 }
 

@@ -297,7 +297,9 @@ impl Back for Local {
 
     fn poll(&mut self, events: &mut Events) {
         let Local { slots, functions, failures, .. } = self;
-        let look = self.next_look.passed();
+        // What rings after this is seen by the next poll.
+        let rung = self.alarm.rung.load(Ordering::Relaxed) && self.alarm.rung.swap(false, Ordering::Acquire);
+        let look = rung || self.next_look.passed();
         for slot in slots.iter_mut().flatten() {
             slot.flush();
             slot.ring();
@@ -319,8 +321,7 @@ impl Back for Local {
             });
             failures.learn(slot);
         }
-        let rung = self.alarm.rung.load(Ordering::Relaxed) && self.alarm.rung.swap(false, Ordering::Acquire);
-        if rung || look {
+        if look {
             self.next_look = Deadline::after(LOOK_FOR_DEATHS);
             self.look_after_workers(events);
             self.look_at_clock();

@@ -12,6 +12,7 @@
 //!    to do, after [`RING`] of work, or when an item takes long. It looks for what grows when it has not heard for long.
 #![expect(unsafe_code, reason = "ignores a signal; vouches that the parent runs the same program")]
 
+mod copies;
 mod telling;
 mod traced;
 
@@ -83,6 +84,7 @@ const PAUSE_BUSY: u64 = 20_000_000;
 pub(super) fn run(boot: Boot) {
     // SAFETY: ignoring a signal has no handler that could do harm.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    copies::begin();
     let (tasks, mut results, control) = (boot.tasks, boot.results, boot.control);
     if current_process().start_method() == Some(StartMethod::Spawn) {
         aborts::tell_inherited_peak(&control);
@@ -435,9 +437,14 @@ impl Worker {
             };
             output.clear();
             let cargo = self.cargo.as_mut();
-            let call = || match function {
-                Ok(function) => call_specially(function, cargo, large.take(), argument, output),
-                Err(why) => Outcome::BadArguments(why.clone()),
+            let call = || {
+                let outcome = match function {
+                    Ok(function) => call_specially(function, cargo, large.take(), argument, output),
+                    Err(why) => Outcome::BadArguments(why.clone()),
+                };
+                // Before it lets go of the item.
+                copies::end_if_copy();
+                outcome
             };
             let outcome = match watched {
                 None => Some(call()),

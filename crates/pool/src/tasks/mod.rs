@@ -209,7 +209,7 @@ where
     }
 
     /// Tasks of higher priority go first to a worker that has room. The default is 0. Of a call with a priority above that,
-    /// two tasks per worker are taken from the input ahead of the workers, so that they are there when one has room.
+    /// two to four tasks per worker are taken from the input ahead of the workers, so that they are there when one has room.
     pub fn priority(mut self, priority: i32) -> Self {
         self.how.priority = priority;
         self

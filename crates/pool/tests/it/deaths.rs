@@ -257,3 +257,39 @@ fn state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
+
+/// Forks; the child goes on in one of three ways.
+fn forks(n: u64) -> u64 {
+    if n % 10 != 5 {
+        return n;
+    }
+    // SAFETY: the worker has one thread.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        match n {
+            5 => return 1000,
+            15 => panic!("in the child"),
+            // SAFETY: it ends the child.
+            _ => unsafe { libc::_exit(0) },
+        }
+    }
+    let mut status = 0;
+    // SAFETY: the status is an integer of ours.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    n + 100 * libc::WEXITSTATUS(status) as u64
+}
+
+#[test]
+fn a_function_that_forks_has_one_result_and_its_child_is_no_worker() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let pool = Pool::new(1).unwrap();
+    let expected = || (0..50_u64).map(|n| if n == 5 || n == 15 { n + 100 } else { n });
+    for chunk in [1, 50] {
+        let values = pool.tasks(forks, 0..50).chunk_size(chunk).collect().unwrap();
+        assert!(values.into_iter().eq(expected()));
+        // Each item in hand.
+        let values = pool.tasks(forks, 0..50).chunk_size(chunk).cancellable(true).collect().unwrap();
+        assert!(values.into_iter().eq(expected()));
+    }
+    assert_eq!(pool.worker_infos()[0].restarts, 0);
+}

@@ -1,12 +1,12 @@
 //! Input is taken as it is needed, and no sooner.
 
-use crate::support::{Gate, Notebook, gate, note, open_gate, pools};
+use crate::support::{Gate, Notebook, gate, note, open_gate, pools, spin};
 use procession_pool::{Pool, TaskError, TimedOut, Work, task};
 use serde::{Deserialize, Serialize};
 use std::{
     cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -248,4 +248,29 @@ fn the_results_of_quick_items_come_though_a_long_one_follows_them_in_their_chunk
         assert_eq!(results.next().unwrap().unwrap(), long);
         assert!(results.next().is_none());
     }
+}
+
+#[test]
+fn results_before_a_long_item_come_though_other_workers_die_all_the_time() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let (pool, closed, long) = (Pool::new(2).unwrap(), Gate::new(), 20_000);
+    let path = closed.path();
+    let work = task!(move |n: u32| { if n == long { gate(path.clone()); } n }; path, long);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let late =
+                    pool.tasks(|()| spin(Duration::from_secs(60)), [()]).deadline(Duration::from_millis(3));
+                assert!(late.collect().is_err());
+            }
+        });
+        let mut results = pool.tasks_of(Work::task(&work), 0..=long).chunk_size(20_001).ordered();
+        for n in 0..long {
+            assert_eq!(results.next().unwrap().unwrap(), n);
+        }
+        over.store(true, Ordering::Relaxed);
+        closed.open();
+        assert_eq!(results.next().unwrap().unwrap(), long);
+    });
 }

@@ -1,6 +1,6 @@
 //! Running items, and committing what they come to.
 
-use super::{End, Worker};
+use super::{End, Worker, copies};
 use crate::local::cargo::Cargo;
 use procession_parcel::{Erased, Outcome, function::Records};
 
@@ -15,6 +15,7 @@ pub(super) struct Telling<'a> {
 impl Telling<'_> {
     #[inline]
     fn tell(&mut self, commit: impl FnOnce(&mut Worker) -> Result<(), End>) -> bool {
+        copies::end_if_copy();
         self.told += 1;
         self.end = commit(self.worker).and_then(|()| self.worker.count());
         self.end.is_ok()
