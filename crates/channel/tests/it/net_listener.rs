@@ -9,6 +9,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream},
     os::{fd::AsFd, linux::net::SocketAddrExt as _, unix::net::UnixStream},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Duration,
 };
@@ -61,7 +62,10 @@ fn has_ipv6() -> bool {
 }
 
 fn each_family(test: impl Fn(&Listener)) {
-    let folder = std::env::temp_dir().join(format!("net-families-{}", std::process::id()));
+    // Several tests of this process may be at it.
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("net-families-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     test(&listen((Ipv4Addr::LOCALHOST, 0)));
     test(&listen(("localhost", 0)));
