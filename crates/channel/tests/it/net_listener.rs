@@ -73,7 +73,7 @@ fn each_family(test: impl Fn(&Listener)) {
         test(&listen((Ipv6Addr::LOCALHOST, 0)));
     }
     test(&listen(folder.join("socket")));
-    test(&listen(abstract_name("families")));
+    test(&listen(abstract_name(&format!("families-{number}"))));
     test(&Listener::builder().authkey(KEY).bind_private().unwrap());
     std::fs::remove_dir(folder).unwrap();
 }
