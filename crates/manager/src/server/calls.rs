@@ -31,8 +31,12 @@ impl Server {
             }
             _ => {}
         }
-        if !peer.greeted && op != Some(Op::Hello) {
-            return Err(Malformed("the first request is not a greeting".to_owned()));
+        match (peer.greeted, op) {
+            (true, Some(Op::Hello)) => return Err(Malformed("it has said hello before".to_owned())),
+            (false, op) if op != Some(Op::Hello) => {
+                return Err(Malformed("the first request is not a greeting".to_owned()));
+            }
+            _ => {}
         }
         let caller = Caller { conn, request: header.request, object: header.object };
         let refusal = match op {

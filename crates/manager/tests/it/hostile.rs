@@ -382,3 +382,42 @@ fn nobody_comes_back_as_somebody_else_or_with_what_was_never_said() {
     let mut late = back(&token, 1);
     assert!(late.ends());
 }
+
+#[test]
+fn who_says_hello_again_loses_the_connection_and_leaves_no_second_token() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut raw = Raw::connect(&address);
+    // A client that may come back for a minute, and be silent for as long.
+    let hello = bytes(&[1, 0, u64::from(std::process::id()), 0, 60_000_000_000, 60_000_000_000]);
+    raw.0.write_all(&frame(0, 1, 1, 0, &hello)).unwrap();
+    assert_eq!(raw.status(), Some(0));
+    raw.0.write_all(&frame(0, 1, 2, 0, &hello)).unwrap();
+    assert!(raw.ends());
+    eventually("it is gone", LONG, || manager.stats().unwrap().connections == 1);
+    assert_eq!(manager.stats().unwrap().away, 0);
+}
+
+/// A piece for the fuzzer: whose turn, and a request.
+fn piece(what: u8, method: u8, object: u8, words: &[u64]) -> Vec<u8> {
+    let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    [&[what, 2 + payload.len() as u8, method, object][..], &payload].concat()
+}
+
+#[test]
+fn who_lets_an_object_go_while_waiting_for_it_leaves_no_timer() {
+    let _watchdog = test_watchdog();
+    // An event, a wait of an hour, and no lease of it any more; then the client is gone.
+    let hour = 3_600_000_000_000;
+    let data = [piece(1, 2, 0, &[13, 0]), piece(1, 103, 1, &[hour]), piece(1, 4, 0, &[18, 1])].concat();
+    procession_manager::fuzz::requests(&data);
+}
+
+#[test]
+fn nobody_who_is_gone_is_looked_after() {
+    let _watchdog = test_watchdog();
+    // Comes back again and again, and may be silent for ages.
+    procession_manager::fuzz::requests(&[9, 2, 0, 1].repeat(5));
+    procession_manager::fuzz::requests(&[]);
+}
