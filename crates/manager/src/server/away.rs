@@ -105,8 +105,12 @@ impl Server {
         };
         let Some(peer) = self.world.peers.get_mut(&old) else { return Ok(()) };
         // Some went out that never arrived, and some may not have gone out as far as we know.
-        peer.sent = peer.out.len();
-        peer.ack(received)?;
+        let sent = std::mem::replace(&mut peer.sent, peer.out.len());
+        if let Err(malformed) = peer.ack(received) {
+            // Its old connection may go on.
+            peer.sent = sent;
+            return Err(malformed.into());
+        }
         peer.sent = 0;
         if let Some(until) = peer.away.take() {
             self.away.remove(&(until, old));

@@ -148,11 +148,11 @@ impl Server {
     pub(super) fn take_back(&mut self) {
         for (Call { caller, replies, apply }, done) in self.workers.done() {
             #[cfg(feature = "pool")]
-            if let Apply::Pool = apply {
+            if let Apply::Pool(call) = apply {
                 if let Some(body::Object { body: body::Body::Pool(pool), .. }) =
                     self.objects.get_mut(&caller.object)
                 {
-                    pool.finished(caller, done, &mut self.world);
+                    pool.finished(caller, call, done, &mut self.world);
                 }
                 continue;
             }

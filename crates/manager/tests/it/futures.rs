@@ -325,3 +325,36 @@ fn what_went_out_before_the_connection_broke_in_the_middle_of_the_next_counts() 
     drop((queue, session));
     server.join().unwrap();
 }
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("an executor that has ended");
+    }
+}
+
+#[test]
+fn an_executor_that_panics_is_no_other_futures_harm() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (queue, other) = (manager.queue::<u64>().unwrap(), manager.queue::<u64>().unwrap());
+    let mut panics = Box::pin(queue.get_async());
+    let waker = Waker::from(Arc::new(Panics));
+    assert!(panics.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let mut waits = Box::pin(other.get_async());
+    begin(&mut waits);
+    eventually("both wait", LONG, || manager.stats().unwrap().waiting == 2);
+    // By another process: nobody here reads but the thread for the futures.
+    let child = Process::spawn(
+        |(queue, other): (Queue<u64>, Queue<u64>)| {
+            queue.put(&1).unwrap();
+            other.put(&2).unwrap();
+        },
+        (queue.clone(), other.clone()),
+    )
+    .unwrap();
+    assert_eq!(block_on(waits).unwrap(), 2);
+    assert_eq!(block_on(panics).unwrap(), 1);
+    child.join().unwrap();
+}
