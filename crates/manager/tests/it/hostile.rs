@@ -553,3 +553,17 @@ fn nonsense_for_a_pool_is_an_error_and_numbers_that_are_used_again_are_other_cal
     assert_eq!(pool.submit_named::<u64, u64>("manager.tests.square", &5).unwrap().get().unwrap(), 25);
     assert_eq!(pool.worker_pids().unwrap().len(), 1);
 }
+
+#[cfg(feature = "pool")]
+#[test]
+fn a_connection_that_is_closed_ends_although_a_pool_was_made_meanwhile() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let mut raw = Raw::greeted(&address);
+    let pool = manager.pool(2).unwrap();
+    assert_eq!(pool.worker_pids().unwrap().len(), 2);
+    raw.0.set_read_timeout(Some(LONG)).unwrap();
+    raw.0.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n------------").unwrap();
+    assert_ne!(raw.status(), Some(0));
+    assert_eq!(raw.0.read(&mut [0]).unwrap(), 0, "the end");
+}
