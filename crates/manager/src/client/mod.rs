@@ -39,6 +39,7 @@ use std::{
     collections::HashMap,
     fmt,
     os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -147,6 +148,14 @@ impl Drop for Held {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing under these locks panics.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wakes a future. It is somebody else's as often as not: its executor's panic is told by the hook, and is not ours.
+fn wake(waker: Waker) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        // Its drop might panic again.
+        std::mem::forget(payload);
+    }
 }
 
 /// A request that is being written.
@@ -286,7 +295,7 @@ impl Client {
             state.wake_next();
         }
         if let Some(waker) = waker {
-            waker.wake();
+            wake(waker);
         }
         if let Some((wire, cause)) = broken {
             self.broke(&wire, &cause);
@@ -310,7 +319,7 @@ impl Client {
         if self.resume.is_none() || state.dead.is_some() {
             let wakers = state.bury(cause);
             drop(state);
-            wakers.into_iter().for_each(Waker::wake);
+            wakers.into_iter().for_each(wake);
             // Whoever reads or sends there comes back.
             wire.cut();
             self.bell.ring();
@@ -330,7 +339,7 @@ impl Client {
 
     fn bury(&self, cause: &str) {
         let wakers = lock(&self.state).bury(cause);
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(wake);
         self.send_no_more();
     }
 

@@ -108,6 +108,8 @@ impl Row {
 
     /// Goes on with another wire, behind what the server has; false if that is nonsense. Nobody is busy.
     pub(super) fn replace(&mut self, wire: Arc<Wire>, has: u64) -> bool {
+        // Some may have gone out of which the broken wire did not say so.
+        self.sent = self.bytes.len();
         self.heard(has);
         self.wire = wire;
         (self.sent, self.stuck) = (0, false);
@@ -172,10 +174,9 @@ impl Client {
             let (mut bytes, from) = (std::mem::take(&mut row.bytes), std::mem::take(&mut row.sent));
             let wire = row.wire.clone();
             drop(row);
-            let pushed = self.push(&wire, &bytes[from..], deadline);
+            let mut sent = from;
+            let pushed = self.push(&wire, &bytes, &mut sent, deadline);
             row = lock(&self.row);
-            let (sent, clean) = *pushed.as_ref().unwrap_or(&(0, false));
-            let mut sent = from + sent;
             row.pushed = row.pushed.max(row.base + sent as u64);
             if !row.keeps {
                 bytes.drain(..sent);
@@ -186,7 +187,7 @@ impl Client {
             if row.keeps {
                 row.trim();
             }
-            pushed?;
+            let clean = pushed?;
             if row.sent < row.bytes.len() && deadline.is_none_or(|deadline| !deadline.passed()) {
                 continue;
             }
@@ -286,20 +287,15 @@ impl Client {
         row.busy = true;
         let (before, wire) = (std::mem::take(&mut row.bytes), row.wire.clone());
         drop(row);
-        let mut outcome = self.push(&wire, &before, deadline);
-        let (mut rest, mut begun) = (Vec::new(), false);
-        match outcome {
-            Ok((sent, _)) if sent < before.len() => rest.extend_from_slice(&before[sent..]),
-            Ok(_) => {
-                outcome = self.push(&wire, frame, deadline);
-                if let Ok((sent, _)) = outcome {
-                    begun = sent > 0;
-                    if begun {
-                        rest.extend_from_slice(&frame[sent..]);
-                    }
-                }
-            }
-            Err(_) => {}
+        let (mut sent_before, mut sent) = (0, 0);
+        let mut outcome = self.push(&wire, &before, &mut sent_before, deadline);
+        let mut rest = before[sent_before..].to_vec();
+        if outcome.is_ok() && rest.is_empty() {
+            outcome = self.push(&wire, frame, &mut sent, deadline);
+        }
+        let begun = sent > 0;
+        if begun {
+            rest.extend_from_slice(&frame[sent..]);
         }
         let sent = match outcome {
             Ok(_) => {
@@ -322,28 +318,35 @@ impl Client {
         }
     }
 
-    /// Sends what the wire takes until the deadline; tells how much, and whether all of that went out. At least once it is
-    /// tried.
-    fn push(&self, wire: &Arc<Wire>, bytes: &[u8], deadline: Option<Deadline>) -> io::Result<(usize, bool)> {
-        let mut at = 0;
+    /// Sends what the wire takes of `bytes[*at..]` until the deadline; tells whether all of that went out. How much it took is
+    /// in `at`, of a wire that broke as well: the server may have that. At least once it is tried.
+    fn push(
+        &self,
+        wire: &Arc<Wire>,
+        bytes: &[u8],
+        at: &mut usize,
+        deadline: Option<Deadline>,
+    ) -> io::Result<bool> {
+        let mut first = true;
         loop {
-            let outcome = match at < bytes.len() {
-                true => wire.send(&bytes[at..]),
-                false if wire.flush()? => return Ok((at, true)),
+            let outcome = match *at < bytes.len() {
+                true => wire.send(&bytes[*at..]),
+                false if wire.flush()? => return Ok(true),
                 false => Err(Errno::AGAIN.into()),
             };
             match outcome {
                 Ok(sent) => {
-                    if at == 0 {
+                    if first {
                         lock(&self.row).stuck = false;
                         self.note_life();
+                        first = false;
                     }
-                    at += sent;
+                    *at += sent;
                 }
                 Err(error) => match errno(&error) {
                     Some(Errno::INTR) => {}
                     Some(Errno::AGAIN) if deadline.is_some_and(Deadline::passed) => {
-                        return Ok((at, !wire.has_rest()));
+                        return Ok(!wire.has_rest());
                     }
                     Some(Errno::AGAIN) => self.wait_for_room(wire, deadline)?,
                     _ => return Err(error),

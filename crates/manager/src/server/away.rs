@@ -54,10 +54,11 @@ impl Server {
         let Some(conn) = self.conns.get_mut(&number).filter(|conn| !conn.private && role == CLIENT) else {
             return Ok((Vec::new(), 0));
         };
+        let silence = if silence > 0 { silence.max(LEAST.as_nanos() as u64) } else { 0 };
         if silence > 0 {
-            conn.silence = silence.max(LEAST.as_nanos() as u64);
-            conn.heard = Deadline::now().as_nanos();
-            self.watched.insert((conn.heard.saturating_add(conn.silence), number));
+            (conn.silence, conn.heard) = (silence, Deadline::now().as_nanos());
+            let time = conn.heard.saturating_add(silence);
+            self.look_at(number, time);
         }
         let grace = grace.min(u64::try_from(self.bounds.max_grace.as_nanos()).unwrap_or(u64::MAX));
         let Some(peer) = self.world.peers.get_mut(&number).filter(|_| grace > 0) else {
@@ -68,7 +69,7 @@ impl Server {
         if random != Ok(token.len()) {
             return Err(Trouble::fault(ErrorKind::System, "the kernel has no random numbers"));
         }
-        (peer.token, peer.grace, peer.silence) = (Some(token), grace, conn.silence);
+        (peer.token, peer.grace, peer.silence) = (Some(token), grace, silence);
         self.tokens.insert(token, number);
         Ok((token.to_vec(), grace))
     }
@@ -104,8 +105,12 @@ impl Server {
         };
         let Some(peer) = self.world.peers.get_mut(&old) else { return Ok(()) };
         // Some went out that never arrived, and some may not have gone out as far as we know.
-        peer.sent = peer.out.len();
-        peer.ack(received)?;
+        let sent = std::mem::replace(&mut peer.sent, peer.out.len());
+        if let Err(malformed) = peer.ack(received) {
+            // Its old connection may go on.
+            peer.sent = sent;
+            return Err(malformed.into());
+        }
         peer.sent = 0;
         if let Some(until) = peer.away.take() {
             self.away.remove(&(until, old));
@@ -123,10 +128,15 @@ impl Server {
         proto::put_u64(&mut conn.head, has);
         proto::end(&mut conn.head, 0, Kind::Reply, 0, 0, 0);
         let _ = epoll::modify(&self.epoll, &conn.wire, EventData::new_u64(old), conn.interest);
-        if silence > 0 {
-            self.watched.insert((conn.heard.saturating_add(silence), old));
+        // It goes by the client's number from here on.
+        if let Some(time) = conn.look.take() {
+            self.watched.remove(&(time, number));
         }
+        let time = conn.heard.saturating_add(silence);
         self.conns.insert(old, conn);
+        if silence > 0 {
+            self.look_at(old, time);
+        }
         self.flush(old);
         Ok(())
     }

@@ -45,9 +45,9 @@ pub(crate) enum Apply {
     Object,
     /// A new one: it is given to whoever asked.
     New,
-    /// A pool's call.
+    /// A pool's call, by its number there.
     #[cfg(feature = "pool")]
-    Pool,
+    Pool(u64),
 }
 
 pub(crate) enum Body {

@@ -31,8 +31,12 @@ impl Server {
             }
             _ => {}
         }
-        if !peer.greeted && op != Some(Op::Hello) {
-            return Err(Malformed("the first request is not a greeting".to_owned()));
+        match (peer.greeted, op) {
+            (true, Some(Op::Hello)) => return Err(Malformed("it has said hello before".to_owned())),
+            (false, op) if op != Some(Op::Hello) => {
+                return Err(Malformed("the first request is not a greeting".to_owned()));
+            }
+            _ => {}
         }
         let caller = Caller { conn, request: header.request, object: header.object };
         let refusal = match op {
@@ -144,11 +148,11 @@ impl Server {
     pub(super) fn take_back(&mut self) {
         for (Call { caller, replies, apply }, done) in self.workers.done() {
             #[cfg(feature = "pool")]
-            if let Apply::Pool = apply {
+            if let Apply::Pool(call) = apply {
                 if let Some(body::Object { body: body::Body::Pool(pool), .. }) =
                     self.objects.get_mut(&caller.object)
                 {
-                    pool.finished(caller, done, &mut self.world);
+                    pool.finished(caller, call, done, &mut self.world);
                 }
                 continue;
             }

@@ -27,6 +27,8 @@ pub(crate) struct Conn {
     /// When something came or went last, where somebody asks for that; and how long nothing may.
     pub(super) heard: u64,
     pub(super) silence: u64,
+    /// When it is looked after next (`Server::watched`).
+    pub(super) look: Option<u64>,
     /// Requests in `input` wait until their client has read replies.
     pub(super) held: bool,
     /// It has had its share of this turn; the rest of `input` waits in `Server::more`.
@@ -254,6 +256,9 @@ impl Server {
             self.publics -= 1;
         }
         self.pending.remove(&number);
+        if let Some(time) = conn.look {
+            self.watched.remove(&(time, number));
+        }
         Some(conn)
     }
 
@@ -289,6 +294,10 @@ impl Server {
             self.away.remove(&(until, number));
         }
         let issues = peer.issues;
+        if parked.values().any(|object| !self.objects.contains_key(object)) {
+            // It let an object go that it waited for: nobody there knows its timers any more.
+            self.world.drop_timers(number);
+        }
         // Each object once, however many requests wait there.
         let waits_on: BTreeSet<u64> = parked.into_values().collect();
         for object in waits_on {

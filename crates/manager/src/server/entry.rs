@@ -98,10 +98,8 @@ impl Server {
         let peer = local.then(|| sockopt::socket_peercred(&wire).ok()).flatten();
         let pid = peer.map_or(0, |peer| peer.pid.as_raw_nonzero().get() as u32);
         self.world.peers.insert(number, Peer { pid, ..Peer::default() });
-        if let Some(entry) = &entry {
-            self.watched.insert((entry.until, number));
-            self.publics += 1;
-        }
+        let look = entry.as_ref().map(|entry| entry.until);
+        self.publics += usize::from(entry.is_some());
         let conn = Conn {
             wire,
             private,
@@ -111,11 +109,15 @@ impl Server {
             entry,
             heard: 0,
             silence: 0,
+            look: None,
             held: false,
             yielded: false,
             interest,
         };
         self.conns.insert(number, conn);
+        if let Some(time) = look {
+            self.look_at(number, time);
+        }
         if enters {
             self.pending.insert(number);
             if self.pending.len() > PENDING
@@ -192,6 +194,15 @@ impl Server {
         Ok(())
     }
 
+    /// Has a connection looked after at this time, and not when it would have been.
+    pub(super) fn look_at(&mut self, number: u64, time: u64) {
+        let Some(conn) = self.conns.get_mut(&number) else { return };
+        if let Some(old) = conn.look.replace(time) {
+            self.watched.remove(&(old, number));
+        }
+        self.watched.insert((time, number));
+    }
+
     /// Looks after those whose time may be over.
     pub(super) fn look_after(&mut self, now: Deadline) {
         let now = now.as_nanos();
@@ -213,7 +224,7 @@ impl Server {
                 // As if its connection had broken.
                 self.close(number);
             } else {
-                self.watched.insert((next, number));
+                self.look_at(number, next);
             }
         }
         while let Some(&(time, number)) = self.away.first().filter(|(time, _)| *time <= now) {

@@ -81,6 +81,7 @@ pub fn requests(data: &[u8]) {
     server.settle();
     assert!(server.world.peers.is_empty() && server.conns.is_empty() && server.tokens.is_empty());
     assert!(server.publics == 0 && server.pending.is_empty());
+    assert!(server.watched.is_empty() && server.away.is_empty(), "somebody who is gone is looked after");
     assert!(server.world.next_deadline().is_none(), "a timer is left");
     assert_eq!(server.world.counts.len(), server.objects.len(), "an object and its count part");
 }

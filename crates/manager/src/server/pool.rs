@@ -37,10 +37,13 @@ pub(crate) struct Hosted {
     /// By connection and request.
     jobs: HashMap<(u64, u64), Under>,
     joiners: Vec<Waiter>,
+    /// How many calls were made.
+    calls: u64,
 }
 
-/// A call that is under way.
-type Under = (Waiter, Task<Vec<Came>>);
+/// A call that is under way, and which of all it is: a client may use its request's number again once it has given it up, and
+/// what is told of the old one comes later.
+type Under = (u64, Waiter, Task<Vec<Came>>);
 
 /// What came of one item.
 #[derive(Serialize, Deserialize)]
@@ -124,7 +127,7 @@ impl Hosted {
 
     /// What is to be dropped elsewhere: it takes its time.
     pub(crate) fn rubbish(&mut self) -> Option<Box<dyn Any + Send>> {
-        let jobs: Vec<_> = self.jobs.drain().map(|(_, (_, task))| task).collect();
+        let jobs: Vec<_> = self.jobs.drain().map(|(_, (_, _, task))| task).collect();
         Some(Box::new((jobs, self.pool.take()?)))
     }
 
@@ -209,16 +212,20 @@ impl Hosted {
         }
         let refused = |error: TaskError| Trouble::fault(ErrorKind::Refused, error.to_string());
         let task = tasks.spawn().map_err(refused)?;
-        task.on_done(move |result| tell(&completer, caller, result));
+        self.calls += 1;
+        let call = self.calls;
+        task.on_done(move |result| tell(&completer, caller, call, result));
         let waiter = world.park(caller, crate::proto::FOREVER);
-        self.jobs.insert((caller.conn, caller.request), (waiter, task));
+        self.jobs.insert((caller.conn, caller.request), (call, waiter, task));
         Ok(())
     }
 
     /// Answers a call that is done.
-    pub(crate) fn finished(&mut self, caller: Caller, done: Done, world: &mut World) {
+    pub(crate) fn finished(&mut self, caller: Caller, call: u64, done: Done, world: &mut World) {
+        let key = (caller.conn, caller.request);
         // One that was given up has no waiter.
-        if let Some((waiter, task)) = self.jobs.remove(&(caller.conn, caller.request)) {
+        let waits = self.jobs.get(&key).is_some_and(|under| under.0 == call);
+        if let Some((_, waiter, task)) = waits.then(|| self.jobs.remove(&key)).flatten() {
             drop(task);
             match (done.outcome, done.state) {
                 (Ok(_), State::Many(values)) => {
@@ -257,7 +264,7 @@ impl Hosted {
     pub(crate) fn give_up(&mut self, conn: u64, request: u64, world: &mut World) {
         let is = |waiter: &Waiter| (waiter.conn, waiter.request) == (conn, request);
         self.joiners.extract_if(.., |waiter| is(waiter)).for_each(|waiter| world.forget(waiter));
-        if let Some((waiter, task)) = self.jobs.remove(&(conn, request)) {
+        if let Some((_, waiter, task)) = self.jobs.remove(&(conn, request)) {
             world.forget(waiter);
             // What runs is told; what does not, never will.
             task.ask_to_end();
@@ -268,7 +275,7 @@ impl Hosted {
     /// A client that waits here has died.
     pub(crate) fn forget(&mut self, conn: u64, world: &mut World) {
         self.joiners.extract_if(.., |waiter| waiter.conn == conn).for_each(|waiter| world.forget(waiter));
-        for (_, (waiter, task)) in self.jobs.extract_if(|(of, _), _| *of == conn) {
+        for (_, (_, waiter, task)) in self.jobs.extract_if(|(of, _), _| *of == conn) {
             world.forget(waiter);
             task.ask_to_end();
         }
@@ -276,6 +283,6 @@ impl Hosted {
     }
 }
 
-fn tell(completer: &Completer, caller: Caller, result: &Result<Vec<Came>, TaskError>) {
-    completer.push(Call { caller, replies: true, apply: Apply::Pool }, outcome(result));
+fn tell(completer: &Completer, caller: Caller, call: u64, result: &Result<Vec<Came>, TaskError>) {
+    completer.push(Call { caller, replies: true, apply: Apply::Pool(call) }, outcome(result));
 }

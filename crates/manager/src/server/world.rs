@@ -244,6 +244,11 @@ impl World {
         Waiter { timer: None, ..waiter }
     }
 
+    /// Takes the time away from all that a connection waits for, by going through those of everybody.
+    pub(crate) fn drop_timers(&mut self, conn: u64) {
+        self.timers.retain(|_, (_, of, _)| *of != conn);
+    }
+
     pub(crate) fn forget(&mut self, waiter: Waiter) {
         if let Some(key) = waiter.timer {
             self.timers.remove(&key);

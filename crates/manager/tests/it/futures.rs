@@ -1,18 +1,25 @@
 //! Calls as futures.
 
 use crate::proxy::Proxy;
+use procession_channel::net::Listener;
 use procession_manager::{Address, Manager, Queue, Reconnect, Session};
+use procession_parcel::Bytes;
 use procession_process::Process;
 use procession_testkit::{test_watchdog, wait::eventually};
 use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    os::fd::OwnedFd,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{Arc, mpsc::channel},
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
     time::Duration,
 };
 
 const LONG: Duration = Duration::from_secs(20);
+/// More than a connection takes without a reader.
+const BIG: usize = 32 << 20;
 
 struct Unpark(Thread);
 
@@ -240,4 +247,114 @@ fn a_hosted_pools_call_is_a_future() {
         one.await.unwrap() + two.await.unwrap().into_iter().sum::<u64>()
     });
     assert_eq!(sum, 12);
+}
+
+/// Reads a frame: its method, its request's number, and its payload.
+fn read_frame(stream: &mut TcpStream) -> (u16, u64, Vec<u8>) {
+    let mut header = [0; 32];
+    stream.read_exact(&mut header).unwrap();
+    let word = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap());
+    let mut payload = vec![0; word(8) as usize];
+    stream.read_exact(&mut payload).unwrap();
+    (u16::from_le_bytes([header[4], header[5]]), word(16), payload)
+}
+
+fn answer(stream: &mut TcpStream, request: u64, has: u64, payload: &[u8]) {
+    let mut bytes = b"pM\x01\x02\0\0\0\0".to_vec();
+    [payload.len() as u64, request, has].iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+    bytes.extend(payload);
+    stream.write_all(&bytes).unwrap();
+}
+
+#[test]
+fn what_went_out_before_the_connection_broke_in_the_middle_of_the_next_counts() {
+    let _watchdog = test_watchdog();
+    let listener = Listener::builder().authkey("key").bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.address().clone();
+    let ((begun, begins), (go, goes)) = (channel(), channel());
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let server = thread::spawn(move || {
+        let accept = || TcpStream::from(OwnedFd::from(listener.accept::<(), ()>().unwrap()));
+        let mut stream = accept();
+        let (method, request, _) = read_frame(&mut stream);
+        assert_eq!(method, 1);
+        // A token of sixteen zeros, and a minute to come back.
+        answer(&mut stream, request, 1, &words(&[0, 1, 16, 0, 0, 16, 0, 0, 60_000_000_000]));
+        let (method, request, _) = read_frame(&mut stream);
+        assert_eq!(method, 10);
+        answer(&mut stream, request, 2, &[]);
+        let (method, request, _) = read_frame(&mut stream);
+        assert_eq!(method, 2);
+        answer(&mut stream, request, 3, &words(&[16]));
+        let mut header = [0; 32];
+        stream.read_exact(&mut header).unwrap();
+        let len = u64::from_le_bytes(header[8..16].try_into().unwrap()) as usize;
+        begun.send(()).unwrap();
+        goes.recv().unwrap();
+        // The rest of the first, the second as a whole, a byte of the third; then it breaks.
+        stream.read_exact(&mut vec![0; len]).unwrap();
+        let (method, second, _) = read_frame(&mut stream);
+        assert_eq!(method, 70);
+        stream.read_exact(&mut [0]).unwrap();
+        drop(stream);
+        let mut stream = accept();
+        assert_eq!(read_frame(&mut stream).0, 15);
+        answer(&mut stream, 0, 0, &words(&[5]));
+        let (method, third, payload) = read_frame(&mut stream);
+        assert_eq!((method, payload.len()), (70, len));
+        (second - 1..=third).for_each(|request| answer(&mut stream, request, 6, &[]));
+        // Until it says farewell.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let session = Session::connector("key").reconnect(Reconnect::default()).connect(address).unwrap();
+    let queue = session.queue::<Bytes>().unwrap();
+    let (big, small) = (Bytes(vec![7; BIG]), Bytes(vec![7]));
+    thread::scope(|scope| {
+        let first = scope.spawn(|| queue.put(&big));
+        begins.recv().unwrap();
+        let mut second = Box::pin(queue.put_async(&small));
+        let mut third = Box::pin(queue.put_async(&big));
+        // Both stand behind the first one.
+        begin(&mut second);
+        begin(&mut third);
+        go.send(()).unwrap();
+        block_on(third).unwrap();
+        block_on(second).unwrap();
+        first.join().unwrap().unwrap();
+    });
+    drop((queue, session));
+    server.join().unwrap();
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("an executor that has ended");
+    }
+}
+
+#[test]
+fn an_executor_that_panics_is_no_other_futures_harm() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (queue, other) = (manager.queue::<u64>().unwrap(), manager.queue::<u64>().unwrap());
+    let mut panics = Box::pin(queue.get_async());
+    let waker = Waker::from(Arc::new(Panics));
+    assert!(panics.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let mut waits = Box::pin(other.get_async());
+    begin(&mut waits);
+    eventually("both wait", LONG, || manager.stats().unwrap().waiting == 2);
+    // By another process: nobody here reads but the thread for the futures.
+    let child = Process::spawn(
+        |(queue, other): (Queue<u64>, Queue<u64>)| {
+            queue.put(&1).unwrap();
+            other.put(&2).unwrap();
+        },
+        (queue.clone(), other.clone()),
+    )
+    .unwrap();
+    assert_eq!(block_on(waits).unwrap(), 2);
+    assert_eq!(block_on(panics).unwrap(), 1);
+    child.join().unwrap();
 }

@@ -34,6 +34,7 @@ impl Raw {
     fn reply(&mut self) -> Option<(u16, Vec<u8>)> {
         let mut header = [0; 32];
         self.0.read_exact(&mut header).ok()?;
+        assert_eq!(header[..3], *b"pM\x01", "this is no frame");
         let mut payload = vec![0; u64::from_le_bytes(header[8..16].try_into().unwrap()) as usize];
         self.0.read_exact(&mut payload).ok()?;
         Some((u16::from_le_bytes([header[4], header[5]]), payload))
@@ -246,7 +247,8 @@ fn an_item_that_did_not_reach_its_taker_goes_back_to_the_front() {
 fn random_requests_leave_nothing_behind() {
     let _watchdog = test_watchdog();
     let mut rng = Rng::from_env_or(20_261_121);
-    let methods: Vec<u8> = (1..=17).chain(20..=26).chain(30..=39).chain(50..=63).chain(70..=120).collect();
+    let methods: Vec<u8> =
+        (1..=18).chain(20..=26).chain(30..=39).chain(50..=63).chain(70..=122).chain(130..=134).collect();
     for _ in 0..300 {
         let mut data = Vec::new();
         for _ in 0..rng.within(1..60) {
@@ -254,7 +256,7 @@ fn random_requests_leave_nothing_behind() {
             if rng.chance(1, 4) {
                 // A new object of each type: type, types, a number or an empty row.
                 piece = vec![2, 0];
-                piece.extend([rng.within(1..15), 0, rng.below(3)].map(u64::to_le_bytes).concat());
+                piece.extend([rng.within(1..18), 0, rng.below(3)].map(u64::to_le_bytes).concat());
             } else {
                 for _ in 0..rng.below(6) {
                     let word = *rng.pick(&[0, 1, 2, 3, 8, 17, 18, 19, 20, 1_000_000, u64::MAX]);
@@ -381,4 +383,187 @@ fn nobody_comes_back_as_somebody_else_or_with_what_was_never_said() {
     assert_eq!(manager.stats().unwrap().away, 0);
     let mut late = back(&token, 1);
     assert!(late.ends());
+}
+
+#[test]
+fn who_says_hello_again_loses_the_connection_and_leaves_no_second_token() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut raw = Raw::connect(&address);
+    // A client that may come back for a minute, and be silent for as long.
+    let hello = bytes(&[1, 0, u64::from(std::process::id()), 0, 60_000_000_000, 60_000_000_000]);
+    raw.0.write_all(&frame(0, 1, 1, 0, &hello)).unwrap();
+    assert_eq!(raw.status(), Some(0));
+    raw.0.write_all(&frame(0, 1, 2, 0, &hello)).unwrap();
+    assert!(raw.ends());
+    eventually("it is gone", LONG, || manager.stats().unwrap().connections == 1);
+    assert_eq!(manager.stats().unwrap().away, 0);
+}
+
+/// A piece for the fuzzer: whose turn, and a request.
+fn piece(what: u8, method: u8, object: u8, words: &[u64]) -> Vec<u8> {
+    let payload: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    [&[what, 2 + payload.len() as u8, method, object][..], &payload].concat()
+}
+
+#[test]
+fn who_lets_an_object_go_while_waiting_for_it_leaves_no_timer() {
+    let _watchdog = test_watchdog();
+    // An event, a wait of an hour, and no lease of it any more; then the client is gone.
+    let hour = 3_600_000_000_000;
+    let data = [piece(1, 2, 0, &[13, 0]), piece(1, 103, 1, &[hour]), piece(1, 4, 0, &[18, 1])].concat();
+    procession_manager::fuzz::requests(&data);
+}
+
+#[test]
+fn nobody_who_is_gone_is_looked_after() {
+    let _watchdog = test_watchdog();
+    // Comes back again and again, and may be silent for ages.
+    procession_manager::fuzz::requests(&[9, 2, 0, 1].repeat(5));
+    procession_manager::fuzz::requests(&[]);
+}
+
+#[test]
+fn a_wrong_claim_to_come_back_takes_nothing_from_the_connection_that_is_there() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let list = manager.list::<Vec<u8>>().unwrap();
+    list.push(&vec![7; 1 << 19]).unwrap();
+    manager.publish("list", &list).unwrap();
+    let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut raw = Raw::connect(&address);
+    let hello = bytes(&[1, 0, u64::from(std::process::id()), 0, 60_000_000_000, 0]);
+    raw.0.write_all(&frame(0, 1, 1, 0, &hello)).unwrap();
+    let token = raw.reply().unwrap().1[8 + 8 + 24 + 8..][..16].to_vec();
+    let object = raw.find::<Vec<u8>>("list", 2);
+    // More than a socket takes at once.
+    let all: Vec<u8> = (3..23).flat_map(|n| frame(0, 50, n, object, &0_u64.to_le_bytes())).collect();
+    raw.0.write_all(&all).unwrap();
+    let (status, payload) = raw.reply().unwrap();
+    assert!(status == 0 && payload.len() > 1 << 19);
+    let mut wrong = Raw::connect(&address);
+    let claim = [&bytes(&[1, 16]), &token[..], &bytes(&[1000])].concat();
+    wrong.0.write_all(&frame(0, 15, 0, 0, &claim)).unwrap();
+    assert!(wrong.ends());
+    raw.0.set_read_timeout(Some(LONG)).unwrap();
+    for n in 1..20 {
+        let (status, payload) = raw.reply().unwrap_or_else(|| panic!("reply {n} is lost"));
+        assert!(status == 0 && payload.len() > 1 << 19);
+    }
+}
+
+#[test]
+fn requests_of_others_and_those_that_are_none_cannot_be_given_up() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let queue = manager.queue::<u64>().unwrap();
+    manager.publish("queue", &queue).unwrap();
+    let (mut waits, mut other) = (Raw::greeted(&address), Raw::greeted(&address));
+    let object = waits.find::<u64>("queue", 7);
+    let get = [u64::MAX, 1].map(u64::to_le_bytes).concat();
+    waits.0.write_all(&frame(0, 71, 7, object, &get)).unwrap();
+    eventually("it waits", LONG, || manager.stats().unwrap().waiting == 1);
+    for request in [7, 0, object, u64::MAX] {
+        other.0.write_all(&frame(0, 18, 2, 0, &request.to_le_bytes())).unwrap();
+        assert_eq!(other.status(), Some(0));
+    }
+    assert_eq!(manager.stats().unwrap().waiting, 1);
+    queue.put(&5).unwrap();
+    assert_eq!(waits.status(), Some(0));
+    // Its own, which is over; and half a number.
+    waits.0.write_all(&frame(0, 18, 8, 0, &7_u64.to_le_bytes())).unwrap();
+    assert_eq!(waits.status(), Some(0));
+    waits.0.write_all(&frame(1, 18, 9, 0, &[7, 0])).unwrap();
+    assert!(waits.ends());
+    eventually("the item is back", LONG, || queue.len().unwrap() == 1);
+}
+
+/// What a call in a pool is asked for with.
+#[cfg(feature = "pool")]
+fn pool_run(function: &[u8], chunk: u64, items: &[&[u8]]) -> Vec<u8> {
+    let string = |bytes: &[u8]| [&(bytes.len() as u64).to_le_bytes(), bytes].concat();
+    let mut all = string(function);
+    all.extend([chunk, items.len() as u64].map(u64::to_le_bytes).concat());
+    items.iter().for_each(|item| all.extend(string(item)));
+    all
+}
+
+#[cfg(feature = "pool")]
+#[test]
+fn nonsense_for_a_pool_is_an_error_and_numbers_that_are_used_again_are_other_calls() {
+    use procession_parcel::{Erased, Parcel};
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let pool = manager.pool(1).unwrap();
+    manager.publish("pool", &pool).unwrap();
+    let mut raw = Raw::greeted(&address);
+    // A pool has no types.
+    let find =
+        [&4_u64.to_le_bytes()[..], b"pool", &[17, 0xcbf2_9ce4_8422_2325].map(u64::to_le_bytes).concat()];
+    raw.0.write_all(&frame(0, 6, 2, 0, &find.concat())).unwrap();
+    let (status, payload) = raw.reply().unwrap();
+    assert_eq!(status, 0);
+    let object = u64::from_le_bytes(payload[..8].try_into().unwrap());
+    let pack = |function: &Erased| Parcel::pack(function).unwrap().into_parts().0;
+    let square = pack(&Erased::named_unchecked("manager.tests.square"));
+    let own = pack(&Erased::new(|n: u64| n + 1).unwrap());
+    let number = |n: u64| {
+        let mut bytes = Vec::new();
+        procession_parcel::codec::encode(&n, &mut bytes).unwrap();
+        bytes
+    };
+    let (two, three) = (number(2), number(3));
+    // No function, one by its place in the program, an argument that is none.
+    for (function, item) in [(&[][..], &two[..]), (&[1, 2, 3], &two), (&own, &two), (&square, &[])] {
+        raw.0.write_all(&frame(0, 130, 3, object, &pool_run(function, u64::MAX, &[item]))).unwrap();
+        let (status, text) = raw.reply().unwrap();
+        assert!(status != 0 && !text.is_empty());
+    }
+    // All in one piece, and nothing at all.
+    let items = [&two[..]; 100];
+    raw.0.write_all(&frame(0, 130, 4, object, &pool_run(&square, u64::MAX, &items))).unwrap();
+    assert_eq!(raw.reply().unwrap().1[..8], 100_u64.to_le_bytes());
+    raw.0.write_all(&frame(0, 130, 5, object, &pool_run(&square, 1, &[]))).unwrap();
+    assert_eq!(raw.reply().unwrap(), (0, vec![0; 8]));
+    // A call that is given up, and another one of the same number: in one breath.
+    for _ in 0..50 {
+        let all = [
+            frame(0, 130, 6, object, &pool_run(&square, 0, &[&two])),
+            frame(1, 18, 0, 0, &6_u64.to_le_bytes()),
+            frame(0, 130, 6, object, &pool_run(&square, 0, &[&three])),
+        ];
+        raw.0.write_all(&all.concat()).unwrap();
+        assert_ne!(raw.status(), Some(0));
+        let (status, payload) = raw.reply().unwrap();
+        let text = String::from_utf8_lossy(&payload).into_owned();
+        assert_eq!(status, 0, "{text}");
+        let nine = number(9);
+        assert_eq!(payload[16..][..nine.len()], nine, "{text}");
+    }
+    // As many as it likes, without a reply to read, and it is gone.
+    for request in 10..2010 {
+        raw.0.write_all(&frame(1, 130, request, object, &pool_run(&square, 0, &[&two]))).unwrap();
+    }
+    drop(raw);
+    eventually("its calls are gone", LONG, || {
+        let stats = manager.stats().unwrap();
+        (stats.waiting, stats.connections) == (0, 1)
+    });
+    assert_eq!(pool.submit_named::<u64, u64>("manager.tests.square", &5).unwrap().get().unwrap(), 25);
+    assert_eq!(pool.worker_pids().unwrap().len(), 1);
+}
+
+#[cfg(feature = "pool")]
+#[test]
+fn a_connection_that_is_closed_ends_although_a_pool_was_made_meanwhile() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let mut raw = Raw::greeted(&address);
+    let pool = manager.pool(2).unwrap();
+    assert_eq!(pool.worker_pids().unwrap().len(), 2);
+    raw.0.set_read_timeout(Some(LONG)).unwrap();
+    raw.0.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n------------").unwrap();
+    assert_ne!(raw.status(), Some(0));
+    assert_eq!(raw.0.read(&mut [0]).unwrap(), 0, "the end");
 }
