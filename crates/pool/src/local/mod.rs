@@ -10,12 +10,14 @@
 //! About [`AHEAD`] of work behind what it is running, so that it does not idle while the parent reacts, and at most
 //! [`TASKS_AHEAD`] tasks. How long a task takes is learnt from the worker, per function; until it is known, and for
 //! tasks that may be longer than [`LONG`], a worker gets one at a time. What was queued behind an item that turns out
-//! longer than ever before stays there until that is done.
+//! longer than ever before stays there until that is done. Which worker gets a task is [`crowd`]'s matter.
 //!
 //! # When a worker dies
 //!
-//! Its pidfd says so; a watch on it rings the pool's bell, or polls if nobody waits. What it has committed is taken in
-//! first. Of the rest, the first item of a message up to `started` was in hand; everything behind was never started. A
+//! Its pidfd says so; a watch on it rings the pool's bell, or polls if nobody waits. Processes are asked for their end when
+//! it has rung, and for [`LOOK_FOR_ALL`] after that, since where the status of a process is relayed it may come later than
+//! its pidfd says; those without a watch are asked every [`LOOK_AROUND`]; and all of them every [`LOOK_FOR_ALL`], lest
+//! anything depend on a watch. What it has committed is taken in first. Of the rest, the first item of a message up to `started` was in hand; everything behind was never started. A
 //! replacement is started at once, unless this process has been interrupted and is about to end.
 //!
 //! A worker that tells nonsense, or whose lanes are damaged, is killed, and nothing it tells counts from then on. It may
@@ -46,6 +48,7 @@ mod aborts;
 mod builder;
 mod cargo;
 mod control;
+mod crowd;
 mod fragments;
 mod hand;
 mod memory;
@@ -75,6 +78,7 @@ use crate::{
     },
     seeing::log,
 };
+use crowd::Crowd;
 use output::Reader;
 use past::Past;
 use procession_channel::Bell;
@@ -101,8 +105,10 @@ const AHEAD: u64 = 50_000;
 const TASKS_AHEAD: usize = 256;
 /// Nothing is queued behind or before a task that takes longer than this, in nanoseconds.
 const LONG: u64 = 250_000;
-/// How often deaths are looked for where no watch tells of them.
-const LOOK_FOR_DEATHS: Duration = Duration::from_millis(20);
+/// How often all workers are looked at, and deaths looked for where no watch tells of them.
+const LOOK_AROUND: Duration = Duration::from_millis(20);
+/// How often deaths are looked for where a watch tells of them, and how long every [`LOOK_AROUND`] after one has told.
+const LOOK_FOR_ALL: Duration = Duration::from_secs(1);
 /// So many starts may fail, so many initialisers, and so many workers that take in the same function.
 const MAX_FAILED_STARTS: u32 = 32;
 const MAX_FAILED_INITS: u32 = 3;
@@ -128,6 +134,7 @@ pub(crate) struct Local {
     /// How many workers there should be. While there are more, the last ones are about to end.
     target: usize,
     deaths: Deaths,
+    crowd: Crowd,
     /// What reads the output of workers, if somebody wants it.
     reader: Option<Reader>,
     alarm: Arc<Alarm>,
@@ -135,7 +142,10 @@ pub(crate) struct Local {
     past: Past,
     /// The number of the next worker's name.
     next_number: u64,
+    /// When all workers are looked at, and when all are asked for their end; until when that is at each look.
     next_look: Deadline,
+    next_asking: Deadline,
+    asking_until: Deadline,
     next_start: Deadline,
     /// What tells that the time for something has come.
     timer: Timer,
@@ -168,12 +178,15 @@ impl Local {
             places: Vec::new(),
             target: workers,
             deaths: Deaths::new(),
+            crowd: Crowd::new(now),
             reader,
             alarm: Arc::new(Alarm { rung: AtomicBool::new(false), bell, attendant: OnceLock::new() }),
             functions: HashMap::new(),
             past: Past::default(),
             next_number: 1,
             next_look: now,
+            next_asking: now,
+            asking_until: now,
             next_start: now,
             timer: Timer::default(),
             failures: Failures::default(),
@@ -184,7 +197,7 @@ impl Local {
             // If one cannot be started, those that were end with `local`.
             let slot = local.start_unwatched(index)?;
             local.slots.push(Some(slot));
-            local.places.push(Place { starts: 1, retired: false });
+            local.places.push(Place { starts: 1, ..Place::default() });
         }
         // Only now, since the watch is a thread, and a process with threads is not forked. Later workers of a pool that
         // was to fork come from the fork server for the same reason.
@@ -201,6 +214,31 @@ impl Local {
         // The first look at ages and idleness.
         local.look_at_clock();
         Ok(local)
+    }
+
+    /// Sends on what this worker is to get, and takes in what it tells.
+    fn look_at(&mut self, index: usize, around: bool, events: &mut Events) {
+        let Local { slots, places, functions, failures, crowd, .. } = self;
+        let Some(slot) = slots.get_mut(index).and_then(Option::as_mut) else { return };
+        slot.flush();
+        slot.judge_suspect(events);
+        slot.tell_started(events);
+        if !slot.has_news() {
+            if around {
+                slot.collect_growing(events);
+                failures.learn(slot);
+            }
+            return;
+        }
+        places[index].heard = crowd.now;
+        // One that tells nonsense is killed, and its death found like any other.
+        slot.collect(events, |times| {
+            if let Some(function) = functions.get_mut(&times.function) {
+                function.deaths = 0;
+                function.item = Some(estimate(function.item, times));
+            }
+        });
+        failures.learn(slot);
     }
 
     /// Starts a worker where there is none.
@@ -221,19 +259,6 @@ impl Local {
         let slot = Slot::start(&self.recipe, index, self.next_number, &self.alarm, self.reader.as_ref())?;
         self.next_number += 1;
         Ok(slot)
-    }
-
-    /// The worker that should get a task of `time` nanoseconds, or of unknown length.
-    fn choose(&self, time: Option<u64>) -> Option<usize> {
-        let open = self.slots.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?)));
-        let takes = |slot: &Slot| {
-            let (running, behind) = slot.times();
-            let short = running < LONG && time.is_some_and(|time| time < LONG);
-            slot.takes_more()
-                && (slot.tasks() == 0 || (short && behind < AHEAD && slot.tasks() < TASKS_AHEAD))
-        };
-        let free = open.filter(|(_, slot)| takes(slot));
-        free.min_by_key(|(_, slot)| (slot.load, slot.tasks())).map(|(index, _)| index)
     }
 }
 
@@ -282,6 +307,7 @@ impl Back for Local {
             return if self.bring_back().is_some() { self.submit(task) } else { Submit::Full };
         };
         if let Some(slot) = &mut self.slots[index] {
+            self.crowd.note_work(index, slot, &mut self.places[index]);
             // What is not known may be long.
             slot.give(task, records, &function.parcel, time.unwrap_or(LONG));
             if slot.has_had_enough(&self.policy) {
@@ -296,35 +322,27 @@ impl Back for Local {
     }
 
     fn poll(&mut self, events: &mut Events) {
-        let Local { slots, functions, failures, .. } = self;
+        self.crowd.now = Deadline::now();
         // What rings after this is seen by the next poll.
         let rung = self.alarm.rung.load(Ordering::Relaxed) && self.alarm.rung.swap(false, Ordering::Acquire);
-        let look = rung || self.next_look.passed();
-        for slot in slots.iter_mut().flatten() {
-            slot.flush();
-            slot.ring();
-            slot.judge_suspect(events);
-            slot.tell_started(events);
-            if !slot.has_news() {
-                if look {
-                    slot.collect_growing(events);
-                    failures.learn(slot);
-                }
-                continue;
-            }
-            // One that tells nonsense is killed, and its death found like any other.
-            slot.collect(events, |times| {
-                if let Some(function) = functions.get_mut(&times.function) {
-                    function.deaths = 0;
-                    function.item = Some(estimate(function.item, times));
-                }
-            });
-            failures.learn(slot);
+        let look = rung || self.next_look <= self.crowd.now;
+        self.ring();
+        for nth in 0..self.looked_at(look) {
+            let index = self.nth_looked_at(nth, look);
+            self.look_at(index, look, events);
         }
         if look {
-            self.next_look = Deadline::after(LOOK_FOR_DEATHS);
-            self.look_after_workers(events);
+            self.next_look = self.crowd.now.plus(LOOK_AROUND);
+            if rung {
+                self.asking_until = self.crowd.now.plus(LOOK_FOR_ALL);
+            }
+            let all = rung || self.crowd.now < self.asking_until || self.next_asking <= self.crowd.now;
+            if all {
+                self.next_asking = self.crowd.now.plus(LOOK_FOR_ALL);
+            }
+            self.look_after_workers(all, events);
             self.look_at_clock();
+            self.forget_idle();
         }
     }
 
@@ -388,6 +406,7 @@ impl Back for Local {
     fn terminate(&mut self) {
         self.closed = true;
         self.places.clear();
+        self.crowd.truncate(0);
         let mut slots = std::mem::take(&mut self.slots);
         slots.iter().flatten().for_each(|slot| self.past.add(slot));
         for slot in slots.iter().flatten() {

@@ -30,12 +30,20 @@ impl fmt::Debug for Policy {
 }
 
 /// What is known of an index, whichever worker is there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Place {
     /// How many workers were started for it.
     pub(super) starts: u64,
     /// Whether its worker was retired for want of work, and is not to be replaced before there is more.
     pub(super) retired: bool,
+    /// When its worker was last found to have told something, or to have had no work when it was given some.
+    pub(super) heard: Deadline,
+}
+
+impl Default for Place {
+    fn default() -> Place {
+        Place { starts: 0, retired: false, heard: Deadline::from_nanos(0) }
+    }
 }
 
 /// When workers died of late, for the restart limit.
@@ -56,11 +64,13 @@ impl Local {
         (0..self.target.min(self.slots.len())).find(vacant)
     }
 
-    /// Takes in the deaths of workers, and replaces them.
-    pub(super) fn look_after_workers(&mut self, events: &mut Events) {
+    /// Takes in the deaths of workers, and replaces them. Each process that is asked for its end costs system calls, so it is
+    /// `all` only if there is reason to; those that no watch tells of are always asked.
+    pub(super) fn look_after_workers(&mut self, all: bool, events: &mut Events) {
         let ending = self.is_ending();
         for index in 0..self.slots.len() {
-            let ended = self.slots[index].as_ref().and_then(|slot| slot.process.exit_status());
+            let asked = self.slots[index].as_ref().filter(|slot| all || !slot.is_watched());
+            let ended = asked.and_then(|slot| slot.process.exit_status());
             if let Some(exit) = ended
                 && let Some(mut slot) = self.slots[index].take()
             {
@@ -85,6 +95,7 @@ impl Local {
         while self.slots.len() > self.target && matches!(self.slots.last(), Some(None)) {
             self.slots.pop();
             self.places.pop();
+            self.crowd.truncate(self.slots.len());
         }
         while let Some(index) = self.vacant() {
             if ending || self.broken || !self.next_start.passed() {

@@ -6,6 +6,7 @@ mod basics;
 mod captured;
 mod conformance;
 mod copies;
+mod crowd;
 mod damage;
 mod death_table;
 mod deaths;

@@ -51,6 +51,11 @@ impl Failures {
 }
 
 impl Slot {
+    /// Whether its end is told by a watch.
+    pub(in crate::local) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
     /// It cannot be trusted with anything any more. Its death is found like any other.
     pub(super) fn end_damaged(&mut self) {
         if !self.damaged {
