@@ -4,11 +4,13 @@
 mod end;
 mod leave;
 mod outbox;
+mod told;
 mod traced;
 mod watched;
 
 pub(super) use end::{Failures, Verdict};
 use outbox::Outgoing;
+use told::{Run, Told};
 use watched::Watched;
 
 use super::{
@@ -21,7 +23,7 @@ use super::{
 use crate::{
     Cause, Error, TaskError,
     back::{Attendant, Event, Events, FunctionId, Key},
-    loads, records,
+    records,
     seeing::{Span, Timeline},
     work::judge,
 };
@@ -517,122 +519,6 @@ impl Drop for Slot {
     fn drop(&mut self) {
         if let Some(watch) = self.watch.take() {
             watch::unwatch(watch);
-        }
-    }
-}
-
-/// What a worker tells of the items that it has.
-struct Told<'a> {
-    given: &'a mut VecDeque<Given>,
-    load: &'a mut u64,
-    watched: &'a mut usize,
-    /// The token of the last value that came with blocks of a heap, in a pool on one.
-    last_load: Option<&'a mut u64>,
-    /// How many items it has told of.
-    items: u64,
-    run: Run,
-}
-
-impl Told<'_> {
-    /// Records of the next values; false if that is nonsense.
-    fn values(&mut self, mut records: &[u8], events: &mut Events) -> bool {
-        while !records.is_empty() {
-            let Some(task) = self.given.front_mut() else { return false };
-            let most = task.items - task.done;
-            let (count, len) = records::whole(records, most);
-            if count == 0 {
-                return false;
-            }
-            if self.run.count == 0 {
-                self.run.begin(task, events);
-            }
-            let (now, later) = records.split_at(len);
-            self.run.records.extend_from_slice(now);
-            self.settled(count, events);
-            records = later;
-        }
-        true
-    }
-
-    fn value(&mut self, value: &[u8], events: &mut Events) -> bool {
-        self.note_load(value);
-        let Some(task) = self.given.front_mut() else { return false };
-        if self.run.count == 0 {
-            self.run.begin(task, events);
-        }
-        records::append(&mut self.run.records, value);
-        self.settled(1, events);
-        true
-    }
-
-    fn note_load(&mut self, value: &[u8]) {
-        if let Some(last) = &mut self.last_load {
-            **last = loads::token(value).unwrap_or(**last);
-        }
-    }
-
-    /// A large value of the next item: which that is.
-    fn large(&mut self, events: &mut Events) -> Option<(Key, u32)> {
-        self.run.flush(events);
-        let task = self.given.front()?;
-        let item = (task.key, task.done);
-        self.items += 1;
-        self.done(1);
-        Some(item)
-    }
-
-    /// So many values of the first task were added to the run.
-    fn settled(&mut self, count: u32, events: &mut Events) {
-        self.items += u64::from(count);
-        self.run.count += count;
-        if self.done(count) {
-            self.run.flush(events);
-        }
-    }
-
-    fn failure(&mut self, error: TaskError, events: &mut Events) -> bool {
-        self.run.flush(events);
-        let Some(task) = self.given.front() else { return false };
-        events.push(Event::Failed { key: task.key, item: task.done, error });
-        self.items += 1;
-        self.done(1);
-        true
-    }
-
-    /// So many items more of the first task are done; whether that are all.
-    fn done(&mut self, count: u32) -> bool {
-        let Some(task) = self.given.front_mut() else { return false };
-        task.done += count;
-        if task.done < task.items {
-            return false;
-        }
-        *self.load -= task.time;
-        *self.watched -= usize::from(task.watched.is_some());
-        self.given.pop_front();
-        true
-    }
-}
-
-/// Values that follow each other in one task.
-struct Run {
-    key: Key,
-    first: u32,
-    count: u32,
-    records: Vec<u8>,
-}
-
-impl Run {
-    /// The next values are those of `task` from where it stands.
-    fn begin(&mut self, task: &Given, events: &mut Events) {
-        (self.key, self.first) = (task.key, task.done);
-        self.records = events.buffer();
-    }
-
-    fn flush(&mut self, events: &mut Events) {
-        if self.count > 0 {
-            let Run { key, first, count, .. } = *self;
-            events.push(Event::Results { key, first, count, records: std::mem::take(&mut self.records) });
-            self.count = 0;
         }
     }
 }

@@ -15,13 +15,13 @@
 mod copies;
 mod telling;
 mod traced;
+mod watch;
 
 use super::{
     aborts,
     cargo::{Cargo, Place},
     control::Control,
     fragments::{Fragments, Whole},
-    hand::ASKED,
     memory::{Heap, Resident},
     wire::{self, TaskHeader, Times, Watched},
 };
@@ -35,11 +35,9 @@ use procession_parcel::{
 use procession_process::{StartMethod, current_process};
 use procession_sys::{Deadline, crash_point};
 use serde::{Deserialize, Serialize};
-use std::{
-    cell::Cell, collections::HashMap, convert::Infallible, io::Write, rc::Rc, sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{cell::Cell, collections::HashMap, convert::Infallible, io::Write, rc::Rc, time::Duration};
 use telling::{Telling, call_specially};
+use watch::Watch;
 
 /// What a worker is started with.
 #[derive(Serialize, Deserialize, Debug)]
@@ -159,48 +157,6 @@ pub(super) fn run(boot: Boot) {
             }
         }
         drop_local_state();
-    }
-}
-
-/// What the parent may say while an item runs.
-struct Watch {
-    control: Control,
-    /// The ordinal of the task that is running, if that may be cancelled.
-    ordinal: Cell<Option<u32>>,
-    /// Whether this process is too large to go on.
-    heavy: Cell<bool>,
-}
-
-impl Watch {
-    /// Whether the item that is running was asked to end.
-    fn asked(&self) -> bool {
-        let asked = |ordinal| self.control.revoked(ordinal).load(Ordering::Relaxed) >= ASKED;
-        self.control.stop.load(Ordering::Relaxed) != 0 || self.ordinal.get().is_some_and(asked)
-    }
-
-    /// Whether no further message is begun.
-    fn is_stopped(&self) -> bool {
-        self.heavy.get() || self.control.stop.load(Ordering::Relaxed) != 0
-    }
-
-    /// Runs an item that is watched, `None` if it was revoked. It does not return if the item was condemned: then this
-    /// process is about to be killed, and nothing may be committed any more.
-    fn run<R>(&self, watched: &Watched, index: u32, limit: u64, call: impl FnOnce() -> R) -> Option<R> {
-        let number = watched.number.wrapping_add(u64::from(index));
-        let began = if limit == 0 { 0 } else { Deadline::now().as_nanos() };
-        let revoked = watched.ordinal.map(|ordinal| self.control.revoked(ordinal));
-        let outcome = self.control.hand.begin(number, began, revoked).then(|| {
-            self.ordinal.set(watched.ordinal);
-            let outcome = call();
-            self.ordinal.set(None);
-            outcome
-        });
-        if !self.control.hand.finish(number) {
-            loop {
-                std::thread::sleep(Duration::from_secs(1));
-            }
-        }
-        outcome
     }
 }
 

@@ -3,12 +3,14 @@
 mod input;
 mod later;
 mod results;
+mod timed_out;
 mod zipped;
 
 pub use input::{Fallible, Input};
 pub use later::Collecting;
 pub(crate) use results::Job;
-pub use results::{Results, TimedOut};
+pub use results::Results;
+pub use timed_out::TimedOut;
 pub use zipped::{Inputs, Zipped};
 
 use crate::{

@@ -1,6 +1,6 @@
 //! The iterator over results.
 
-use super::Input;
+use super::{Input, TimedOut};
 use crate::{
     TaskError, Work,
     driver::{Listener, Shared},
@@ -589,15 +589,3 @@ where
         Results::poll_next(self.get_mut(), context)
     }
 }
-
-/// No result came in time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TimedOut;
-
-impl fmt::Display for TimedOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no result came before the timeout")
-    }
-}
-
-impl std::error::Error for TimedOut {}
