@@ -1,4 +1,4 @@
-//! Data processing: many real files by many processes, with a counter of what is done, and the outcome as JSON.
+//! Data processing: many real files by many processes, with its progress on the terminal, and the outcome as JSON.
 //!
 //! The files are the sources of the crates that cargo has downloaded for this build, which every machine has that can build
 //! it. What is counted: how much of each crate is code, comment and nothing.
@@ -81,14 +81,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let pool = Pool::new(cpu_count())?;
     let mut crates: BTreeMap<String, Lines> = BTreeMap::new();
-    // As results come, in whatever order: each is a step of the progress. `try_map`'s errors are for functions that fail.
-    for (done, result) in (1..).zip(pool.imap_unordered(|path| count(path).map_err(|e| e.to_string()), files))
-    {
+    // As results come, in whatever order. On a terminal the progress is a bar, elsewhere a line now and then.
+    let count = |path| count(path).map_err(|error| error.to_string());
+    for result in pool.tasks(count, files).progress("files").unordered() {
+        // The task's error, and the function's.
         let (name, lines) = result??;
         *crates.entry(name).or_default() += lines;
-        if done % 500 == 0 || done == total {
-            eprintln!("{done} of {total} files, {} crates", crates.len());
-        }
     }
     pool.join();
 
