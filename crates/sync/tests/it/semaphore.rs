@@ -22,7 +22,11 @@ fn role_owner() {
                 }
                 Err(error) => role.say(&error.to_string()),
             },
-            ("drop", _) => role.say(&permits.pop().is_some().to_string()),
+            ("drop", _) => {
+                // It is given back before that is said.
+                let dropped = permits.pop().map(drop);
+                role.say(&dropped.is_some().to_string());
+            }
             ("forget", _) => {
                 permits.pop().unwrap().forget();
                 role.say("forgotten");
