@@ -1,6 +1,7 @@
 //! How fast large buffers go to workers and come back, beside what copying and touching memory costs here.
 //!
 //! `cargo run --release -p procession-pool --example buffers -- [MIB] [COUNT]`
+// ci: 1 4 => by reference
 
 use procession_pool::Pool;
 use procession_shm::{Heap, SharedVec};
