@@ -96,6 +96,21 @@ const LEFT_BEHIND: i32 = 103;
 /// After so many failures there is no need to see more.
 const MOST_COMPLAINTS: usize = 8;
 
+/// What an operation comes to.
+pub type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// Fails each system call of `operation` in turn, with the default options, and prints what it came to.
+///
+/// # Panics
+///
+/// As [`each_call`]; and if no failure was an error of the operation: then none was met.
+#[track_caller]
+pub fn tried(operation: fn() -> Outcome) {
+    let report = each_call(&Options::default(), operation);
+    println!("{report}");
+    assert!(report.refused > 0, "{report}");
+}
+
 /// Fails each system call of `operation` in turn; see the [module](self).
 ///
 /// It runs in an isolated test ([`isolated!`](crate::isolated!)), since it forks. What the operation makes it must have

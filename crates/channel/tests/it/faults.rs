@@ -3,20 +3,8 @@
 
 use procession_channel::{JoinableQueue, Pipe, Queue, SimpleQueue, channel, wait};
 use procession_parcel::{Bytes, Fd};
-use procession_testkit::{
-    faults::{Options, each_call},
-    isolated,
-};
-use std::{error::Error, fs::File, time::Duration};
-
-type Outcome = Result<(), Box<dyn Error>>;
-
-/// Some of the failures have to be errors: else none was met.
-fn tried(operation: fn() -> Outcome) {
-    let report = each_call(&Options::default(), operation);
-    println!("{report}");
-    assert!(report.refused > 0, "{report}");
-}
+use procession_testkit::{faults::tried, isolated};
+use std::{fs::File, time::Duration};
 
 /// Long enough to sleep, so that the sleep can fail.
 const NAP: Duration = Duration::from_millis(2);

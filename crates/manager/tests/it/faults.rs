@@ -2,20 +2,8 @@
 //! try succeeds, and nothing is left of either.
 
 use procession_manager::Manager;
-use procession_testkit::{
-    faults::{Options, each_call},
-    isolated,
-};
-use std::{error::Error, time::Duration};
-
-type Outcome = Result<(), Box<dyn Error>>;
-
-/// Some of the failures have to be errors: else none was met.
-fn tried(operation: fn() -> Outcome) {
-    let report = each_call(&Options::default(), operation);
-    println!("{report}");
-    assert!(report.refused > 0, "{report}");
-}
+use procession_testkit::{faults::tried, isolated};
+use std::time::Duration;
 
 #[test]
 fn a_manager_serves_or_refuses() {

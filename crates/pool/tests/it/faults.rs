@@ -2,20 +2,7 @@
 //! try succeeds, and nothing is left of either.
 
 use procession_pool::Pool;
-use procession_testkit::{
-    faults::{Options, each_call},
-    isolated,
-};
-use std::error::Error;
-
-type Outcome = Result<(), Box<dyn Error>>;
-
-/// Some of the failures have to be errors: else none was met.
-fn tried(operation: fn() -> Outcome) {
-    let report = each_call(&Options::default(), operation);
-    println!("{report}");
-    assert!(report.refused > 0, "{report}");
-}
+use procession_testkit::{faults::tried, isolated};
 
 #[test]
 fn a_pool_maps_or_refuses() {

@@ -3,19 +3,10 @@
 
 use procession_process::{Process, StartMethod, scope};
 use procession_testkit::{
-    faults::{Options, each_call},
+    faults::{Outcome, tried},
     isolated,
 };
-use std::{error::Error, time::Duration};
-
-type Outcome = Result<(), Box<dyn Error>>;
-
-/// Some of the failures have to be errors: else none was met.
-fn tried(operation: fn() -> Outcome) {
-    let report = each_call(&Options::default(), operation);
-    println!("{report}");
-    assert!(report.refused > 0, "{report}");
-}
+use std::time::Duration;
 
 fn started(method: StartMethod) -> Outcome {
     let child = Process::builder().start_method(method).spawn(|n: u64| n + 1, 1)?;
