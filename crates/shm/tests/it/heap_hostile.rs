@@ -3,7 +3,7 @@
 use crate::heap_support::{assert_empty, balance, of_mib};
 use procession_parcel::{Fd, Parcel};
 use procession_shm::{Heap, Kind, Segment, SharedBox, SharedSlice, SharedStr, SharedVec};
-use procession_testkit::{storm::Rng, watchdog};
+use procession_testkit::{isolated, storm::Rng, watchdog};
 use serde::{Deserialize, Serialize};
 
 /// What a parcel says of a block with one owner.
@@ -132,29 +132,33 @@ fn a_descriptor_that_is_no_heap_is_refused() {
 
 #[test]
 fn random_numbers_never_bring_what_is_not_on_its_way() {
-    let _watchdog = watchdog!();
-    let mut rng = Rng::from_env();
-    let heap = of_mib(1);
-    let kept: Vec<_> = (0..100_u64).map(|number| heap.vec_from(&[number; 10]).unwrap()).collect();
-    let slice = heap.vec_from(&[7_u64; 10]).unwrap().freeze().unwrap();
-    for _ in 0..2_000 {
-        let field = rng.below(6) as usize;
-        let bits = rng.below(64);
-        let lie = rng.next_u64() >> bits;
-        if let Ok(block) = forge_unique(&heap, |numbers| numbers[field % 5] = lie).unpack::<SharedVec<u64>>()
-        {
-            // A length that still fits into the block shows what else is in it.
-            assert!(block.iter().take(10).all(|&element| element == 7), "{field} {lie}");
+    isolated!({
+        let mut rng = Rng::from_env();
+        let heap = of_mib(1);
+        let kept: Vec<_> = (0..100_u64).map(|number| heap.vec_from(&[number; 10]).unwrap()).collect();
+        let slice = heap.vec_from(&[7_u64; 10]).unwrap().freeze().unwrap();
+        for _ in 0..2_000 {
+            let field = rng.below(6) as usize;
+            let bits = rng.below(64);
+            let lie = rng.next_u64() >> bits;
+            if let Ok(block) =
+                forge_unique(&heap, |numbers| numbers[field % 5] = lie).unpack::<SharedVec<u64>>()
+            {
+                // A length that still fits into the block shows what else is in it.
+                assert!(block.iter().take(10).all(|&element| element == 7), "{field} {lie}");
+            }
+            if let Ok(block) =
+                forge_shared(&slice, |numbers| numbers[field] = lie).unpack::<SharedSlice<u64>>()
+            {
+                assert_eq!(*block, [7; 10]);
+            }
         }
-        if let Ok(block) = forge_shared(&slice, |numbers| numbers[field] = lie).unpack::<SharedSlice<u64>>() {
-            assert_eq!(*block, [7; 10]);
+        heap.sweep().unwrap();
+        assert_eq!(balance(&heap).blocks, 101);
+        for (number, block) in kept.iter().enumerate() {
+            assert!(block.iter().all(|&element| element == number as u64));
         }
-    }
-    heap.sweep().unwrap();
-    assert_eq!(balance(&heap).blocks, 101);
-    for (number, block) in kept.iter().enumerate() {
-        assert!(block.iter().all(|&element| element == number as u64));
-    }
-    drop((kept, slice));
-    assert_empty(&heap);
+        drop((kept, slice));
+        assert_empty(&heap);
+    });
 }

@@ -225,24 +225,25 @@ fn shared_blocks_have_many_holders_and_die_with_the_last() {
 
 #[test]
 fn copies_of_a_parcel_all_bring_a_shared_block_to_one_place() {
-    let _watchdog = watchdog!();
-    let heap = of_mib(1);
-    let text = heap.str("for all").unwrap();
-    let parcel = Parcel::pack(&text).unwrap();
-    let copies: Vec<Parcel> = (0..50).map(|_| parcel.try_clone().unwrap()).collect();
-    let texts: Vec<SharedStr> = copies.into_iter().map(|copy| copy.unpack().unwrap()).collect();
-    drop((text, parcel));
-    assert!(texts.iter().all(|text| &**text == "for all" && text.as_ptr() == texts[0].as_ptr()));
-    drop(texts);
-    assert_eq!(balance(&heap).blocks, 0, "without a sweep");
-    // Many parcels, one after the other, do not pile up.
-    let text = heap.str("again").unwrap();
-    for _ in 0..2_000 {
-        let other: SharedStr = Parcel::pack(&text).unwrap().unpack().unwrap();
-        assert_eq!(&*other, "again");
-    }
-    drop(text);
-    assert_empty(&heap);
+    isolated!({
+        let heap = of_mib(1);
+        let text = heap.str("for all").unwrap();
+        let parcel = Parcel::pack(&text).unwrap();
+        let copies: Vec<Parcel> = (0..50).map(|_| parcel.try_clone().unwrap()).collect();
+        let texts: Vec<SharedStr> = copies.into_iter().map(|copy| copy.unpack().unwrap()).collect();
+        drop((text, parcel));
+        assert!(texts.iter().all(|text| &**text == "for all" && text.as_ptr() == texts[0].as_ptr()));
+        drop(texts);
+        assert_eq!(balance(&heap).blocks, 0, "without a sweep");
+        // Many parcels, one after the other, do not pile up.
+        let text = heap.str("again").unwrap();
+        for _ in 0..2_000 {
+            let other: SharedStr = Parcel::pack(&text).unwrap().unpack().unwrap();
+            assert_eq!(&*other, "again");
+        }
+        drop(text);
+        assert_empty(&heap);
+    });
 }
 
 #[test]
@@ -290,13 +291,14 @@ fn the_dead_give_back_what_they_owned_and_held() {
 
 #[test]
 fn pressure_sweeps_by_itself() {
-    let _watchdog = watchdog!();
-    let heap = of_mib(2);
-    let (near, far) = UnixStream::pair().unwrap();
-    give(&near, &heap.vec::<u8>(2 << 20).unwrap());
-    assert!(heap.alloc(1_u8).unwrap_err().is_full());
-    drop((near, far));
-    assert_eq!(heap.vec::<u8>(1 << 20).unwrap().len(), 1 << 20);
+    isolated!({
+        let heap = of_mib(2);
+        let (near, far) = UnixStream::pair().unwrap();
+        give(&near, &heap.vec::<u8>(2 << 20).unwrap());
+        assert!(heap.alloc(1_u8).unwrap_err().is_full());
+        drop((near, far));
+        assert_eq!(heap.vec::<u8>(1 << 20).unwrap().len(), 1 << 20);
+    });
 }
 
 #[test]

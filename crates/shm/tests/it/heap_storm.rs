@@ -1,12 +1,13 @@
 //! Random work by several processes that are killed at random instants.
 
-use crate::heap_support::{assert_empty, balance, give, of_mib, start, take};
+use crate::heap_support::{BOUND, assert_empty, balance, give, of_mib, start, take};
 use procession_parcel::{Parcel, wire};
 use procession_shm::{Heap, SharedSlice, SharedVec};
 use procession_sys::Deadline;
 use procession_testkit::{
     role,
     storm::{Rng, kill_within, kills},
+    wait::eventually,
     watchdog,
 };
 use serde::{Deserialize, Serialize};
@@ -138,8 +139,11 @@ fn kills_at_random_instants_lose_nothing_for_good() {
     }
     drop(workers);
     println!("{kills} kills; {received} blocks came from processes that were killed later");
-    heap.sweep().unwrap();
-    assert_eq!(balance(&heap).blocks, kept.len(), "what is kept here, and nothing else");
+    // A process that a neighbouring test forks may have copies of the last parcels until it executes its program.
+    eventually("what is kept here is there, and nothing else", BOUND, || {
+        heap.sweep().unwrap();
+        balance(&heap).blocks == kept.len()
+    });
     kept.iter_mut().for_each(Message::check);
     drop(kept);
     assert_empty(&heap);
