@@ -4,7 +4,7 @@
 //!
 //! A *member* is one thread; its *desk* holds the tasks that it took for itself, and the events that were not fetched
 //! yet. The *board* is everything else: the queue, the members, the flags. Locks are taken in this order, and none is held
-//! while a function runs: board, desk, guard of a task, bell. Those of clock and bell are taken last and alone.
+//! while a function runs: board, desk, guard of a task, bell. Those of clock and bell are taken last.
 //!
 //! # Protocol
 //!
@@ -16,6 +16,8 @@
 //!   that was not fetched has `news` set.
 //! * The driver says that it sleeps before it looks at `news` for the last time; a thread sets `news` before it looks
 //!   whether the driver sleeps (both sequentially consistent), so one of them sees the other.
+//! * A task that is refused sets `refused`; a thread that becomes idle clears it, and says that there is news. Both happen
+//!   under the lock of the board, so no driver sleeps with a task in hand beside a thread that has none.
 //! * Where no driver waits, a thread that has nothing to do calls the attendant, which fetches events and hands out tasks.
 //!   If that fails because the pool's lock is held, it is called again soon.
 //! * Who wants to give up a running item decides it under the guard of its task; see [`Guard`](super::task::Guard).
@@ -114,6 +116,8 @@ struct Board {
     /// How many threads could take a task at once, and how many of them sleep.
     idle: usize,
     sleepers: usize,
+    /// Whether a task was refused since a thread was idle for the last time.
+    refused: bool,
     closed: bool,
     events: Vec<Event>,
     /// Tasks with a guard that are done.
@@ -218,6 +222,7 @@ impl Crew {
                 left: Vec::new(),
                 idle: 0,
                 sleepers: 0,
+                refused: false,
                 closed: false,
                 events: Vec::new(),
                 finished: Vec::new(),
@@ -276,10 +281,17 @@ impl Crew {
             thread::Builder::new().name(life.name.clone()).spawn(move || crew.live(&alive, index))?;
         log::started(&life.name, None, index, board.slots[index].restarts > 0);
         board.next_number += 1;
-        // It can be given a task from now on.
-        board.idle += 1;
+        self.has_become_idle(board);
         board.slots[index].member = Some(Member { life, handle });
         Ok(())
+    }
+
+    /// Another thread can be given a task from now on.
+    fn has_become_idle(&self, board: &mut Board) {
+        board.idle += 1;
+        if std::mem::take(&mut board.refused) {
+            self.ring();
+        }
     }
 
     /// Fills the places that are free, if it is time.
@@ -314,6 +326,7 @@ impl Crew {
             _ => 0,
         };
         if board.closed || board.queue.len() >= board.idle.max(room as usize) {
+            board.refused = true;
             return false;
         }
         board.queue.push_back(task());

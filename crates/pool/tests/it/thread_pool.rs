@@ -17,7 +17,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Ends when told to.
@@ -327,4 +327,20 @@ fn a_task_that_ends_its_own_pool_does_not_wait_for_itself() {
     let ended = submitted.get();
     assert!(ended.is_ok() || ended.unwrap_err().is_terminated());
     drop(POOL.lock().unwrap().take());
+}
+
+#[test]
+fn who_waits_learns_that_a_thread_has_nothing_to_do_any_more() {
+    /// So long that none is queued behind another.
+    fn long(n: u64) -> u64 {
+        let end = Instant::now() + Duration::from_micros(400);
+        while Instant::now() < end {}
+        n
+    }
+    let _watchdog = procession_testkit::test_watchdog();
+    let mut bare = Bare::new(back(1), long);
+    let keys: Vec<_> = (0..2_000).map(|n| bare.submit(&[n], None)).collect();
+    for (n, key) in keys.into_iter().enumerate() {
+        assert_eq!(bare.fates(key), [Fate::Value(n as u64)]);
+    }
 }

@@ -274,7 +274,7 @@ impl Crew {
                 return None;
             }
             if !mem::replace(idle, true) {
-                board.idle += 1;
+                self.has_become_idle(&mut board);
                 hands.pace.pause();
                 life.desk().pause();
             }
