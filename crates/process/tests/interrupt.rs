@@ -26,6 +26,7 @@ const FOR_EVER: Duration = Duration::from_secs(3600);
 
 /// Puts this process into a session of its own, as a terminal's program is.
 fn own_session() {
+    heed(libc::SIGINT);
     // SAFETY: no arguments; this process leads no group.
     assert_ne!(unsafe { libc::setsid() }, -1);
 }
@@ -35,6 +36,12 @@ fn signal_group(leader: &RoleProcess, signal: i32) {
     let group = i32::try_from(leader.pid()).unwrap();
     // SAFETY: two numbers; the group is that of a process that is not reaped.
     assert_eq!(unsafe { libc::kill(-group, signal) }, 0);
+}
+
+/// What a script starts in the background inherits that SIGINT is ignored.
+fn heed(signal: i32) {
+    // SAFETY: a disposition without a handler.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
 fn ignore(signal: i32) {
@@ -300,6 +307,7 @@ fn a_foreign_handler_is_refused_and_an_ignored_signal_stays_ignored() {
 fn children_do_not_take_the_handler_over() {
     isolated!({
         let _watchdog = watchdog!();
+        heed(libc::SIGINT);
         handle_interrupts().unwrap();
         for method in [StartMethod::Spawn, StartMethod::ForkServer] {
             let child = sleeper(Process::builder().start_method(method));
