@@ -1,6 +1,6 @@
 //! The fork server: its life, its deaths, and what its children do not share.
 
-use crate::support::{BOUND, Line, assert_ends, descriptors, host, say_pid_and_wait};
+use crate::support::{BOUND, Line, assert_ends, descriptors, heed_interrupts, host, say_pid_and_wait};
 use procession_parcel::Fd;
 use procession_process::{
     Builder, Process, StartMethod, Stdio, active_children, fork_server_pid, fork_server_preload,
@@ -129,6 +129,7 @@ fn sigint_does_not_end_a_server() {
     let _watchdog = watchdog!();
     host(
         |()| {
+            heed_interrupts();
             let (here, there) = Line::pair();
             let old = builder().spawn(say_pid_and_wait, there).unwrap();
             here.hear();

@@ -1,6 +1,6 @@
 //! A process from its start to its end, under each start method.
 
-use crate::support::{BOUND, Line, assert_ends, census, each_method, say_pid_and_wait};
+use crate::support::{BOUND, Line, assert_ends, census, each_method, heed_interrupts, say_pid_and_wait};
 use procession_process::{
     ExitStatus, Process, Run, StartMethod, active_children, cpu_count, current_process, parent_process,
 };
@@ -161,6 +161,7 @@ fn the_main_thread_of_a_child_is_another_one(method: StartMethod) {
 }
 
 fn ended_by(method: StartMethod, signal: i32, send: fn(&Process<()>) -> procession_process::Result<()>) {
+    heed_interrupts();
     let (here, there) = Line::pair();
     let process = Process::builder().start_method(method).spawn(say_pid_and_wait, there).unwrap();
     assert_eq!(here.hear_number::<u32>(), process.pid());

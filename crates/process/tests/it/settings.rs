@@ -1,6 +1,6 @@
 //! What a child is set up with: by its builder, and by what its parent is at the time of the start.
 
-use crate::support::{Line, assert_ends, each_method, host, say_pid_and_wait};
+use crate::support::{Line, assert_ends, each_method, heed_interrupts, host, say_pid_and_wait};
 use procession_process::{Builder, Process, Resource, StartMethod, Stdio};
 use rustix::process::{geteuid, getpid};
 use std::{collections::BTreeMap, ffi::OsString, io::Read, path::PathBuf};
@@ -217,6 +217,7 @@ fn an_ignored_sigint_is_taken_over_and_sigpipe_is_ignored(method: StartMethod) {
     }
     let both = |()| [libc::SIGINT, libc::SIGPIPE].map(disposition);
     let [default, ignored] = [libc::SIG_DFL, libc::SIG_IGN];
+    heed_interrupts();
     assert_eq!(builder(method).spawn(both, ()).unwrap().join().unwrap(), [default, ignored]);
     // SAFETY: a disposition without a handler.
     unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };

@@ -16,6 +16,12 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// How long something may take that is promised within one second: ten times that.
 pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
+/// What a script starts in the background inherits that SIGINT is ignored, and so do its children.
+pub(crate) fn heed_interrupts() {
+    // SAFETY: a disposition without a handler.
+    unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+}
+
 /// Makes one test per start method of each function that takes one: `forkserver::NAME`, `spawn::NAME`, `fork::NAME`.
 ///
 /// Fork is refused in a process with threads, such as a test harness, so there the function runs in a process of its
