@@ -16,8 +16,9 @@
 //!   that was not fetched has `news` set.
 //! * The driver says that it sleeps before it looks at `news` for the last time; a thread sets `news` before it looks
 //!   whether the driver sleeps (both sequentially consistent), so one of them sees the other.
-//! * A task that is refused sets `refused`; a thread that becomes idle clears it, and says that there is news. Both happen
-//!   under the lock of the board, so no driver sleeps with a task in hand beside a thread that has none.
+//! * A task that is refused sets `refused`; a thread that becomes idle makes `room` of it, and says that there is news.
+//!   Both happen under the lock of the board. A driver that fetches between the refusal and its sleep leaves it at that, so
+//!   it looks once more, and does not sleep with a task in hand beside a thread that has none.
 //! * Where no driver waits, a thread that has nothing to do calls the attendant, which fetches events and hands out tasks.
 //!   If that fails because the pool's lock is held, it is called again soon.
 //! * Who wants to give up a running item decides it under the guard of its task; see [`Guard`](super::task::Guard).
@@ -118,6 +119,8 @@ struct Board {
     sleepers: usize,
     /// Whether a task was refused since a thread was idle for the last time.
     refused: bool,
+    /// Whether one that was refused may be accepted now, and the driver has not fetched since.
+    room: bool,
     closed: bool,
     events: Vec<Event>,
     /// Tasks with a guard that are done.
@@ -223,6 +226,7 @@ impl Crew {
                 idle: 0,
                 sleepers: 0,
                 refused: false,
+                room: false,
                 closed: false,
                 events: Vec::new(),
                 finished: Vec::new(),
@@ -290,6 +294,7 @@ impl Crew {
     fn has_become_idle(&self, board: &mut Board) {
         board.idle += 1;
         if std::mem::take(&mut board.refused) {
+            board.room = true;
             self.ring();
         }
     }
@@ -349,6 +354,9 @@ impl Crew {
             return;
         }
         let mut board = self.board();
+        if std::mem::take(&mut board.room) {
+            self.news.store(true, Ordering::SeqCst);
+        }
         let Board { slots, leaving, left, events: own, finished: done, gone: past, .. } = &mut *board;
         own.drain(..).for_each(|event| events.push(event));
         done.drain(..).for_each(&mut finished);
