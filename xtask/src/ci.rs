@@ -195,16 +195,20 @@ fn shuttle(package: &Package) -> Option<Step> {
     })
 }
 
-/// The tests of a crate that has crash points, with the points switched on.
+/// The tests that die at crash points, of a crate that has some, with the points switched on. They are in modules named
+/// after that; all others run without.
 pub(crate) fn crash_points(package: &Package) -> Option<Step> {
     // `sys` only defines the macro.
     let has_points = package.published
         && package.folder != root().join("crates/sys")
         && contains(package, concat!("crash_", "point!("));
     has_points.then(|| {
-        Step::cargo(format!("{}, crash points", package.name), &format!("test -p {} --tests", package.name))
-            .env("RUSTFLAGS", "--cfg crash_points")
-            .env("CARGO_TARGET_DIR", &folder("crash"))
+        Step::cargo(
+            format!("{}, crash points", package.name),
+            &format!("test -p {} --test it -- crash", package.name),
+        )
+        .env("RUSTFLAGS", "--cfg crash_points")
+        .env("CARGO_TARGET_DIR", &folder("crash"))
     })
 }
 
