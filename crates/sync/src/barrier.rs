@@ -52,7 +52,7 @@ mod pass;
 pub use error::{BarrierError, Broken};
 
 use crate::{
-    Error,
+    Error, Holder,
     arena::{Handle, Shared, Tag},
     decision::{ARGUMENT, BREAK, Decision, RELEASE, RESET, ROUND},
     error::Cause,
@@ -424,7 +424,7 @@ impl Barrier {
     ///
     /// [`BarrierError::TooManyHeld`], [`BarrierError::Damaged`].
     pub fn abort(&self) -> Result<(), BarrierError> {
-        self.settle(BREAK | Broken::Aborted { pid: std::process::id() }.to_word())
+        self.settle(BREAK | Broken::Aborted { pid: Holder::current().pid }.to_word())
     }
 
     /// Mends the barrier: as if nobody had come yet. Who waits gets an error, [`Broken::Reset`].

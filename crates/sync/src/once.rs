@@ -4,24 +4,26 @@
 //!
 //! | word | meaning | who changes it |
 //! |---|---|---|
-//! | `state` | not done, running, done, or poisoned | who begins, holding the mutex; the runner |
+//! | `state` | not done, running, done, or poisoned; and a flag: somebody sleeps, or is about to | who begins, holding the mutex; the runner; the flag: who sleeps |
 //! | `runner` | the process that runs it: its member number, plus 1 | who begins, before the state |
 //! | `thread` | the thread that runs it; 0: a future does, in any thread | who begins, before the state |
 //! | `pid` | the process that panicked | the runner, before the state |
 //!
 //! # Protocol
 //!
-//! * Begin: the mutex; if it is not done, or running in a process that is dead: `thread`, `runner`, and then the state.
-//!   The function runs without the mutex.
-//! * End: the state; wake everybody who sleeps on it. It takes no mutex: while the runner lives nobody else changes a word.
-//!   A runner that is a future, and dropped, makes it *not done*.
-//! * Wait: sleep while the state is *running*, for a slice; then look whether the runner lives.
+//! * Begin: the mutex; if it is not done, or running in a process that is dead: `thread`, `runner`, and then the state,
+//!   whose flag stays. The function runs without the mutex.
+//! * End: swap the state; if the flag was set, wake everybody who sleeps on it. It takes no mutex: while the runner lives
+//!   nobody else changes a word but for the flag. A runner that is a future, and dropped, makes it *not done*.
+//! * Wait: set the flag by a compare-and-swap, which fails where the state has changed; sleep while the word is as it was
+//!   then, for a slice; then look whether the runner lives.
 //!
 //! # Invariants
 //!
 //! 1. One thread runs it at a time: who takes over has proof that the runner is dead, under the mutex, and a member's
 //!    number is not used again before [`Shared::recover`] has made the state *not done*.
-//! 2. *Done* is final; what was written before can be read after.
+//! 2. *Done* is final, and never has the flag; what was written before can be read after.
+//! 3. Whoever sleeps has seen the flag set in the very value on which it sleeps, so who takes the flag away wakes it.
 //!
 //! # When a process dies
 //!
@@ -42,7 +44,7 @@ pub use value::OnceValue;
 pub(crate) use value::OnceValueWords;
 
 use crate::{
-    Error,
+    Error, Holder,
     arena::{Handle, Shared, Tag, join},
     robust::{Locked, NotLocked, Robust},
     who::{generation, me},
@@ -57,6 +59,8 @@ const NOT_DONE: u32 = 0;
 const RUNNING: u32 = 1;
 const DONE: u32 = 2;
 const POISONED: u32 = 3;
+/// Somebody sleeps, or is about to.
+const SLEEPERS: u32 = 1 << 31;
 
 /// What lies in shared memory.
 #[repr(C)]
@@ -112,9 +116,37 @@ impl OnceWords {
         Held(&self.mutex)
     }
 
+    /// What it is, without the flag.
+    #[inline]
+    fn state(&self) -> u32 {
+        self.state.load(Ordering::Acquire) & !SLEEPERS
+    }
+
+    /// Says that somebody sleeps: the word that is slept on, or `None` if `over` holds for the state.
+    fn flag(&self, over: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut word = self.state.load(Ordering::Acquire);
+        loop {
+            if over(word & !SLEEPERS) {
+                return None;
+            }
+            let flagged = word | SLEEPERS;
+            match self.state.compare_exchange(word, flagged, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(flagged),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Sleeps for a slice at most, unless `over` holds for the state.
+    fn sleep(&self, deadline: Option<Deadline>, over: impl Fn(u32) -> bool) {
+        if let Some(seen) = self.flag(over) {
+            crash_point!("once.wait.flagged");
+            futex::wait(&self.state, seen, Some(Deadline::slice(deadline)));
+        }
+    }
+
     fn is_run_by(&self, member: Member) -> bool {
-        self.state.load(Ordering::Acquire) == RUNNING
-            && self.runner.load(Ordering::Relaxed) == member.index() as u32 + 1
+        self.state() == RUNNING && self.runner.load(Ordering::Relaxed) == member.index() as u32 + 1
     }
 
     fn runner(&self) -> Option<Member> {
@@ -140,7 +172,7 @@ impl OnceWords {
             if deadline.is_some_and(Deadline::passed) {
                 return Err(OnceError::TimedOut);
             }
-            futex::wait(&self.state, RUNNING, Some(Deadline::slice(deadline)));
+            self.sleep(deadline, |state| state != RUNNING);
         }
     }
 
@@ -153,7 +185,7 @@ impl OnceWords {
         force: bool,
         thread: u64,
     ) -> Result<Option<bool>, OnceError> {
-        match self.state.load(Ordering::Acquire) {
+        match self.state() {
             DONE => Ok(Some(false)),
             POISONED if !force => Err(OnceError::Poisoned { pid: self.pid.load(Ordering::Relaxed) }),
             RUNNING
@@ -168,7 +200,8 @@ impl OnceWords {
                 crash_point!("once.begin.named");
                 self.runner.store(member.index() as u32 + 1, Ordering::Relaxed);
                 crash_point!("once.begin.numbered");
-                self.state.store(RUNNING, Ordering::Release);
+                let begin = |word| Some(RUNNING | word & SLEEPERS);
+                let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, begin);
                 crash_point!("once.begin.running");
                 Ok(Some(true))
             }
@@ -178,25 +211,26 @@ impl OnceWords {
     /// By the runner: it is over.
     fn end(&self, state: u32) {
         if state == POISONED {
-            self.pid.store(std::process::id(), Ordering::Relaxed);
+            self.pid.store(Holder::current().pid, Ordering::Relaxed);
         }
         crash_point!("once.end.ready");
-        self.state.store(state, Ordering::Release);
+        let before = self.state.swap(state, Ordering::AcqRel);
         crash_point!("once.end.done");
-        futex::wake_all(&self.state);
+        if before & SLEEPERS != 0 {
+            futex::wake_all(&self.state);
+        }
     }
 
     /// Waits until it is done; false at the deadline.
     fn wait(&self, deadline: Option<Deadline>) -> bool {
         loop {
-            let state = self.state.load(Ordering::Acquire);
-            if state == DONE {
+            if self.is_done() {
                 return true;
             }
             if deadline.is_some_and(Deadline::passed) {
                 return false;
             }
-            futex::wait(&self.state, state, Some(Deadline::slice(deadline)));
+            self.sleep(deadline, |state| state == DONE);
         }
     }
 
@@ -223,7 +257,7 @@ impl OnceWords {
     }
 
     fn debug(&self, segment: &Segment, f: &mut fmt::DebugStruct<'_, '_>) {
-        match self.state.load(Ordering::Acquire) {
+        match self.state() {
             NOT_DONE => f.field("state", &"not done"),
             RUNNING => f
                 .field("state", &"running")

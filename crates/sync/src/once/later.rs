@@ -8,7 +8,6 @@ use crate::{
     who::generation,
 };
 use bytemuck::Pod;
-use core::sync::atomic::Ordering;
 use procession_sys::{sync::AtomicU32, waker::Word};
 use std::sync::Arc;
 
@@ -40,7 +39,7 @@ impl<W: HasOnce> Try for Over<'_, W> {
 
     fn attempt(&self, waited: bool) -> Option<()> {
         let words = self.handle.words().once();
-        let over = match words.state.load(Ordering::Acquire) {
+        let over = match words.state() {
             DONE => true,
             RUNNING if !self.done => {
                 let segment = self.handle.place().segment();
@@ -52,9 +51,8 @@ impl<W: HasOnce> Try for Over<'_, W> {
     }
 
     fn flag(&self) -> Option<u32> {
-        // Whoever ends it wakes its sleepers, flag or none.
-        let state = self.handle.words().once().state.load(Ordering::Acquire);
-        (state != DONE).then_some(state)
+        let done = self.done;
+        self.handle.words().once().flag(|state| state == DONE || !done && state != RUNNING)
     }
 
     fn word(&self) -> Arc<dyn Word> {

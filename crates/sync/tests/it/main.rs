@@ -4,6 +4,7 @@
 mod array;
 mod auto_traits;
 mod barrier;
+mod calls;
 mod condition;
 #[cfg(crash_points)]
 mod crash;
