@@ -21,7 +21,8 @@
 //! * `async` (also called `tokio` and `async-io`): `wait_async`, `permit_async`, `acquire_async`, `lock_async`, `read_async`,
 //!   `write_async`, `call_once_async`, `get_or_init_async`, futures for any executor, which can be dropped at any time. A
 //!   thread of the library watches their words, as long as there are any.
-//! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors.
+//! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors. That goes
+//!   for [`Lock`], [`RLock`] and what stands on them (conditions, values, arrays), and not for [`RwLock`].
 //! * `raw-sync`: robust mutexes and our event behind the traits of the crate `raw_sync`.
 //!
 //! # Words used here

@@ -358,6 +358,24 @@ impl Once {
         self.run(false, Some(deadline), f)
     }
 
+    /// As [`call_once_force`](Once::call_once_force), but waits for others no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_once_force`](Once::call_once_force), and [`OnceError::TimedOut`].
+    pub fn call_once_force_timeout(&self, timeout: Duration, f: impl FnOnce()) -> Result<bool, OnceError> {
+        self.run(true, Some(Deadline::after(timeout)), f)
+    }
+
+    /// As [`call_once_force`](Once::call_once_force), but waits for others no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_once_force`](Once::call_once_force), and [`OnceError::TimedOut`].
+    pub fn call_once_force_deadline(&self, deadline: Deadline, f: impl FnOnce()) -> Result<bool, OnceError> {
+        self.run(true, Some(deadline), f)
+    }
+
     fn run(&self, force: bool, deadline: Option<Deadline>, f: impl FnOnce()) -> Result<bool, OnceError> {
         self.handle.words().run(self.handle.place().segment(), force, deadline, f, |()| ())
     }

@@ -19,6 +19,7 @@ mod data_processes;
 mod event;
 mod faults;
 mod forks;
+mod forms;
 mod hostile_state;
 #[cfg(feature = "async")]
 mod later;
