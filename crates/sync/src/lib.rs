@@ -74,6 +74,7 @@ mod lock;
 mod mutex;
 #[cfg(not(loom))]
 mod once;
+mod once_word;
 #[cfg(not(loom))]
 mod part;
 #[cfg(not(loom))]
@@ -113,6 +114,12 @@ pub mod event_model {
 #[cfg(loom)]
 pub mod decision_model {
     pub use crate::decision::{ARGUMENT, BREAK, Bug, Decision, RELEASE, plant};
+}
+
+/// The word of what is done once, for the model checker, and mistakes to plant.
+#[cfg(loom)]
+pub mod once_model {
+    pub use crate::once_word::{Bug, DONE, NOT_DONE, OnceWord, RUNNING, plant};
 }
 
 /// What may be in a [`Value`] or [`Array`], with its derives: `#[derive(bytemuck::Pod, bytemuck::Zeroable)]` and

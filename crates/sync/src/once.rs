@@ -46,28 +46,22 @@ pub(crate) use value::OnceValueWords;
 use crate::{
     Error, Holder,
     arena::{Handle, Shared, Tag, join},
+    once_word::{DONE, NOT_DONE, OnceWord, POISONED, RUNNING},
     robust::{Locked, NotLocked, Robust},
     who::{generation, me},
 };
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use procession_shm::{Member, Segment};
-use procession_sys::{Deadline, crash_point, futex};
+use procession_sys::{Deadline, crash_point};
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
-
-const NOT_DONE: u32 = 0;
-const RUNNING: u32 = 1;
-const DONE: u32 = 2;
-const POISONED: u32 = 3;
-/// Somebody sleeps, or is about to.
-const SLEEPERS: u32 = 1 << 31;
 
 /// What lies in shared memory.
 #[repr(C)]
 pub(crate) struct OnceWords {
     tag: Tag,
     mutex: Robust,
-    state: AtomicU32,
+    state: OnceWord,
     runner: AtomicU32,
     thread: AtomicU64,
     pid: AtomicU32,
@@ -87,8 +81,7 @@ unsafe impl Shared for OnceWords {
     fn recover(&self, _: &Segment, dead: Member, until: Deadline) -> bool {
         let Ok(_held) = self.hold(Some(until)) else { return false };
         if self.is_run_by(dead) {
-            self.state.store(NOT_DONE, Ordering::Release);
-            futex::wake_all(&self.state);
+            self.state.end(NOT_DONE);
         }
         true
     }
@@ -116,37 +109,8 @@ impl OnceWords {
         Held(&self.mutex)
     }
 
-    /// What it is, without the flag.
-    #[inline]
-    fn state(&self) -> u32 {
-        self.state.load(Ordering::Acquire) & !SLEEPERS
-    }
-
-    /// Says that somebody sleeps: the word that is slept on, or `None` if `over` holds for the state.
-    fn flag(&self, over: impl Fn(u32) -> bool) -> Option<u32> {
-        let mut word = self.state.load(Ordering::Acquire);
-        loop {
-            if over(word & !SLEEPERS) {
-                return None;
-            }
-            let flagged = word | SLEEPERS;
-            match self.state.compare_exchange(word, flagged, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some(flagged),
-                Err(now) => word = now,
-            }
-        }
-    }
-
-    /// Sleeps for a slice at most, unless `over` holds for the state.
-    fn sleep(&self, deadline: Option<Deadline>, over: impl Fn(u32) -> bool) {
-        if let Some(seen) = self.flag(over) {
-            crash_point!("once.wait.flagged");
-            futex::wait(&self.state, seen, Some(Deadline::slice(deadline)));
-        }
-    }
-
     fn is_run_by(&self, member: Member) -> bool {
-        self.state() == RUNNING && self.runner.load(Ordering::Relaxed) == member.index() as u32 + 1
+        self.state.state() == RUNNING && self.runner.load(Ordering::Relaxed) == member.index() as u32 + 1
     }
 
     fn runner(&self) -> Option<Member> {
@@ -156,7 +120,7 @@ impl OnceWords {
 
     #[inline]
     fn is_done(&self) -> bool {
-        self.state.load(Ordering::Acquire) == DONE
+        self.state.is_done()
     }
 
     /// Becomes the runner: false if it is done.
@@ -172,7 +136,7 @@ impl OnceWords {
             if deadline.is_some_and(Deadline::passed) {
                 return Err(OnceError::TimedOut);
             }
-            self.sleep(deadline, |state| state != RUNNING);
+            self.state.sleep(deadline, |state| state != RUNNING);
         }
     }
 
@@ -185,7 +149,7 @@ impl OnceWords {
         force: bool,
         thread: u64,
     ) -> Result<Option<bool>, OnceError> {
-        match self.state() {
+        match self.state.state() {
             DONE => Ok(Some(false)),
             POISONED if !force => Err(OnceError::Poisoned { pid: self.pid.load(Ordering::Relaxed) }),
             RUNNING
@@ -200,8 +164,7 @@ impl OnceWords {
                 crash_point!("once.begin.named");
                 self.runner.store(member.index() as u32 + 1, Ordering::Relaxed);
                 crash_point!("once.begin.numbered");
-                let begin = |word| Some(RUNNING | word & SLEEPERS);
-                let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, begin);
+                self.state.begin();
                 crash_point!("once.begin.running");
                 Ok(Some(true))
             }
@@ -214,11 +177,7 @@ impl OnceWords {
             self.pid.store(Holder::current().pid, Ordering::Relaxed);
         }
         crash_point!("once.end.ready");
-        let before = self.state.swap(state, Ordering::AcqRel);
-        crash_point!("once.end.done");
-        if before & SLEEPERS != 0 {
-            futex::wake_all(&self.state);
-        }
+        self.state.end(state);
     }
 
     /// Waits until it is done; false at the deadline.
@@ -230,7 +189,7 @@ impl OnceWords {
             if deadline.is_some_and(Deadline::passed) {
                 return false;
             }
-            self.sleep(deadline, |state| state == DONE);
+            self.state.sleep(deadline, |state| state == DONE);
         }
     }
 
@@ -257,7 +216,7 @@ impl OnceWords {
     }
 
     fn debug(&self, segment: &Segment, f: &mut fmt::DebugStruct<'_, '_>) {
-        match self.state() {
+        match self.state.state() {
             NOT_DONE => f.field("state", &"not done"),
             RUNNING => f
                 .field("state", &"running")

@@ -39,7 +39,7 @@ impl<W: HasOnce> Try for Over<'_, W> {
 
     fn attempt(&self, waited: bool) -> Option<()> {
         let words = self.handle.words().once();
-        let over = match words.state() {
+        let over = match words.state.state() {
             DONE => true,
             RUNNING if !self.done => {
                 let segment = self.handle.place().segment();
@@ -52,7 +52,7 @@ impl<W: HasOnce> Try for Over<'_, W> {
 
     fn flag(&self) -> Option<u32> {
         let done = self.done;
-        self.handle.words().once().flag(|state| state == DONE || !done && state != RUNNING)
+        self.handle.words().once().state.flag(|state| state == DONE || !done && state != RUNNING)
     }
 
     fn word(&self) -> Arc<dyn Word> {
@@ -64,7 +64,7 @@ struct State<W>(Handle<W>);
 
 impl<W: HasOnce> Word for State<W> {
     fn word(&self) -> &AtomicU32 {
-        &self.0.words().once().state
+        self.0.words().once().state.word()
     }
 }
 
