@@ -334,9 +334,8 @@ macro_rules! methods {
 
             /// How many permits are free. It may have changed by the time that the answer is there.
             ///
-            /// It is a look at a number, and does not look after the dead: permits that a process held when it died are
-            /// missing here, also after it was joined, until somebody finds too few free ([`try_permit`](Self::try_permit)
-            /// too, or a wait): who does looks after the dead, once a second at most, and gives them back.
+            /// It looks after the dead, ten times a second at most: permits that a process held when it died may be missing here
+            /// for that long, also after it was joined.
             #[must_use]
             pub fn value(&self) -> u32 {
                 self.inner.value()
@@ -393,7 +392,11 @@ methods!(BoundedSemaphore, "There would be more than at the start; none was give
 
 impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Semaphore").field("value", &self.value()).field("held", &self.held()).finish()
+        f.debug_struct("Semaphore")
+            .field("value", &self.value())
+            .field("held", &self.held())
+            .field("owners", &self.inner.owners())
+            .finish()
     }
 }
 
@@ -403,6 +406,7 @@ impl fmt::Debug for BoundedSemaphore {
             .field("value", &self.value())
             .field("bound", &self.bound())
             .field("held", &self.held())
+            .field("owners", &self.inner.owners())
             .finish()
     }
 }
