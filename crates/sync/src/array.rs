@@ -8,8 +8,10 @@
 //! As for [`value`](crate::value).
 #![expect(unsafe_code, reason = "references to the elements, under their lock")]
 
+mod held;
+
 use crate::{
-    ArrayPart, CopyError, Deadline, Error, Holder, Lock, LockError, LockGuard, PartError, Poison,
+    ArrayPart, CopyError, Deadline, Error, Lock, LockError, LockGuard, PartError, Poison,
     data::{Body, DataWords, Form},
     error::PoisonError,
     mutex::Guarded as _,
@@ -456,38 +458,6 @@ impl<T> Array<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Who holds the lock. It may have changed by the time that the answer is there.
-    #[must_use]
-    pub fn holder(&self) -> Option<Holder> {
-        self.lock.holder()
-    }
-
-    /// For how long the lock is held.
-    #[cfg(feature = "lock-trace")]
-    #[must_use]
-    pub fn held_since(&self) -> Option<Duration> {
-        self.lock.held_since()
-    }
-
-    /// Where the lock was locked: the end of the source file's name, and the line.
-    #[cfg(feature = "lock-trace")]
-    #[must_use]
-    pub fn held_at(&self) -> Option<String> {
-        self.lock.held_at()
-    }
-
-    /// Whether a holder died or panicked, and who, since the poison was cleared last. The death of a part's owner is
-    /// found when the array is locked next.
-    #[must_use]
-    pub fn poison(&self) -> Option<Poison> {
-        self.lock.poison()
-    }
-
-    /// Declares that the elements are whole again. Best called under the lock.
-    pub fn clear_poison(&self) {
-        self.lock.clear_poison();
     }
 
     /// Whether both stand for the same array.
