@@ -8,8 +8,10 @@
 //! As for [`value`](crate::value).
 #![expect(unsafe_code, reason = "references to the elements, under their lock")]
 
+mod held;
+
 use crate::{
-    ArrayPart, CopyError, Deadline, Error, Holder, Lock, LockError, LockGuard, PartError, Poison,
+    ArrayPart, CopyError, Deadline, Error, Lock, LockError, LockGuard, PartError, Poison,
     data::{Body, DataWords, Form},
     error::PoisonError,
     mutex::Guarded as _,
@@ -158,6 +160,7 @@ impl<T: Pod> Array<T> {
     /// * [`LockError::PartsOut`]: parts of it have owners. There is no wait for them: join those who have them.
     /// * [`LockError::AlreadyHeld`], [`LockError::TooManyHeld`].
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock(&self) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         self.guarded(self.lock.lock())
     }
@@ -168,6 +171,7 @@ impl<T: Pod> Array<T> {
     ///
     /// As [`lock`](Array::lock), and [`LockError::TimedOut`] if somebody holds it.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn try_lock(&self) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         self.guarded(self.lock.try_lock())
     }
@@ -177,6 +181,7 @@ impl<T: Pod> Array<T> {
     /// # Errors
     ///
     /// As [`lock`](Array::lock), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_timeout(&self, timeout: Duration) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         self.guarded(self.lock.lock_timeout(timeout))
     }
@@ -186,11 +191,24 @@ impl<T: Pod> Array<T> {
     /// # Errors
     ///
     /// As [`lock`](Array::lock), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_deadline(
         &self,
         deadline: Deadline,
     ) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
         self.guarded(self.lock.lock_deadline(deadline))
+    }
+
+    /// As [`lock`](Array::lock), as a future for any executor (feature `async`). It can be dropped at any time.
+    ///
+    /// The lock belongs to the thread that polls the future: see [`Lock::lock_async`](crate::Lock::lock_async).
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Array::lock).
+    #[cfg(feature = "async")]
+    pub async fn lock_async(&self) -> Result<ArrayGuard<'_, T>, LockError<ArrayGuard<'_, T>>> {
+        self.guarded(self.lock.lock_async().await)
     }
 
     #[inline]
@@ -224,11 +242,13 @@ impl<T: Pod> Array<T> {
         }
     }
 
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     fn with<R>(&self, access: impl FnOnce(&mut [T]) -> R) -> Result<R, LockError> {
         let mut guard = self.lock().map_err(LockError::without_guard)?;
         Ok(access(&mut guard))
     }
 
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     fn look<R>(&self, look: impl FnOnce(&[T]) -> R) -> Result<R, LockError<R>> {
         match self.lock() {
             Ok(guard) => Ok(look(&guard)),
@@ -251,6 +271,7 @@ impl<T: Pod> Array<T> {
     ///
     /// There is no such element. The array is not poisoned by that, here and below.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn get(&self, index: usize) -> Result<T, LockError<T>> {
         assert!(index < self.len(), "element {index} of an array of {} elements", self.len());
         self.look(|elements| elements[index])
@@ -266,6 +287,7 @@ impl<T: Pod> Array<T> {
     ///
     /// There is no such element.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn set(&self, index: usize, value: T) -> Result<(), LockError> {
         self.update(index, |place| *place = value)
     }
@@ -280,6 +302,7 @@ impl<T: Pod> Array<T> {
     ///
     /// There is no such element.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn update<R>(&self, index: usize, change: impl FnOnce(&mut T) -> R) -> Result<R, LockError> {
         assert!(index < self.len(), "element {index} of an array of {} elements", self.len());
         self.with(|elements| change(&mut elements[index]))
@@ -290,6 +313,7 @@ impl<T: Pod> Array<T> {
     /// # Errors
     ///
     /// As [`get`](Array::get).
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn to_vec(&self) -> Result<Vec<T>, LockError<Vec<T>>> {
         self.look(<[T]>::to_vec)
     }
@@ -303,6 +327,7 @@ impl<T: Pod> Array<T> {
     /// # Panics
     ///
     /// The range is not within the array.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn read(&self, range: Range<usize>) -> Result<Vec<T>, LockError<Vec<T>>> {
         self.check(&range);
         self.look(|elements| elements[range].to_vec())
@@ -317,6 +342,7 @@ impl<T: Pod> Array<T> {
     /// # Panics
     ///
     /// They do not fit in.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn write(&self, index: usize, elements: &[T]) -> Result<(), LockError> {
         let range = index..index.saturating_add(elements.len());
         self.check(&range);
@@ -332,6 +358,7 @@ impl<T: Pod> Array<T> {
     /// # Panics
     ///
     /// The lengths differ.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn copy_from_slice(&self, elements: &[T]) -> Result<(), LockError> {
         assert_eq!(elements.len(), self.len(), "as many elements as the array has");
         self.write(0, elements)
@@ -342,6 +369,7 @@ impl<T: Pod> Array<T> {
     /// # Errors
     ///
     /// As [`Array::new`] and [`get`](Array::get).
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn copy(&self) -> Result<Array<T>, CopyError> {
         let copy = Array::new(self.len())?;
         self.with(|elements| copy.body.fill(elements))?;
@@ -382,6 +410,7 @@ impl<T: Pod> Array<T> {
     /// assert_eq!(array.get(999)?, 999 * 999);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn chunks_mut(&self, len: usize) -> Result<Vec<ArrayPart<T>>, PartError> {
         assert!(len > 0, "parts have elements");
         let guard = self.lock().map_err(LockError::without_guard)?;
@@ -402,6 +431,7 @@ impl<T: Pod> Array<T> {
     /// # Panics
     ///
     /// The range is empty or not within the array.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn part(&self, range: Range<usize>) -> Result<ArrayPart<T>, PartError> {
         self.check(&range);
         assert!(!range.is_empty(), "parts have elements");
@@ -430,24 +460,6 @@ impl<T> Array<T> {
         self.len() == 0
     }
 
-    /// Who holds the lock. It may have changed by the time that the answer is there.
-    #[must_use]
-    pub fn holder(&self) -> Option<Holder> {
-        self.lock.holder()
-    }
-
-    /// Whether a holder died or panicked, and who, since the poison was cleared last. The death of a part's owner is
-    /// found when the array is locked next.
-    #[must_use]
-    pub fn poison(&self) -> Option<Poison> {
-        self.lock.poison()
-    }
-
-    /// Declares that the elements are whole again. Best called under the lock.
-    pub fn clear_poison(&self) {
-        self.lock.clear_poison();
-    }
-
     /// Whether both stand for the same array.
     #[must_use]
     pub fn same(&self, other: &Array<T>) -> bool {
@@ -462,6 +474,7 @@ impl Array<u8> {
     /// # Errors
     ///
     /// As [`get`](Array::get).
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn c_str(&self) -> Result<Vec<u8>, LockError<Vec<u8>>> {
         self.look(|bytes| bytes.iter().copied().take_while(|&byte| byte != 0).collect())
     }
@@ -475,6 +488,7 @@ impl Array<u8> {
     /// # Panics
     ///
     /// It is longer than the array.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn set_c_str(&self, text: &[u8]) -> Result<(), LockError> {
         self.check(&(0..text.len()));
         self.with(|bytes| {

@@ -52,7 +52,7 @@ mod pass;
 pub use error::{BarrierError, Broken};
 
 use crate::{
-    Error,
+    Error, Holder,
     arena::{Handle, Shared, Tag},
     decision::{ARGUMENT, BREAK, Decision, RELEASE, RESET, ROUND},
     error::Cause,
@@ -418,13 +418,44 @@ impl Barrier {
         self.pass(self.timeout().map(Deadline::after), Some(action))
     }
 
+    /// As [`wait_with`](Barrier::wait_with), but waits no longer than `timeout`, whatever the barrier's own. After that, the
+    /// barrier is broken for all.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Barrier::wait).
+    ///
+    /// # Panics
+    ///
+    /// As [`wait`](Barrier::wait).
+    pub fn wait_timeout_with(&self, timeout: Duration, action: impl FnOnce()) -> Result<usize, BarrierError> {
+        self.wait_deadline_with(Deadline::after(timeout), action)
+    }
+
+    /// As [`wait_timeout_with`](Barrier::wait_timeout_with), until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Barrier::wait).
+    ///
+    /// # Panics
+    ///
+    /// As [`wait`](Barrier::wait).
+    pub fn wait_deadline_with(
+        &self,
+        deadline: Deadline,
+        action: impl FnOnce(),
+    ) -> Result<usize, BarrierError> {
+        self.pass(Some(deadline), Some(action))
+    }
+
     /// Breaks the barrier: who waits, and who comes, gets an error.
     ///
     /// # Errors
     ///
     /// [`BarrierError::TooManyHeld`], [`BarrierError::Damaged`].
     pub fn abort(&self) -> Result<(), BarrierError> {
-        self.settle(BREAK | Broken::Aborted { pid: std::process::id() }.to_word())
+        self.settle(BREAK | Broken::Aborted { pid: Holder::current().pid }.to_word())
     }
 
     /// Mends the barrier: as if nobody had come yet. Who waits gets an error, [`Broken::Reset`].

@@ -53,7 +53,7 @@ use crate::{
     Error, Holder, Lock, LockError, NotHeld, Poison, RLock,
     arena::{Handle, Shared, Tag},
     guarded::OfCondition,
-    mutex::NotTaken,
+    mutex::{Depth, Guarded as _, NotTaken},
     put_off,
     robust::{NotLocked, Robust},
     table::{self, Entry, Table, Wakes},
@@ -172,6 +172,15 @@ impl Of {
             Of::RLock(lock) => lock,
         }
     }
+
+    /// By way of the types, since a call by way of the trait object would not know where it comes from.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
+    fn take_back(&self, depth: Depth, deadline: Option<Deadline>) -> Result<Option<Poison>, NotTaken> {
+        match self {
+            Of::Lock(lock) => lock.take_back(depth, deadline),
+            Of::RLock(lock) => lock.take_back(depth, deadline),
+        }
+    }
 }
 
 /// A place to wait, under a lock, until somebody says that what the lock guards has changed.
@@ -262,6 +271,7 @@ impl Condition {
     /// # Errors
     ///
     /// As [`Lock::lock`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock(&self) -> Result<ConditionGuard<'_>, LockError<ConditionGuard<'_>>> {
         match &self.of {
             Of::Lock(lock) => guard::of_lock(lock.lock()),
@@ -274,6 +284,7 @@ impl Condition {
     /// # Errors
     ///
     /// As [`Lock::try_lock`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn try_lock(&self) -> Result<ConditionGuard<'_>, LockError<ConditionGuard<'_>>> {
         match &self.of {
             Of::Lock(lock) => guard::of_lock(lock.try_lock()),
@@ -286,6 +297,7 @@ impl Condition {
     /// # Errors
     ///
     /// As [`Lock::lock_timeout`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_timeout(
         &self,
         timeout: Duration,
@@ -298,6 +310,7 @@ impl Condition {
     /// # Errors
     ///
     /// As [`Lock::lock_deadline`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_deadline(
         &self,
         deadline: Deadline,
@@ -313,10 +326,47 @@ impl Condition {
     /// # Errors
     ///
     /// As [`Lock::acquire`]. With [`LockError::Poisoned`] it is locked all the same.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn acquire(&self) -> Result<(), LockError> {
         match &self.of {
             Of::Lock(lock) => lock.acquire(),
             Of::RLock(lock) => lock.acquire(),
+        }
+    }
+
+    /// As [`acquire`](Condition::acquire), but does not wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Condition::acquire), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
+    pub fn try_acquire(&self) -> Result<(), LockError> {
+        match &self.of {
+            Of::Lock(lock) => lock.try_acquire(),
+            Of::RLock(lock) => lock.try_acquire(),
+        }
+    }
+
+    /// As [`acquire`](Condition::acquire), but waits no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Condition::acquire), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<(), LockError> {
+        self.acquire_deadline(Deadline::after(timeout))
+    }
+
+    /// As [`acquire`](Condition::acquire), but waits no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Condition::acquire), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
+    pub fn acquire_deadline(&self, deadline: Deadline) -> Result<(), LockError> {
+        match &self.of {
+            Of::Lock(lock) => lock.acquire_deadline(deadline),
+            Of::RLock(lock) => lock.acquire_deadline(deadline),
         }
     }
 
@@ -342,6 +392,7 @@ impl Condition {
     /// * [`WaitError::Poisoned`]: a holder of the lock died or panicked, and nobody has cleared that;
     /// * [`WaitError::NotHeld`], [`WaitError::OtherLock`], [`WaitError::TooManyWaiters`], [`WaitError::Member`]: nothing
     ///   was waited for.
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn wait(&self, guard: &mut impl Guard) -> Result<(), WaitError> {
         self.wait_until(guard, None).map(|_| ())
     }
@@ -351,6 +402,7 @@ impl Condition {
     /// # Errors
     ///
     /// As [`wait`](Condition::wait).
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn wait_timeout(&self, guard: &mut impl Guard, timeout: Duration) -> Result<bool, WaitError> {
         self.wait_until(guard, Some(Deadline::after(timeout)))
     }
@@ -360,6 +412,7 @@ impl Condition {
     /// # Errors
     ///
     /// As [`wait`](Condition::wait).
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn wait_deadline(&self, guard: &mut impl Guard, deadline: Deadline) -> Result<bool, WaitError> {
         self.wait_until(guard, Some(deadline))
     }
@@ -369,6 +422,7 @@ impl Condition {
     /// # Errors
     ///
     /// As [`wait`](Condition::wait).
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn wait_while(
         &self,
         guard: &mut impl Guard,
@@ -386,6 +440,7 @@ impl Condition {
     /// # Errors
     ///
     /// As [`wait`](Condition::wait).
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn wait_timeout_while(
         &self,
         guard: &mut impl Guard,
@@ -400,6 +455,7 @@ impl Condition {
     /// # Errors
     ///
     /// As [`wait`](Condition::wait).
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn wait_deadline_while(
         &self,
         guard: &mut impl Guard,
@@ -459,6 +515,20 @@ impl Condition {
     #[must_use]
     pub fn holder(&self) -> Option<Holder> {
         self.of.lock().holder()
+    }
+
+    /// For how long its lock is held.
+    #[cfg(feature = "lock-trace")]
+    #[must_use]
+    pub fn held_since(&self) -> Option<Duration> {
+        self.of.lock().held_since()
+    }
+
+    /// Where its lock was locked: the end of the source file's name, and the line.
+    #[cfg(feature = "lock-trace")]
+    #[must_use]
+    pub fn held_at(&self) -> Option<String> {
+        self.of.lock().held_at()
     }
 
     /// Why what its lock guards may be half changed.

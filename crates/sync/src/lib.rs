@@ -21,7 +21,8 @@
 //! * `async` (also called `tokio` and `async-io`): `wait_async`, `permit_async`, `acquire_async`, `lock_async`, `read_async`,
 //!   `write_async`, `call_once_async`, `get_or_init_async`, futures for any executor, which can be dropped at any time. A
 //!   thread of the library watches their words, as long as there are any.
-//! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors.
+//! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors. That goes
+//!   for [`Lock`], [`RLock`] and what stands on them (conditions, values, arrays), and not for [`RwLock`].
 //! * `raw-sync`: robust mutexes and our event behind the traits of the crate `raw_sync`.
 //!
 //! # Words used here
@@ -73,6 +74,7 @@ mod lock;
 mod mutex;
 #[cfg(not(loom))]
 mod once;
+mod once_word;
 #[cfg(not(loom))]
 mod part;
 #[cfg(not(loom))]
@@ -112,6 +114,12 @@ pub mod event_model {
 #[cfg(loom)]
 pub mod decision_model {
     pub use crate::decision::{ARGUMENT, BREAK, Bug, Decision, RELEASE, plant};
+}
+
+/// The word of what is done once, for the model checker, and mistakes to plant.
+#[cfg(loom)]
+pub mod once_model {
+    pub use crate::once_word::{Bug, DONE, NOT_DONE, OnceWord, RUNNING, plant};
 }
 
 /// What may be in a [`Value`] or [`Array`], with its derives: `#[derive(bytemuck::Pod, bytemuck::Zeroable)]` and

@@ -4,24 +4,26 @@
 //!
 //! | word | meaning | who changes it |
 //! |---|---|---|
-//! | `state` | not done, running, done, or poisoned | who begins, holding the mutex; the runner |
+//! | `state` | not done, running, done, or poisoned; and a flag: somebody sleeps, or is about to | who begins, holding the mutex; the runner; the flag: who sleeps |
 //! | `runner` | the process that runs it: its member number, plus 1 | who begins, before the state |
 //! | `thread` | the thread that runs it; 0: a future does, in any thread | who begins, before the state |
 //! | `pid` | the process that panicked | the runner, before the state |
 //!
 //! # Protocol
 //!
-//! * Begin: the mutex; if it is not done, or running in a process that is dead: `thread`, `runner`, and then the state.
-//!   The function runs without the mutex.
-//! * End: the state; wake everybody who sleeps on it. It takes no mutex: while the runner lives nobody else changes a word.
-//!   A runner that is a future, and dropped, makes it *not done*.
-//! * Wait: sleep while the state is *running*, for a slice; then look whether the runner lives.
+//! * Begin: the mutex; if it is not done, or running in a process that is dead: `thread`, `runner`, and then the state,
+//!   whose flag stays. The function runs without the mutex.
+//! * End: swap the state; if the flag was set, wake everybody who sleeps on it. It takes no mutex: while the runner lives
+//!   nobody else changes a word but for the flag. A runner that is a future, and dropped, makes it *not done*.
+//! * Wait: set the flag by a compare-and-swap, which fails where the state has changed; sleep while the word is as it was
+//!   then, for a slice; then look whether the runner lives.
 //!
 //! # Invariants
 //!
 //! 1. One thread runs it at a time: who takes over has proof that the runner is dead, under the mutex, and a member's
 //!    number is not used again before [`Shared::recover`] has made the state *not done*.
-//! 2. *Done* is final; what was written before can be read after.
+//! 2. *Done* is final, and never has the flag; what was written before can be read after.
+//! 3. Whoever sleeps has seen the flag set in the very value on which it sleeps, so who takes the flag away wakes it.
 //!
 //! # When a process dies
 //!
@@ -42,28 +44,24 @@ pub use value::OnceValue;
 pub(crate) use value::OnceValueWords;
 
 use crate::{
-    Error,
+    Error, Holder,
     arena::{Handle, Shared, Tag, join},
+    once_word::{DONE, NOT_DONE, OnceWord, POISONED, RUNNING},
     robust::{Locked, NotLocked, Robust},
     who::{generation, me},
 };
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use procession_shm::{Member, Segment};
-use procession_sys::{Deadline, crash_point, futex};
+use procession_sys::{Deadline, crash_point};
 use serde::{Deserialize, Serialize};
 use std::{fmt, time::Duration};
-
-const NOT_DONE: u32 = 0;
-const RUNNING: u32 = 1;
-const DONE: u32 = 2;
-const POISONED: u32 = 3;
 
 /// What lies in shared memory.
 #[repr(C)]
 pub(crate) struct OnceWords {
     tag: Tag,
     mutex: Robust,
-    state: AtomicU32,
+    state: OnceWord,
     runner: AtomicU32,
     thread: AtomicU64,
     pid: AtomicU32,
@@ -83,8 +81,7 @@ unsafe impl Shared for OnceWords {
     fn recover(&self, _: &Segment, dead: Member, until: Deadline) -> bool {
         let Ok(_held) = self.hold(Some(until)) else { return false };
         if self.is_run_by(dead) {
-            self.state.store(NOT_DONE, Ordering::Release);
-            futex::wake_all(&self.state);
+            self.state.end(NOT_DONE);
         }
         true
     }
@@ -113,8 +110,7 @@ impl OnceWords {
     }
 
     fn is_run_by(&self, member: Member) -> bool {
-        self.state.load(Ordering::Acquire) == RUNNING
-            && self.runner.load(Ordering::Relaxed) == member.index() as u32 + 1
+        self.state.state() == RUNNING && self.runner.load(Ordering::Relaxed) == member.index() as u32 + 1
     }
 
     fn runner(&self) -> Option<Member> {
@@ -124,7 +120,7 @@ impl OnceWords {
 
     #[inline]
     fn is_done(&self) -> bool {
-        self.state.load(Ordering::Acquire) == DONE
+        self.state.is_done()
     }
 
     /// Becomes the runner: false if it is done.
@@ -140,7 +136,7 @@ impl OnceWords {
             if deadline.is_some_and(Deadline::passed) {
                 return Err(OnceError::TimedOut);
             }
-            futex::wait(&self.state, RUNNING, Some(Deadline::slice(deadline)));
+            self.state.sleep(deadline, |state| state != RUNNING);
         }
     }
 
@@ -153,7 +149,7 @@ impl OnceWords {
         force: bool,
         thread: u64,
     ) -> Result<Option<bool>, OnceError> {
-        match self.state.load(Ordering::Acquire) {
+        match self.state.state() {
             DONE => Ok(Some(false)),
             POISONED if !force => Err(OnceError::Poisoned { pid: self.pid.load(Ordering::Relaxed) }),
             RUNNING
@@ -168,7 +164,7 @@ impl OnceWords {
                 crash_point!("once.begin.named");
                 self.runner.store(member.index() as u32 + 1, Ordering::Relaxed);
                 crash_point!("once.begin.numbered");
-                self.state.store(RUNNING, Ordering::Release);
+                self.state.begin();
                 crash_point!("once.begin.running");
                 Ok(Some(true))
             }
@@ -178,25 +174,22 @@ impl OnceWords {
     /// By the runner: it is over.
     fn end(&self, state: u32) {
         if state == POISONED {
-            self.pid.store(std::process::id(), Ordering::Relaxed);
+            self.pid.store(Holder::current().pid, Ordering::Relaxed);
         }
         crash_point!("once.end.ready");
-        self.state.store(state, Ordering::Release);
-        crash_point!("once.end.done");
-        futex::wake_all(&self.state);
+        self.state.end(state);
     }
 
     /// Waits until it is done; false at the deadline.
     fn wait(&self, deadline: Option<Deadline>) -> bool {
         loop {
-            let state = self.state.load(Ordering::Acquire);
-            if state == DONE {
+            if self.is_done() {
                 return true;
             }
             if deadline.is_some_and(Deadline::passed) {
                 return false;
             }
-            futex::wait(&self.state, state, Some(Deadline::slice(deadline)));
+            self.state.sleep(deadline, |state| state == DONE);
         }
     }
 
@@ -223,7 +216,7 @@ impl OnceWords {
     }
 
     fn debug(&self, segment: &Segment, f: &mut fmt::DebugStruct<'_, '_>) {
-        match self.state.load(Ordering::Acquire) {
+        match self.state.state() {
             NOT_DONE => f.field("state", &"not done"),
             RUNNING => f
                 .field("state", &"running")
@@ -322,6 +315,24 @@ impl Once {
     /// As [`call_once`](Once::call_once), and [`OnceError::TimedOut`].
     pub fn call_once_deadline(&self, deadline: Deadline, f: impl FnOnce()) -> Result<bool, OnceError> {
         self.run(false, Some(deadline), f)
+    }
+
+    /// As [`call_once_force`](Once::call_once_force), but waits for others no longer than `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_once_force`](Once::call_once_force), and [`OnceError::TimedOut`].
+    pub fn call_once_force_timeout(&self, timeout: Duration, f: impl FnOnce()) -> Result<bool, OnceError> {
+        self.run(true, Some(Deadline::after(timeout)), f)
+    }
+
+    /// As [`call_once_force`](Once::call_once_force), but waits for others no longer than until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_once_force`](Once::call_once_force), and [`OnceError::TimedOut`].
+    pub fn call_once_force_deadline(&self, deadline: Deadline, f: impl FnOnce()) -> Result<bool, OnceError> {
+        self.run(true, Some(deadline), f)
     }
 
     fn run(&self, force: bool, deadline: Option<Deadline>, f: impl FnOnce()) -> Result<bool, OnceError> {

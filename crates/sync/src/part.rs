@@ -52,7 +52,7 @@
 #![expect(unsafe_code, reason = "references to the elements of a range that this process owns")]
 
 use crate::{
-    Array, Error, LockError, LockGuard, Poison,
+    Array, Error, Holder, LockError, LockGuard, Poison,
     error::Cause,
     record::{self, Says},
 };
@@ -449,7 +449,7 @@ impl<T> Drop for ArrayPart<T> {
         let guard = Self::lock(&self.array);
         if guard.is_ok() {
             if std::thread::panicking() {
-                self.array.lock.poison_by(Poison::Panicked { pid: std::process::id() });
+                self.array.lock.poison_by(Poison::Panicked { pid: Holder::current().pid });
             }
             self.array.body.words().out.fetch_sub(1, Ordering::AcqRel);
         }

@@ -39,7 +39,7 @@ use guard::Part;
 pub use guard::{ReadGuard, WriteGuard};
 
 use crate::{
-    Error, LockError, Poison, PoisonError,
+    Error, Holder, LockError, Poison, PoisonError,
     arena::{Handle, Shared, Tag, join},
     robust::{NotLocked, Robust},
     spin,
@@ -315,6 +315,27 @@ impl RwLock {
     #[must_use]
     pub fn writer(&self) -> Option<u32> {
         self.handle.words().table.pids(self.handle.place().segment(), &[WRITES]).first().copied()
+    }
+
+    /// Who writes: process and thread, as they see themselves. It may have changed by the time that the answer is there.
+    #[must_use]
+    pub fn holder(&self) -> Option<Holder> {
+        self.holders_as(&[WRITES]).pop()
+    }
+
+    /// Who has it, to read or to write: processes and threads, as they see themselves, in the order of arrival. A thread that
+    /// reads twice is there twice.
+    #[must_use]
+    pub fn holders(&self) -> Vec<Holder> {
+        self.holders_as(&[READS, WRITES])
+    }
+
+    fn holders_as(&self, states: &[u32]) -> Vec<Holder> {
+        let table = &self.handle.words().table;
+        let entries = table.taken().filter(|(_, entry)| states.contains(&entry.state()));
+        let mut found: Vec<_> = entries.map(|(_, entry)| (entry.ticket(), entry.note())).collect();
+        found.sort_unstable();
+        found.into_iter().filter_map(|(_, note)| Holder::from_word(note)).collect()
     }
 
     /// How many threads wait for it.

@@ -110,6 +110,7 @@ impl<T: Pod> Value<T> {
     ///
     /// As [`Lock::lock`]: above all [`LockError::Poisoned`], with the guard.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock(&self) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
         self.guarded(self.lock.lock())
     }
@@ -120,6 +121,7 @@ impl<T: Pod> Value<T> {
     ///
     /// As [`Lock::try_lock`].
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn try_lock(&self) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
         self.guarded(self.lock.try_lock())
     }
@@ -129,6 +131,7 @@ impl<T: Pod> Value<T> {
     /// # Errors
     ///
     /// As [`Lock::lock_timeout`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_timeout(&self, timeout: Duration) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
         self.guarded(self.lock.lock_timeout(timeout))
     }
@@ -138,11 +141,24 @@ impl<T: Pod> Value<T> {
     /// # Errors
     ///
     /// As [`Lock::lock_deadline`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn lock_deadline(
         &self,
         deadline: Deadline,
     ) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
         self.guarded(self.lock.lock_deadline(deadline))
+    }
+
+    /// As [`lock`](Value::lock), as a future for any executor (feature `async`). It can be dropped at any time.
+    ///
+    /// The lock belongs to the thread that polls the future: see [`Lock::lock_async`](crate::Lock::lock_async).
+    ///
+    /// # Errors
+    ///
+    /// As [`lock`](Value::lock).
+    #[cfg(feature = "async")]
+    pub async fn lock_async(&self) -> Result<ValueGuard<'_, T>, LockError<ValueGuard<'_, T>>> {
+        self.guarded(self.lock.lock_async().await)
     }
 
     #[inline]
@@ -163,6 +179,7 @@ impl<T: Pod> Value<T> {
     ///
     /// As [`lock`](Value::lock). A poisoned value comes with its error.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn get(&self) -> Result<T, LockError<T>> {
         match self.lock() {
             Ok(guard) => Ok(*guard),
@@ -176,6 +193,7 @@ impl<T: Pod> Value<T> {
     ///
     /// As [`lock`](Value::lock). A poisoned value is left as it is: see [`clear_poison`](Value::clear_poison).
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn set(&self, value: T) -> Result<(), LockError> {
         self.update(|place| *place = value)
     }
@@ -186,6 +204,7 @@ impl<T: Pod> Value<T> {
     ///
     /// As [`lock`](Value::lock). For a poisoned value `change` is not called.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> Result<R, LockError> {
         let mut guard = self.lock().map_err(LockError::without_guard)?;
         Ok(change(&mut guard))
@@ -196,6 +215,7 @@ impl<T: Pod> Value<T> {
     /// # Errors
     ///
     /// As [`Value::new`] and [`get`](Value::get).
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn copy(&self) -> Result<Value<T>, CopyError> {
         let value = self.get().map_err(LockError::without_guard)?;
         Ok(Value::new(value)?)
@@ -207,6 +227,20 @@ impl<T> Value<T> {
     #[must_use]
     pub fn holder(&self) -> Option<Holder> {
         self.lock.holder()
+    }
+
+    /// For how long the lock is held.
+    #[cfg(feature = "lock-trace")]
+    #[must_use]
+    pub fn held_since(&self) -> Option<Duration> {
+        self.lock.held_since()
+    }
+
+    /// Where the lock was locked: the end of the source file's name, and the line.
+    #[cfg(feature = "lock-trace")]
+    #[must_use]
+    pub fn held_at(&self) -> Option<String> {
+        self.lock.held_at()
     }
 
     /// Whether a holder died or panicked, and who, since the poison was cleared last.

@@ -11,6 +11,8 @@ const PLACEHOLDERS: [&str; 3] = [concat!("to", "do!"), concat!("unimple", "mente
 const IGNORED: &str = concat!("#[ign", "ore");
 const MACHINES: [&str; 3] = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("arti", "factory")];
 const POINT: &str = concat!("crash_", "point!(\"");
+/// A crash point in a macro, which is given the name.
+const POINT_OF_MACRO: &str = concat!("crash_", "point!($");
 
 pub(super) fn check(tree: &Tree, findings: &mut Findings) {
     for file in &tree.files {
@@ -48,7 +50,7 @@ fn check_rust(file: &File, findings: &mut Findings) {
     }
 }
 
-/// Each crash point's name appears in a test of its crate, or in a list named `CRASH_POINTS` that a test goes through.
+/// Each crash point's name appears in a test, or in a list named `CRASH_POINTS` that a test goes through.
 fn check_crash_points(tree: &Tree, folder: &str, findings: &mut Findings) {
     let sources = format!("{folder}src/");
     let tests: Vec<&File> =
@@ -59,10 +61,9 @@ fn check_crash_points(tree: &Tree, folder: &str, findings: &mut Findings) {
         lists.map(|(_, list)| list.split(';').next().unwrap_or_default()).any(|list| list.contains(quoted))
     };
     for file in tree.under(&sources, ".rs") {
+        let macros = macros_with_points(&file.text);
         for (number, line) in numbered(&file.text) {
-            let Some(name) = code(line).split_once(POINT).and_then(|(_, rest)| rest.split('"').next()) else {
-                continue;
-            };
+            let Some(name) = crash_point(code(line), &macros) else { continue };
             let quoted = format!("\"{name}\"");
             let named = tests.iter().any(|file| file.text.contains(&quoted));
             let tested = named || (loops && listed(&quoted));
@@ -71,6 +72,23 @@ fn check_crash_points(tree: &Tree, folder: &str, findings: &mut Findings) {
             }
         }
     }
+}
+
+/// The macros of a file that make a crash point of what they are given.
+fn macros_with_points(text: &str) -> Vec<&str> {
+    let macros =
+        text.split("macro_rules!").skip(1).map(|rest| (rest, rest.split("\n}").next().unwrap_or_default()));
+    let with_points = macros.filter(|(_, body)| body.contains(POINT_OF_MACRO));
+    with_points.filter_map(|(rest, _)| rest.split_whitespace().next()).collect()
+}
+
+/// The crash point in a line, by itself or by way of one of these macros.
+fn crash_point<'a>(line: &'a str, macros: &[&str]) -> Option<&'a str> {
+    let after = |(_, rest): (&'a str, &'a str)| rest.split('"').next();
+    let by_macro = || macros.iter().any(|name| has_macro(line, &format!("{name}!(")));
+    line.split_once(POINT)
+        .and_then(after)
+        .or_else(|| line.split_once('"').filter(|_| by_macro()).and_then(after))
 }
 
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
@@ -134,6 +152,23 @@ mod tests {
         assert!(
             findings(&[manifest, source, list, ("crates/a/tests/it/crash.rs", "a::CRASH_POINTS")]).is_empty()
         );
+    }
+
+    #[test]
+    fn a_crash_point_by_way_of_a_macro_wants_a_test() {
+        let manifest = ("crates/a/Cargo.toml", "");
+        let source = format!(
+            "macro_rules! step {{\n    ($of:expr, $name:literal) => {{ {POINT_OF_MACRO}name); }};\n}}\n\
+            macro_rules! other {{\n    ($name:literal) => {{}};\n}}\n\
+            fn f() {{\n    step!(self, \"a.step\");\n    other!(\"a.other\");\n}}\n"
+        );
+        let source = ("crates/a/src/lib.rs", source.as_str());
+        let found = findings(&[manifest, source]);
+        assert!(
+            found.len() == 1 && found[0].contains("lib.rs:8") && found[0].contains("a.step"),
+            "{found:?}"
+        );
+        assert!(findings(&[manifest, source, ("crates/a/tests/it/crash.rs", "\"a.step\"")]).is_empty());
     }
 
     #[test]

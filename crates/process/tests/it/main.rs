@@ -17,6 +17,7 @@ mod lifecycle;
 mod named;
 mod nesting;
 mod settings;
+mod shared;
 mod signals;
 mod start_methods;
 mod stop;

@@ -41,6 +41,23 @@ impl Barrier {
     ///
     /// As [`wait`](Barrier::wait).
     pub async fn wait_async(&self) -> Result<usize, BarrierError> {
+        self.pass_async(self.action.as_ref().map(|action| || action.call(()))).await
+    }
+
+    /// As [`wait_async`](Barrier::wait_async), with an action of this party's own: see [`wait_with`](Barrier::wait_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Barrier::wait).
+    ///
+    /// # Panics
+    ///
+    /// As [`wait`](Barrier::wait).
+    pub async fn wait_with_async(&self, action: impl FnOnce()) -> Result<usize, BarrierError> {
+        self.pass_async(Some(action)).await
+    }
+
+    async fn pass_async(&self, mut action: Option<impl FnOnce()>) -> Result<usize, BarrierError> {
         let (words, segment) = self.parts();
         let deadline = self.timeout().map(Deadline::after);
         let member = join(segment, deadline).map_err(|error| BarrierError::Member(Box::new(error)))?;
@@ -50,14 +67,14 @@ impl Barrier {
                 other => other?,
             };
             let inside = words.with(locked, segment, Some(member));
-            let party = match self.arrive(inside, member, self.action.is_some())? {
+            let party = match self.arrive(inside, member, action.is_some())? {
                 Arrived::Passes(place) => return Ok(place),
                 Arrived::Is(party) => party,
             };
             if party.state == ACTING
-                && let Some(action) = &self.action
+                && let Some(action) = action.take()
             {
-                return self.act(party, || action.call(()));
+                return self.act(party, action);
             }
             let entered = Entered::new(self, party.index);
             let late = || deadline.is_some_and(Deadline::passed);

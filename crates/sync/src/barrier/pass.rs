@@ -5,6 +5,7 @@ use super::{
     WAITING,
 };
 use crate::{
+    Holder,
     arena::join,
     decision::{BREAK, RELEASE, RESET},
     robust::NotLocked,
@@ -238,7 +239,7 @@ impl Barrier {
 }
 
 fn timed_out() -> Broken {
-    Broken::TimedOut { pid: std::process::id() }
+    Broken::TimedOut { pid: Holder::current().pid }
 }
 
 /// An action is running; its end, whatever it is, decides the round.
@@ -259,7 +260,7 @@ impl Drop for Acting<'_> {
         let (words, segment) = self.barrier.parts();
         let outcome = match self.done {
             true => RELEASE | self.party.round,
-            false => BREAK | Broken::Panicked { pid: std::process::id() }.to_word(),
+            false => BREAK | Broken::Panicked { pid: Holder::current().pid }.to_word(),
         };
         // Somebody may have broken it meanwhile.
         words.commit(self.party.round, outcome);

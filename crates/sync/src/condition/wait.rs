@@ -12,6 +12,7 @@ use procession_shm::Member;
 use procession_sys::{Deadline, crash_point};
 
 impl Condition {
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub(super) fn wait_until(
         &self,
         guard: &mut impl Guard,
@@ -43,7 +44,7 @@ impl Condition {
             if !lock.is_orphaned() && lock.poison().is_none() {
                 continue;
             }
-            match lock.take_back(depth, Some(Deadline::now())) {
+            match self.of.take_back(depth, Some(Deadline::now())) {
                 Ok(None) => {
                     lock.let_go_fully();
                 }
@@ -54,7 +55,10 @@ impl Condition {
                 }
             }
         }
-        let back = back.unwrap_or_else(|| lock.take_back(depth, None));
+        let back = match back {
+            Some(back) => back,
+            None => self.of.take_back(depth, None),
+        };
         crash_point!("condition.wait.taken");
         // Up to here a death would pass the notification on.
         let notified = leave(entry);

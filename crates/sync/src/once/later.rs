@@ -8,7 +8,6 @@ use crate::{
     who::generation,
 };
 use bytemuck::Pod;
-use core::sync::atomic::Ordering;
 use procession_sys::{sync::AtomicU32, waker::Word};
 use std::sync::Arc;
 
@@ -40,7 +39,7 @@ impl<W: HasOnce> Try for Over<'_, W> {
 
     fn attempt(&self, waited: bool) -> Option<()> {
         let words = self.handle.words().once();
-        let over = match words.state.load(Ordering::Acquire) {
+        let over = match words.state.state() {
             DONE => true,
             RUNNING if !self.done => {
                 let segment = self.handle.place().segment();
@@ -52,9 +51,8 @@ impl<W: HasOnce> Try for Over<'_, W> {
     }
 
     fn flag(&self) -> Option<u32> {
-        // Whoever ends it wakes its sleepers, flag or none.
-        let state = self.handle.words().once().state.load(Ordering::Acquire);
-        (state != DONE).then_some(state)
+        let done = self.done;
+        self.handle.words().once().state.flag(|state| state == DONE || !done && state != RUNNING)
     }
 
     fn word(&self) -> Arc<dyn Word> {
@@ -66,7 +64,7 @@ struct State<W>(Handle<W>);
 
 impl<W: HasOnce> Word for State<W> {
     fn word(&self) -> &AtomicU32 {
-        &self.0.words().once().state
+        self.0.words().once().state.word()
     }
 }
 
@@ -95,6 +93,7 @@ impl Drop for Running<'_> {
 /// Runs the future that `f` makes, if it is not done, and then `last` with what it gave.
 async fn run<W: HasOnce, T>(
     handle: &Handle<W>,
+    force: bool,
     f: impl AsyncFnOnce() -> T,
     last: impl FnOnce(T),
 ) -> Result<bool, OnceError> {
@@ -106,7 +105,7 @@ async fn run<W: HasOnce, T>(
     let mutex: fn(&W) -> &Robust = |words| &words.once().mutex;
     loop {
         let locked = Inside::of(handle, mutex).await?;
-        match words.try_begin(words.with(locked), segment, member, false, 0)? {
+        match words.try_begin(words.with(locked), segment, member, force, 0)? {
             Some(true) => break,
             Some(false) => return Ok(false),
             None => Later::new(Over { handle, done: false }).await,
@@ -143,7 +142,16 @@ impl Once {
     /// As [`call_once`](Once::call_once). Who asks for it in the function that it runs waits for itself: that is not found
     /// out here.
     pub async fn call_once_async(&self, f: impl AsyncFnOnce()) -> Result<bool, OnceError> {
-        run(&self.handle, f, |()| ()).await
+        run(&self.handle, false, f, |()| ()).await
+    }
+
+    /// As [`call_once_async`](Once::call_once_async), also if a function panicked.
+    ///
+    /// # Errors
+    ///
+    /// As [`call_once_async`](Once::call_once_async), but never [`OnceError::Poisoned`].
+    pub async fn call_once_force_async(&self, f: impl AsyncFnOnce()) -> Result<bool, OnceError> {
+        run(&self.handle, true, f, |()| ()).await
     }
 
     /// As [`wait`](Once::wait), as a future for any executor (feature `async`). It can be dropped at any time.
@@ -163,7 +171,7 @@ impl<T: Pod> OnceValue<T> {
     ///
     /// As [`Once::call_once_async`].
     pub async fn get_or_init_async(&self, f: impl AsyncFnOnce() -> T) -> Result<T, OnceError> {
-        run(self.handle(), f, |value| self.write(&value)).await?;
+        run(self.handle(), false, f, |value| self.write(&value)).await?;
         Ok(self.read())
     }
 

@@ -1,7 +1,7 @@
 //! What shows that a read-write lock is held.
 
 use super::RwLock;
-use crate::{Poison, who::generation};
+use crate::{Holder, Poison, who::generation};
 use core::{marker::PhantomData, sync::atomic::Ordering};
 use std::fmt;
 
@@ -70,7 +70,7 @@ impl WriteGuard<'_> {
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         if !self.panicking && std::thread::panicking() && self.part.generation == generation() {
-            let poison = Poison::Panicked { pid: std::process::id() };
+            let poison = Poison::Panicked { pid: Holder::current().pid };
             self.lock().handle.words().poison.store(poison.to_word(), Ordering::Relaxed);
         }
     }

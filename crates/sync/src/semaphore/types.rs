@@ -173,6 +173,15 @@ macro_rules! methods {
                 self.owned(count, NOW)
             }
 
+            #[doc = concat!("As [`permits`](", stringify!($type), "::permits), but waits no longer than `timeout`.")]
+            ///
+            /// # Errors
+            ///
+            #[doc = concat!("As [`permit`](", stringify!($type), "::permit), and [`AcquireError::TimedOut`].")]
+            pub fn permits_timeout(&self, count: u32, timeout: Duration) -> Result<Permit<'_>, AcquireError> {
+                self.owned(count, Some(Deadline::after(timeout)))
+            }
+
             #[doc = concat!("As [`permits`](", stringify!($type), "::permits), but waits no longer than until `deadline`.")]
             ///
             /// # Errors
@@ -239,6 +248,15 @@ macro_rules! methods {
                 self.inner.acquire(count, NOW)
             }
 
+            #[doc = concat!("As [`acquire_many`](", stringify!($type), "::acquire_many), but waits no longer than `timeout`.")]
+            ///
+            /// # Errors
+            ///
+            #[doc = concat!("As [`acquire`](", stringify!($type), "::acquire), and [`AcquireError::TimedOut`].")]
+            pub fn acquire_many_timeout(&self, count: u32, timeout: Duration) -> Result<(), AcquireError> {
+                self.inner.acquire(count, Some(Deadline::after(timeout)))
+            }
+
             #[doc = concat!("As [`acquire_many`](", stringify!($type), "::acquire_many), but waits no longer than until")]
             /// `deadline`.
             ///
@@ -257,8 +275,19 @@ macro_rules! methods {
             #[doc = concat!("As [`permit`](", stringify!($type), "::permit).")]
             #[cfg(feature = "async")]
             pub async fn permit_async(&self) -> Result<Permit<'_>, AcquireError> {
-                Later::new(Permits { inner: &self.inner, count: 1, owned: true }).await?;
-                Ok(Permit::new(&self.inner, 1))
+                self.permits_async(1).await
+            }
+
+            #[doc = concat!("As [`permits`](", stringify!($type), "::permits), as a future for any executor (feature")]
+            /// `async`). It can be dropped at any time.
+            ///
+            /// # Errors
+            ///
+            #[doc = concat!("As [`permit`](", stringify!($type), "::permit).")]
+            #[cfg(feature = "async")]
+            pub async fn permits_async(&self, count: u32) -> Result<Permit<'_>, AcquireError> {
+                Later::new(Permits { inner: &self.inner, count, owned: true }).await?;
+                Ok(Permit::new(&self.inner, count))
             }
 
             #[doc = concat!("As [`acquire`](", stringify!($type), "::acquire), as a future for any executor (feature")]
@@ -269,7 +298,18 @@ macro_rules! methods {
             #[doc = concat!("As [`acquire`](", stringify!($type), "::acquire).")]
             #[cfg(feature = "async")]
             pub async fn acquire_async(&self) -> Result<(), AcquireError> {
-                Later::new(Permits { inner: &self.inner, count: 1, owned: false }).await
+                self.acquire_many_async(1).await
+            }
+
+            #[doc = concat!("As [`acquire_many`](", stringify!($type), "::acquire_many), as a future for any executor (feature")]
+            /// `async`). It can be dropped at any time.
+            ///
+            /// # Errors
+            ///
+            #[doc = concat!("As [`acquire`](", stringify!($type), "::acquire).")]
+            #[cfg(feature = "async")]
+            pub async fn acquire_many_async(&self, count: u32) -> Result<(), AcquireError> {
+                Later::new(Permits { inner: &self.inner, count, owned: false }).await
             }
 
             /// Gives a permit and wakes one who waits. Anybody may.
@@ -294,9 +334,8 @@ macro_rules! methods {
 
             /// How many permits are free. It may have changed by the time that the answer is there.
             ///
-            /// It is a look at a number, and does not look after the dead: permits that a process held when it died are
-            /// missing here, also after it was joined, until somebody finds too few free ([`try_permit`](Self::try_permit)
-            /// too, or a wait): who does looks after the dead, once a second at most, and gives them back.
+            /// It looks after the dead, ten times a second at most: permits that a process held when it died may be missing here
+            /// for that long, also after it was joined.
             #[must_use]
             pub fn value(&self) -> u32 {
                 self.inner.value()
@@ -353,7 +392,11 @@ methods!(BoundedSemaphore, "There would be more than at the start; none was give
 
 impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Semaphore").field("value", &self.value()).field("held", &self.held()).finish()
+        f.debug_struct("Semaphore")
+            .field("value", &self.value())
+            .field("held", &self.held())
+            .field("owners", &self.inner.owners())
+            .finish()
     }
 }
 
@@ -363,6 +406,7 @@ impl fmt::Debug for BoundedSemaphore {
             .field("value", &self.value())
             .field("bound", &self.bound())
             .field("held", &self.held())
+            .field("owners", &self.inner.owners())
             .finish()
     }
 }

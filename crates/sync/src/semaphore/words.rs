@@ -187,11 +187,20 @@ impl Inner {
 
     /// How many permits living processes hold.
     pub(super) fn held(&self) -> u64 {
+        self.holders().map(|(_, held)| u64::from(held)).sum()
+    }
+
+    /// The living processes that hold permits, by pid, as they see themselves; 0 if that is not known.
+    pub(super) fn owners(&self) -> Vec<u32> {
+        self.holders().map(|(member, _)| self.segment().pid_of(member).unwrap_or(0)).collect()
+    }
+
+    fn holders(&self) -> impl Iterator<Item = (Member, u32)> + '_ {
         let (words, segment) = (self.handle.words(), self.segment());
         let members = (0..words.permits.top().min(Member::COUNT)).filter_map(Member::from_index);
         let books = words.books();
-        let held = members.map(|member| (member, books.held(member.index()))).filter(|&(_, held)| held > 0);
-        held.filter(|&(member, _)| !segment.is_dead(member)).map(|(_, held)| u64::from(held)).sum()
+        let held = members.map(move |member| (member, books.held(member.index())));
+        held.filter(|&(member, held)| held > 0 && !segment.is_dead(member))
     }
 
     fn segment(&self) -> &Segment {

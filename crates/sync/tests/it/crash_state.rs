@@ -378,6 +378,18 @@ fn a_read_write_lock_comes_back_wherever_a_holder_dies() {
 }
 
 #[test]
+fn one_that_dies_on_its_way_to_sleep_keeps_nobody_from_doing_it() {
+    let _watchdog = watchdog!(Duration::from_secs(60));
+    if !armed() {
+        return;
+    }
+    let (world, point) = (world(), "once.wait.flagged");
+    let run = || died(&mut start(point, "once", &world), point);
+    assert!(world.once.call_once(run).unwrap());
+    assert!(!world.once.call_once(|| unreachable!()).unwrap());
+}
+
+#[test]
 fn what_is_done_once_is_done_wherever_a_runner_dies() {
     let _watchdog = watchdog!(Duration::from_secs(240));
     if !armed() {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 each_way! {
     it_is_set_cleared_and_waited_for,
+    debug_tells_whether_it_is_set,
     a_wait_sees_a_set_that_was_cleared_at_once,
     what_was_written_before_a_set_is_there_after_the_wait,
 }
@@ -86,12 +87,15 @@ fn what_was_written_before_a_set_is_there_after_the_wait(way: Way) {
 }
 
 /// As `_TestEvent.test_repr`.
-#[test]
-fn debug_tells_whether_it_is_set() {
+fn debug_tells_whether_it_is_set(way: Way) {
     let event = Event::new().unwrap();
-    assert_eq!(format!("{event:?}"), "Event { set: false }");
+    let told = || way.start(|event: Event| format!("{event:?}"), event.clone()).join();
+    assert_eq!(
+        (format!("{event:?}"), told()),
+        ("Event { set: false }".into(), "Event { set: false }".into())
+    );
     event.set();
-    assert_eq!(format!("{event:?}"), "Event { set: true }");
+    assert_eq!((format!("{event:?}"), told()), ("Event { set: true }".into(), "Event { set: true }".into()));
     assert!(through_a_parcel(&event).same(&event));
 }
 

@@ -1,7 +1,7 @@
 //! Waits as futures: they end as blocking ones do, can be dropped at any time, and hold up nobody.
 
 use crate::support::{BOUND, given, take};
-use procession_sync::{BoundedSemaphore, Event, Lock, LockError, Poison, Semaphore};
+use procession_sync::{Array, BoundedSemaphore, Event, Lock, LockError, Poison, Semaphore, Value};
 use procession_testkit::{role, wait::eventually, watchdog};
 use std::{
     future::Future,
@@ -196,4 +196,47 @@ fn futures_and_blocking_waits_take_turns() {
         }
     });
     assert_eq!(count.into_inner(), 4 * ROUNDS);
+}
+
+#[test]
+fn several_permits_are_had_at_once_or_not_at_all() {
+    let _watchdog = watchdog!();
+    let semaphore = BoundedSemaphore::new(3).unwrap();
+    let held = block_on(semaphore.permits_async(2)).unwrap();
+    let mut given_up = Box::pin(semaphore.permits_async(2));
+    begin(given_up.as_mut());
+    let mut wait = pin!(semaphore.acquire_many_async(3));
+    begin(wait.as_mut());
+    drop(given_up);
+    assert_eq!((semaphore.value(), semaphore.held()), (1, 2));
+    drop(held);
+    block_on(wait).unwrap();
+    assert_eq!((semaphore.value(), semaphore.held()), (0, 0));
+    assert!(block_on(semaphore.permits_async(4)).is_err());
+}
+
+#[test]
+fn data_under_a_lock_is_awaited() {
+    let _watchdog = watchdog!();
+    let (value, array) = (Value::new(1_u64).unwrap(), Array::<u64>::new(2).unwrap());
+    let held = (value.lock().unwrap(), array.lock().unwrap());
+    let mut given_up = (Box::pin(value.lock_async()), Box::pin(array.lock_async()));
+    begin(given_up.0.as_mut());
+    begin(given_up.1.as_mut());
+    drop(given_up);
+    let (mut one, mut other) = (pin!(value.lock_async()), pin!(array.lock_async()));
+    begin(one.as_mut());
+    begin(other.as_mut());
+    drop(held);
+    *block_on(one).unwrap() += 1;
+    block_on(other).unwrap()[1] += 1;
+    assert_eq!((value.get().unwrap(), array.to_vec().unwrap()), (2, vec![0, 1]));
+    let panics = || {
+        let _guard = value.lock().unwrap();
+        panic!("under the lock");
+    };
+    assert!(thread::scope(|scope| scope.spawn(panics).join()).is_err());
+    let pid = std::process::id();
+    let error = block_on(value.lock_async()).map(drop).map_err(LockError::without_guard).unwrap_err();
+    assert_eq!(error.poison(), Some(Poison::Panicked { pid }));
 }

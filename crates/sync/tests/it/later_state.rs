@@ -548,3 +548,29 @@ fn a_future_that_panics_poisons_what_it_was_doing() {
     assert!(matches!(block_on(once.call_once_async(async || ())), Err(OnceError::Poisoned { .. })));
     assert!(once.call_once_force(|| ()).unwrap());
 }
+
+#[test]
+fn a_future_that_panicked_is_forced() {
+    let _watchdog = watchdog!();
+    let once = Once::new().unwrap();
+    let other = once.clone();
+    let panics = move || block_on(other.call_once_async(async || panic!("as it should")));
+    assert!(thread::spawn(panics).join().is_err());
+    let mut dropped = Box::pin(once.call_once_force_async(async || pending().await));
+    begin(dropped.as_mut());
+    drop(dropped);
+    assert!(block_on(once.call_once_force_async(async || others().await)).unwrap());
+    assert!(once.is_completed());
+}
+
+#[test]
+fn a_party_that_comes_last_as_a_future_runs_its_own_action() {
+    let _watchdog = watchdog!();
+    let barrier = Barrier::new(2).unwrap();
+    let ran = Cell::new(false);
+    let mut first = pin!(barrier.wait_with_async(|| unreachable!()));
+    begin(first.as_mut());
+    assert_eq!(block_on(barrier.wait_with_async(|| ran.set(true))).unwrap(), 1);
+    assert!(ran.get());
+    assert_eq!(block_on(first).unwrap(), 0);
+}

@@ -1,7 +1,7 @@
 //! A lock between threads and processes, and what is left of it when its holder is not.
 
-use crate::support::{BOUND, given, take, through_a_parcel};
-use procession_sync::{Lock, LockError, Poison, RLock};
+use crate::support::{BOUND, asleep, given, take, through_a_parcel};
+use procession_sync::{Holder, Lock, LockError, Poison, RLock};
 use procession_testkit::{isolated, role, syscalls, watchdog};
 use std::time::Duration;
 
@@ -66,15 +66,20 @@ fn a_killed_holders_lock_goes_to_one_that_sleeps_and_tells_who_died() {
     other.say("lock");
     other.expect("locked");
     let pid = other.pid();
+    let (tell, told) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| match lock.lock_timeout(BOUND) {
-            Err(LockError::Poisoned(poisoned)) => {
-                let cause = poisoned.cause();
-                drop(poisoned.into_inner());
-                cause
+        let waiter = scope.spawn(|| {
+            tell.send(Holder::current().tid).unwrap();
+            match lock.lock_timeout(BOUND) {
+                Err(LockError::Poisoned(poisoned)) => {
+                    let cause = poisoned.cause();
+                    drop(poisoned.into_inner());
+                    cause
+                }
+                other => panic!("{other:?}"),
             }
-            other => panic!("{other:?}"),
         });
+        asleep(told.recv().unwrap());
         other.kill();
         assert_eq!(waiter.join().unwrap(), Poison::Died { pid });
     });

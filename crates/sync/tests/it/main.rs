@@ -4,6 +4,7 @@
 mod array;
 mod auto_traits;
 mod barrier;
+mod calls;
 mod condition;
 #[cfg(crash_points)]
 mod crash;
@@ -18,6 +19,7 @@ mod data_processes;
 mod event;
 mod faults;
 mod forks;
+mod forms;
 mod hostile_state;
 #[cfg(feature = "async")]
 mod later;

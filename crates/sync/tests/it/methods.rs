@@ -1,6 +1,9 @@
 //! Locks between threads, and between processes that are started in each way.
 
-use crate::support::BOUND;
+use crate::{
+    support::BOUND,
+    ways::{Way, each_way},
+};
 use procession_process::{Process, StartMethod};
 use procession_sync::{Lock, LockError, NotHeld, Poison, RLock};
 use procession_testkit::watchdog;
@@ -13,61 +16,50 @@ fn each_method(body: fn(StartMethod)) {
     host.join().unwrap();
 }
 
-/// Runs `f` on a thread, and in a process by each start method.
-fn everywhere<A: Clone + Send + serde::Serialize + serde::de::DeserializeOwned + 'static>(
-    make: fn() -> A,
-    f: fn(A),
-) {
-    let value = make();
-    let other = value.clone();
-    std::thread::spawn(move || f(other)).join().unwrap();
-    f(value);
-    for method in [StartMethod::ForkServer, StartMethod::Spawn] {
-        Process::builder().start_method(method).spawn(f, make()).unwrap().join().unwrap();
-    }
+each_way! {
+    a_lock_is_taken_once_and_let_go_once,
+    a_reentrant_lock_is_let_go_as_often_as_it_was_taken,
+    a_guard_lets_go_at_the_end_of_its_scope,
 }
 
-#[test]
-fn a_lock_is_taken_once_and_let_go_once() {
-    let _watchdog = watchdog!();
-    everywhere(
-        || Lock::new().unwrap(),
-        |lock| {
+fn a_lock_is_taken_once_and_let_go_once(way: Way) {
+    way.start(
+        |lock: Lock| {
             lock.acquire().unwrap();
             assert!(matches!(lock.try_acquire(), Err(LockError::TimedOut)));
             assert!(lock.is_locked());
             lock.release().unwrap();
             assert_eq!(lock.release(), Err(NotHeld));
         },
-    );
+        Lock::new().unwrap(),
+    )
+    .join();
 }
 
-#[test]
-fn a_reentrant_lock_is_let_go_as_often_as_it_was_taken() {
-    let _watchdog = watchdog!();
-    everywhere(
-        || RLock::new().unwrap(),
-        |lock| {
+fn a_reentrant_lock_is_let_go_as_often_as_it_was_taken(way: Way) {
+    way.start(
+        |lock: RLock| {
             (0..3).for_each(|_| lock.acquire().unwrap());
             (0..3).for_each(|_| lock.release().unwrap());
             assert_eq!(lock.release(), Err(NotHeld));
         },
-    );
+        RLock::new().unwrap(),
+    )
+    .join();
 }
 
-#[test]
-fn a_guard_lets_go_at_the_end_of_its_scope() {
-    let _watchdog = watchdog!();
-    everywhere(
-        || Lock::new().unwrap(),
-        |lock| {
+fn a_guard_lets_go_at_the_end_of_its_scope(way: Way) {
+    way.start(
+        |lock: Lock| {
             {
                 let _guard = lock.lock().unwrap();
                 assert!(lock.is_locked());
             }
             assert!(!lock.is_locked());
         },
-    );
+        Lock::new().unwrap(),
+    )
+    .join();
 }
 
 #[test]

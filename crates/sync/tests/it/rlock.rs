@@ -1,7 +1,7 @@
 //! A lock that its holder may enter again.
 
-use crate::support::{BOUND, given, take, through_a_parcel};
-use procession_sync::{LockError, NotHeld, Poison, RLock};
+use crate::support::{BOUND, asleep, given, take, through_a_parcel};
+use procession_sync::{Holder, LockError, NotHeld, Poison, RLock};
 use procession_testkit::{role, watchdog};
 
 #[test]
@@ -72,8 +72,10 @@ fn a_killed_holders_levels_all_go_to_one_that_sleeps() {
         other.expect(&format!("depth {depth}"));
     }
     let died = Poison::Died { pid: other.pid() };
+    let (tell, told) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| {
+            tell.send(Holder::current().tid).unwrap();
             let error = lock.lock_timeout(BOUND).unwrap_err();
             assert_eq!(error.poison(), Some(died));
             assert_eq!(lock.depth(), 1);
@@ -84,6 +86,7 @@ fn a_killed_holders_levels_all_go_to_one_that_sleeps() {
             drop(error);
             assert_eq!(lock.depth(), 0);
         });
+        asleep(told.recv().unwrap());
         other.kill();
         waiter.join().unwrap();
     });

@@ -4,7 +4,7 @@ use crate::{
     support::{BOUND, given, soon, take, through_a_parcel},
     ways::{Way, each_way},
 };
-use procession_sync::{Event, LockError, Poison, RwLock};
+use procession_sync::{Event, Holder, LockError, Poison, RwLock};
 use procession_testkit::{isolated, role, syscalls, test_name, watchdog};
 use std::time::Duration;
 
@@ -58,6 +58,30 @@ fn nobody_starves(way: Way) {
         stop.set();
         parties.into_iter().for_each(|party| party.join());
     }
+}
+
+#[test]
+fn it_tells_which_threads_of_which_processes_hold_it() {
+    let _watchdog = watchdog!();
+    let lock = RwLock::new().unwrap();
+    assert_eq!((lock.holder(), lock.holders()), (None, vec![]));
+    let mut other = role::start(role_rwlock, &[&given(&lock)]);
+    other.say("read");
+    other.expect("has it");
+    let theirs = lock.holders();
+    assert_eq!(theirs.len(), 1);
+    let thread = format!("/proc/{}/task/{}", other.pid(), theirs[0].tid);
+    assert!(theirs[0].pid == other.pid() && std::path::Path::new(&thread).exists());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _read = lock.read().unwrap();
+            assert_eq!((lock.holder(), lock.holders()), (None, vec![theirs[0], Holder::current()]));
+        });
+    });
+    other.say("end");
+    drop(lock.write_timeout(BOUND).unwrap());
+    let _write = lock.write().unwrap();
+    assert_eq!((lock.holder(), lock.holders().len()), (Some(Holder::current()), 1));
 }
 
 #[test]

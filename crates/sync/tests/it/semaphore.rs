@@ -61,7 +61,11 @@ fn permits_are_one_number_for_all_processes() {
     assert!(semaphore.try_permit().unwrap_err().is_timeout());
     assert!(semaphore.permit_timeout(MOMENT).unwrap_err().is_timeout());
     assert!(semaphore.acquire_deadline(Deadline::after(MOMENT)).unwrap_err().is_timeout());
-    assert_eq!(format!("{semaphore:?}"), "Semaphore { value: 0, held: 3 }");
+    let text = format!("{semaphore:?}");
+    assert!(text.starts_with("Semaphore { value: 0, held: 3, owners: ["), "{text}");
+    for pid in [std::process::id(), other.pid()] {
+        assert!(text.contains(&pid.to_string()), "{text}");
+    }
     ask(&mut other, "drop", "true");
     assert_eq!((semaphore.value(), semaphore.held()), (2, 1));
     drop(permit);
@@ -120,7 +124,8 @@ fn a_look_at_the_value_finds_a_death_too() {
     ask(&mut owner, "forget", "forgotten");
     semaphore.release().unwrap();
     ask(&mut owner, "permits 1", "taken");
-    assert_eq!(format!("{semaphore:?}"), "BoundedSemaphore { value: 0, bound: 2, held: 1 }");
+    let text = format!("BoundedSemaphore {{ value: 0, bound: 2, held: 1, owners: [{}] }}", owner.pid());
+    assert_eq!(format!("{semaphore:?}"), text);
     owner.kill();
     eventually("the permit is back", BOUND, || semaphore.value() == 1);
     assert_eq!(semaphore.held(), 0);

@@ -1,7 +1,7 @@
 //! Who holds a lock since when and from where, and deadlocks.
 
 use crate::support::{given, take};
-use procession_sync::{Deadlock, Lock, LockError, RLock};
+use procession_sync::{Array, Condition, Deadlock, Lock, LockError, RLock, Value};
 use procession_testkit::{role, watchdog};
 use std::time::Duration;
 
@@ -131,4 +131,37 @@ fn a_held_lock_tells_since_when_and_from_which_line() {
     assert!(format!("{lock:?}").contains("trace.rs"), "{lock:?}");
     drop(guard);
     assert_eq!(lock.held_at(), None);
+}
+
+#[test]
+fn what_stands_on_a_lock_tells_since_when_and_from_which_line_too() {
+    let _watchdog = watchdog!();
+    let value = Value::new(1_u32).unwrap();
+    let array = Array::<u32>::new(3).unwrap();
+    let (one, other) = (Condition::new().unwrap(), Condition::with_rlock(RLock::new().unwrap()).unwrap());
+    assert_eq!((value.held_at(), array.held_at(), one.held_at(), other.held_at()), (None, None, None, None));
+    let line = line!() + 1;
+    let guards = (value.lock().unwrap(), array.lock().unwrap(), one.lock().unwrap(), other.lock().unwrap());
+    let here = format!("tests/it/trace.rs:{line}");
+    for site in [value.held_at(), array.held_at(), one.held_at(), other.held_at()] {
+        assert!(site.as_ref().unwrap().ends_with(&here), "{site:?}, not {here}");
+    }
+    for since in [value.held_since(), array.held_since(), one.held_since(), other.held_since()] {
+        assert!(since.unwrap() < Duration::from_secs(60));
+    }
+    drop(guards);
+    assert_eq!((value.held_since(), other.held_since()), (None, None));
+    // What takes it for a moment, too.
+    let line = line!() + 1;
+    value.update(|_| assert!(value.held_at().unwrap().ends_with(&format!("trace.rs:{line}")))).unwrap();
+    array
+        .update(0, |_| assert!(array.held_at().unwrap().ends_with(&format!("trace.rs:{}", line + 2))))
+        .unwrap();
+    // A wait lets it go and takes it back.
+    for condition in [one, other] {
+        let mut guard = condition.lock().unwrap();
+        let line = line!() + 1;
+        assert!(!condition.wait_timeout(&mut guard, Duration::from_millis(1)).unwrap());
+        assert!(condition.held_at().unwrap().ends_with(&format!("trace.rs:{line}")));
+    }
 }
