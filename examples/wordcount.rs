@@ -1,5 +1,7 @@
 //! Counts the words of all text files under some folders, in parallel processes.
 //!
+//! Python: `for counts in pool.imap_unordered(count, batches): total.update(counts)`, with a `Counter`.
+//!
 //!     cargo run --release --example wordcount -- [OPTIONS] [PATH…]
 //!
 //! Without a path it counts the Rust documentation (or sources) that came with the toolchain. `--help` lists the options.
