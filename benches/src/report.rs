@@ -193,7 +193,7 @@ mod tests {
     fn scenario(id: &'static str) -> Scenario {
         Scenario {
             id,
-            what: "one & the same",
+            what: "one & the same, `twice`",
             unit: Unit::Nanoseconds,
             regime: Regime::FREE,
             goal: Goal { text: "fast", bounds: &[] },
@@ -259,7 +259,7 @@ mod tests {
         let micro = micro::Micro(vec![("lane/16B".into(), figures(30.0))]);
         let page = html::page(&report(), &micro);
         assert!(!page.contains("http") && !page.contains("<script") && !page.contains("src="), "{page}");
-        assert!(page.contains("one &amp; the same") && page.contains("&lt;Queue&gt;"));
+        assert!(page.contains("one &amp; the same, <code>twice</code>") && page.contains("&lt;Queue&gt;"));
         // Bars for the two that were measured and for criterion's; the third has none.
         assert_eq!(page.matches("<div class=\"bars\"").count(), 3);
         assert_eq!(page.matches("<div").count(), page.matches("</div>").count());
@@ -301,7 +301,8 @@ mod tests {
         report.add(&scenario("event.pingpong.asleep"), measured);
         assert_eq!(report.wake(), Some(30e3));
         assert!(markdown::page(&report).contains("A wake across cores takes 30.0 µs"));
-        assert!(html::page(&report, &micro::Micro::default()).contains("A wake across cores takes 30.0 µs"));
+        let page = html::page(&report, &micro::Micro::default());
+        assert!(page.contains("A wake across cores takes 30.0 µs") && page.contains("<code>.asleep</code>"));
     }
 
     #[test]

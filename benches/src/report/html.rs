@@ -40,12 +40,7 @@ pub(super) fn page(report: &Report, micro: &Micro) -> String {
         machine.commit.as_ref().map_or("no commit".to_owned(), |commit| format!("commit {commit}")),
         format!("{} run", machine.mode),
     ];
-    let _ = write!(
-        page,
-        "<p>{}.{}</p>",
-        escape(&facts.join(", ")),
-        escape(&report.wake_in_words().replace('`', ""))
-    );
+    let _ = write!(page, "<p>{}.{}</p>", escape(&facts.join(", ")), marked(&report.wake_in_words()));
     goals(&mut page, &report.results);
     curves::section(&mut page, &report.results);
     let _ = write!(page, "<h2>Ours and the rivals</h2>{KEY}");
@@ -92,8 +87,7 @@ fn goals(page: &mut String, results: &[Entry]) {
         let id = escape(&entry.id);
         let _ = write!(
             page,
-            "<tr><td><a href=\"#{id}\">{}</a></td><td class=\"figure\">{ours}</td><td>{}</td><td>{}</td></tr>",
-            id.replace('.', ".<wbr>"),
+            "<tr><td><a href=\"#{id}\">{id}</a></td><td class=\"figure\">{ours}</td><td>{}</td><td>{}</td></tr>",
             escape(&entry.goal),
             verdict(entry)
         );
@@ -144,7 +138,7 @@ fn section(page: &mut String, entry: &Entry) {
         page,
         "<h3 id=\"{0}\">{0}</h3><p>{1}; {2} is better. <span class=\"goal\">{goal}</span></p>",
         escape(&entry.id),
-        escape(&entry.what),
+        marked(&entry.what),
         entry.better,
     );
     let mut bars: Vec<Bar<'_>> = Vec::new();
@@ -203,6 +197,13 @@ fn plot(page: &mut String, bars: &[Bar<'_>], unit: &str) {
         let _ = write!(page, "<span style=\"left:{:.2}%\">{}</span>", place(*tick), label(*tick, unit));
     }
     *page += "</div></div>";
+}
+
+/// Escaped, and what stands between backticks as code.
+fn marked(text: &str) -> String {
+    let escaped = escape(text);
+    let parts = escaped.split('`').enumerate();
+    parts.map(|(n, part)| if n % 2 == 1 { format!("<code>{part}</code>") } else { part.to_owned() }).collect()
 }
 
 pub(super) fn escape(text: &str) -> String {
