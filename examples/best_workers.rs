@@ -1,6 +1,8 @@
 //! How many processes are best? For work that keeps the processor busy as many as there are processors; for work that
 //! waits, more.
 //!
+//! Python: `Pool(processes=n)` for several `n`. Without a number it takes as many as the process may use, here as there.
+//!
 //! ```sh
 //! cargo run --release --example best_workers
 //! ```

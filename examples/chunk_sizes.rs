@@ -1,5 +1,7 @@
 //! What the size of chunks costs and gains: many short tasks want large chunks, few uneven ones small chunks.
 //!
+//! Python: `pool.map(f, items, chunksize=n)`. There a chunk fails as a whole; here each item has a result of its own.
+//!
 //! ```sh
 //! cargo run --release --example chunk_sizes
 //! ```

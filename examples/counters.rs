@@ -1,6 +1,9 @@
 //! Several processes throw dice, and share what they find: a value and an array under locks, and a structure of one's own.
 //! One of them is killed in the middle.
 //!
+//! Python: `Value('i', 0)`, `Array('i', 6)` and a `ctypes.Structure`. There a process that is killed under the lock
+//! stops all others.
+//!
 //! ```sh
 //! cargo run --release --example counters
 //! ```

@@ -1,5 +1,7 @@
 //! A function of a C library that crashes on some inputs: the other inputs are done, and each crash is one input's error.
 //!
+//! Python: a segfault in a worker of `Pool` hangs the call, and of `ProcessPoolExecutor` breaks the executor.
+//!
 //! ```sh
 //! cargo run --release --example crash_isolation
 //! ```

@@ -1,5 +1,7 @@
 //! A task that never ends is killed at its deadline: the others are done, and its worker is replaced.
 //!
+//! Python: `result.get(timeout)` gives up the wait, and the worker goes on for ever.
+//!
 //! ```sh
 //! cargo run --release --example deadline
 //! ```

@@ -1,6 +1,8 @@
 //! Calls that go on while nobody waits: they come as they are done, are asked to end, cancelled, killed, called back
 //! from and awaited.
 //!
+//! Python: `ProcessPoolExecutor.submit`, `as_completed`, `future.cancel()`, which does nothing to what runs already.
+//!
 //! ```sh
 //! cargo run --release --example futures
 //! ```

@@ -62,8 +62,7 @@ fn work(address: &str) -> Result<(), Box<dyn Error>> {
             // What happens to a worker now and then. Its connection ends with it, and the server knows.
             std::process::abort();
         }
-        let sum = (0..below).map(|n| n * n).sum();
-        board.set(&number, &Job::Done { sum, attempts })?;
+        board.set(&number, &Job::Done { sum: (0..below).map(|n| n * n).sum(), attempts })?;
         open.task_done()?;
     }
     Ok(())

@@ -1,6 +1,9 @@
 //! Renders the Mandelbrot set by several processes into one image in shared memory. Each has rows of its own, which it
 //! writes without a lock and without a copy; the parent writes the whole as a PNG file.
 //!
+//! Python: `SharedMemory` under a numpy array. Which rows are whose is up to the programmer there; here each part has
+//! one owner.
+//!
 //! ```sh
 //! cargo run --release --example mandelbrot                    # target/mandelbrot.png
 //! cargo run --release --example mandelbrot -- /tmp/image.png

@@ -1,6 +1,8 @@
 //! Two producers and three consumers over a queue, and an end without a sentinel: the queue is closed.
 //! One consumer is killed with an item in hand, which comes to another one.
 //!
+//! Python: a `None` in the queue for each consumer. An item that a killed consumer had taken is lost there.
+//!
 //! ```sh
 //! cargo run --release --example producers
 //! ```

@@ -1,5 +1,7 @@
 //! Four processes count to a million each, in one place: without a lock increments are lost, with one none is.
 //!
+//! Python: `v.value += 1` on a `Value`, without and with `v.get_lock()`. `increments` is the same in small.
+//!
 //! ```sh
 //! cargo run --release --example race
 //! ```

@@ -1,6 +1,8 @@
 //! Parses input that nobody trusts, in workers without files, network and new processes. A parser that was taken over
 //! gets errors where it reaches out; the pool goes on.
 //!
+//! Python: nothing like it; a worker may do whatever its parent may.
+//!
 //! ```sh
 //! cargo run --release --example sandboxed
 //! ```

@@ -1,5 +1,7 @@
 //! Data processing: many real files by many processes, with its progress on the terminal, and the outcome as JSON.
 //!
+//! Python: `for result in pool.imap_unordered(count, files):`, with `tqdm` around it for the progress.
+//!
 //! The files are the sources of the crates that cargo has downloaded for this build, which every machine has that can build
 //! it. What is counted: how much of each crate is code, comment and nothing.
 //!

@@ -1,5 +1,7 @@
 //! Shows what the pools of a running process do, as `top` does for processes.
 //!
+//! Python: nothing like it; one would log from the workers.
+//!
 //!     cargo run --example top -- PID [--once]
 //!
 //! It needs no preparation in that process: each pool of worker processes can be seen by its user. `--once` prints one

@@ -1,5 +1,8 @@
 //! Threads, async tasks and processes at the same work: what keeps the processor busy, and what waits.
 //!
+//! Python: `threading`, `asyncio` and `multiprocessing`. Threads compute in parallel here: processes are for what may
+//! crash or hang.
+//!
 //! ```sh
 //! cargo run --release --example which
 //! ```

@@ -1,10 +1,11 @@
 //! Counts the words of all text files under some folders, in parallel processes.
 //!
+//! Python: `for counts in pool.imap_unordered(count, batches): total.update(counts)`, with a `Counter`.
+//!
 //!     cargo run --release --example wordcount -- [OPTIONS] [PATH…]
 //!
 //! Without a path it counts the Rust documentation (or sources) that came with the toolchain. `--help` lists the options.
 
-use indicatif::{ProgressBar, ProgressStyle};
 use procession::{
     Pool, cpu_count,
     process::{Interrupts, interrupted},
@@ -15,7 +16,7 @@ use std::{
     collections::HashMap,
     error::Error,
     fs,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::{Duration, Instant},
@@ -188,16 +189,13 @@ fn batches(files: &[(PathBuf, u64)]) -> Vec<Vec<PathBuf>> {
 }
 
 /// Counts in parallel; `None` if Ctrl-C came.
-fn count_in_parallel(
-    batches: &[Vec<PathBuf>],
-    options: &Options,
-    total: u64,
-) -> Result<Option<Counts>, Box<dyn Error>> {
+fn count_in_parallel(batches: &[Vec<PathBuf>], options: &Options) -> Result<Option<Counts>, Box<dyn Error>> {
     let pool = Pool::new(options.workers)?;
-    // Results come as they are ready. A batch whose worker died is tried up to three times more.
-    let mut results = pool.tasks(count, batches.iter().cloned()).chunk_size(1).retry(3).unordered();
+    // A batch whose worker died is tried up to three times more. The progress is a bar on a terminal, elsewhere a line now
+    // and then. Results come as they are ready.
+    let tasks = pool.tasks(count, batches.iter().cloned()).chunk_size(1).retry(3);
+    let mut results = tasks.progress("batches of 4 MB").unordered();
     let mut counts = Counts::default();
-    let mut show = progress(total)?;
     let mut kill = options.kill_one;
     // Dropping the pool, at Ctrl-C for example, ends its workers, also in the middle of work.
     while !interrupted() {
@@ -207,7 +205,6 @@ fn count_in_parallel(
             Ok(None) => return Ok(Some(counts)),
             Ok(Some(result)) => {
                 counts.add(result?);
-                show(counts.bytes);
                 if std::mem::take(&mut kill) && pool.kill_worker(0) {
                     eprintln!("killed a worker");
                 }
@@ -215,22 +212,6 @@ fn count_in_parallel(
         }
     }
     Ok(None)
-}
-
-/// A progress bar on a terminal; elsewhere a line for each fifth.
-fn progress(total: u64) -> Result<impl FnMut(u64), Box<dyn Error>> {
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}")?;
-    let bar = ProgressBar::new(total).with_style(style);
-    let (terminal, mut told) = (std::io::stderr().is_terminal(), 0);
-    Ok(move |bytes| {
-        let fifths = bytes * 5 / total.max(1);
-        if terminal {
-            bar.set_position(bytes);
-        } else if fifths > told {
-            told = fifths;
-            eprintln!("{} % of {} MB", fifths * 20, total / 1_000_000);
-        }
-    })
 }
 
 fn report(mut out: impl Write, counts: &Counts, time: Duration, workers: usize) -> io::Result<()> {
@@ -273,7 +254,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
     }
 
     let start = Instant::now();
-    let parallel = count_in_parallel(&batches, &options, files.iter().map(|(_, size)| size).sum())?;
+    let parallel = count_in_parallel(&batches, &options)?;
     let time = start.elapsed();
     let Some(mut counts) = parallel else {
         eprintln!("interrupted");

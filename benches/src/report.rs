@@ -4,6 +4,7 @@ mod curves;
 mod html;
 mod markdown;
 pub mod micro;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,9 +45,37 @@ pub struct Entry {
     pub goal: String,
     /// Whether that holds, by the medians.
     pub met: bool,
+    /// Whether it is missed for sure.
+    #[serde(skip)]
+    pub surely_missed: bool,
+    /// Whether it was asked of anything: some are measured for a curve only.
+    #[serde(skip)]
+    pub has_goal: bool,
     /// What one operation is.
     #[serde(skip)]
     pub what: String,
+}
+
+/// What became of a goal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    NoGoal,
+    Met,
+    MaybeMissed,
+    Missed,
+    NotMeasured,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Verdict::NoGoal => "—",
+            Verdict::Met => "met",
+            Verdict::MaybeMissed => "perhaps missed",
+            Verdict::Missed => "missed",
+            Verdict::NotMeasured => "not measured",
+        }
+    }
 }
 
 impl Report {
@@ -64,6 +93,8 @@ impl Report {
             limit: measured.limit,
             goal: scenario.goal.text.to_owned(),
             met: measured.met,
+            surely_missed: measured.surely_missed,
+            has_goal: !scenario.goal.bounds.is_empty() || !scenario.goal.text.starts_with("none"),
             what: scenario.what.to_owned(),
         });
     }
@@ -104,6 +135,16 @@ impl Report {
 }
 
 impl Entry {
+    fn verdict(&self) -> Verdict {
+        match (self.ours, self.met) {
+            (None, _) => Verdict::NotMeasured,
+            _ if !self.has_goal => Verdict::NoGoal,
+            (_, true) => Verdict::Met,
+            _ if self.surely_missed => Verdict::Missed,
+            _ => Verdict::MaybeMissed,
+        }
+    }
+
     /// The rivals, the best first.
     fn ranked(&self) -> Vec<(&str, Figures)> {
         let mut peers: Vec<(&str, Figures)> =
@@ -152,7 +193,7 @@ mod tests {
     fn scenario(id: &'static str) -> Scenario {
         Scenario {
             id,
-            what: "one & the same",
+            what: "one & the same, `twice`",
             unit: Unit::Nanoseconds,
             regime: Regime::FREE,
             goal: Goal { text: "fast", bounds: &[] },
@@ -218,11 +259,35 @@ mod tests {
         let micro = micro::Micro(vec![("lane/16B".into(), figures(30.0))]);
         let page = html::page(&report(), &micro);
         assert!(!page.contains("http") && !page.contains("<script") && !page.contains("src="), "{page}");
-        assert!(page.contains("one &amp; the same") && page.contains("&lt;Queue&gt;"));
-        // Three plots of bars, of which one is empty, the curve, and criterion's.
+        assert!(page.contains("one &amp; the same, <code>twice</code>") && page.contains("&lt;Queue&gt;"));
+        // Bars for the two that were measured and for criterion's; the third has none.
+        assert_eq!(page.matches("<div class=\"bars\"").count(), 3);
+        assert_eq!(page.matches("<div").count(), page.matches("</div>").count());
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
         assert!(page.contains("a.roundtrip by message size") && page.contains("<polyline"));
         assert!(page.contains("Micro-benchmarks"));
+    }
+
+    #[test]
+    fn the_page_tells_what_is_missed_for_sure_from_the_rest() {
+        let mut report = report();
+        let mut words = |goal, met, surely_missed, ours| {
+            let scenario = Scenario { goal, ..scenario("c") };
+            report.add(&scenario, Measured { ours, met, surely_missed, ..Measured::failed(String::new()) });
+            report.results.last().unwrap().verdict().word()
+        };
+        let (some, none) =
+            (Goal { text: "fast", bounds: &[] }, Goal { text: "none: for the curve", bounds: &[] });
+        let one = Some(figures(1.0));
+        assert_eq!(words(some, true, false, one), "met");
+        assert_eq!(words(some, false, false, one), "perhaps missed");
+        assert_eq!(words(some, false, true, one), "missed");
+        assert_eq!(words(none, true, false, one), "—");
+        assert_eq!(words(some, false, false, None), "not measured");
+        let page = html::page(&report, &micro::Micro::default());
+        assert!(
+            page.contains("3 met, 1 missed for sure, 1 perhaps missed, 2 not measured, 1 without a goal")
+        );
     }
 
     #[test]
@@ -236,7 +301,8 @@ mod tests {
         report.add(&scenario("event.pingpong.asleep"), measured);
         assert_eq!(report.wake(), Some(30e3));
         assert!(markdown::page(&report).contains("A wake across cores takes 30.0 µs"));
-        assert!(html::page(&report, &micro::Micro::default()).contains("A wake across cores takes 30.0 µs"));
+        let page = html::page(&report, &micro::Micro::default());
+        assert!(page.contains("A wake across cores takes 30.0 µs") && page.contains("<code>.asleep</code>"));
     }
 
     #[test]

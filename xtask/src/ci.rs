@@ -163,7 +163,7 @@ fn example_steps(package: &Package, example: &Example) -> Result<Vec<Step>, Stri
 }
 
 /// The models of a crate that has some: in tests whose names start so, or among its unit tests.
-fn loom(package: &Package) -> Option<Step> {
+pub(crate) fn loom(package: &Package) -> Option<Step> {
     let mut places: Vec<String> = test_files(package)
         .filter(|name| name.starts_with("loom"))
         .map(|name| format!("--test {name}"))
@@ -182,7 +182,7 @@ fn loom(package: &Package) -> Option<Step> {
 }
 
 /// What runs under random schedules: in tests whose names start so.
-fn shuttle(package: &Package) -> Option<Step> {
+pub(crate) fn shuttle(package: &Package) -> Option<Step> {
     let places: Vec<String> = test_files(package)
         .filter(|name| name.starts_with("shuttle"))
         .map(|name| format!("--test {name}"))

@@ -6,6 +6,7 @@ pub mod ci;
 pub mod crash;
 pub mod fuzz;
 mod leftovers;
+pub mod loom;
 pub mod newcomer;
 mod shell;
 pub mod soak;

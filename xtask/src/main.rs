@@ -11,6 +11,7 @@ Usage: cargo xtask COMMAND [OPTION…]
   ci        everything that CI runs: tests, lints, docs, features, examples, models, crash points, tidy, benches
   tidy      the house rules that a program can check; also run by `cargo test`
   bench     everything side by side on this machine: ours, the rivals, CPython; writes target/bench/
+  loom      the models: every interleaving of the lock-free parts, within bounds, and random schedules
   crash     death at every instruction and at every crash point, for every structure: longer than CI allows
   fuzz      what comes from sockets and shared memory, with a nightly toolchain where one is installed
   soak      kill storms, each with thousands of kills and a new seed, over and over
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         "ci" => xtask::ci::run(&rest),
         "tidy" => xtask::tidy::run(&rest),
         "bench" => xtask::bench::run(&rest),
+        "loom" => xtask::loom::run(&rest),
         "crash" => xtask::crash::run(&rest),
         "fuzz" => xtask::fuzz::run(&rest),
         "newcomer" => xtask::newcomer::run(&rest),

@@ -20,10 +20,9 @@ Checks the house rules that a program can check; `cargo test` runs it too.
 Usage: cargo xtask tidy
 
 Each crate has a README, the workspace's lints and a reason beside each dependency; one that is published also licences
-and metadata. No placeholder macros, no ignored
-tests, a SAFETY line at each unsafe block, a test for each crash point, no machine's own paths. The changelog names the
-current version. Each test that docs/conformance.md and the pitfalls of docs/guide.md name exists; so does what docs/api.md names as ours,
-which has a line for each row of CPython's API. What is
+and metadata. No placeholder macros, no ignored tests, a SAFETY line at each unsafe block, a test for each crash point, no
+machine's own paths. The changelog names the current version. Each test that docs/conformance.md and the pitfalls of
+docs/guide.md name exists; so does what docs/api.md names as ours, which has a line for each row of CPython's API. What is
 depended on comes from the registry, under a licence that deny.toml allows. A file of more than 600 lines is a warning.";
 
 /// The repository as tidy sees it: every text file that belongs to it.

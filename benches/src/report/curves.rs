@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::html::{OURS, escape};
-use super::{Entry, human};
+use super::Entry;
+use super::html::escape;
+use super::scale::{Scale, label};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 300.0;
@@ -15,10 +16,8 @@ const RIGHT: f64 = 190.0;
 const BOTTOM: f64 = 24.0;
 /// Between the names of two curves.
 const APART: f64 = 15.0;
-const COLOURS: [&str; 10] = [
-    "#4a78b8", "#c0504d", "#8064a2", "#e08a2c", "#2a9aa8", "#b0609a", "#7a8b2a", "#8a6a4a", "#5a6ad0",
-    "#d05a8a",
-];
+/// Of the page's style.
+const COLOURS: usize = 10;
 
 /// What differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +62,8 @@ pub(super) fn section(page: &mut String, results: &[Entry]) {
     if families.is_empty() {
         return;
     }
-    *page += "<h2 class=\"part\">Curves</h2>";
+    *page += "<h2>Curves</h2><p>Medians; the scales are logarithmic.<span class=\"narrow\"> The names stand at the right \
+              ends: scroll.</span></p>";
     for ((axis, stem), mut points) in families {
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let by = match axis {
@@ -72,7 +72,7 @@ pub(super) fn section(page: &mut String, results: &[Entry]) {
             Axis::Processes => "by processes",
         };
         let better = points[0].1.better.as_str();
-        let _ = write!(page, "<h2>{} {by}</h2><p>{better} is better</p>", escape(stem));
+        let _ = write!(page, "<h3>{} {by}</h3><p>{better} is better</p>", escape(stem));
         plot(page, &points);
     }
 }
@@ -97,59 +97,72 @@ fn curves<'a>(points: &[(f64, &'a Entry)]) -> Vec<(&'a str, Vec<(f64, f64)>)> {
 fn plot(page: &mut String, points: &[(f64, &Entry)]) {
     let unit = points[0].1.unit.as_str();
     let curves = curves(points);
-    let values = || curves.iter().flat_map(|(_, points)| points.iter().map(|point| point.1));
-    let (lowest, highest) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
-    if !(lowest > 0.0 && highest.is_finite()) {
+    if curves.is_empty() {
         return;
     }
-    let (first, last) = (lowest.log10().floor(), highest.log10().ceil().max(lowest.log10().floor() + 1.0));
+    let medians = curves.iter().flat_map(|(_, points)| points.iter().map(|point| point.1));
+    let scale = Scale::of(medians, unit, false);
     let (from, to) = (points[0].0.log2(), points[points.len() - 1].0.log2());
     let x = |at: f64| LEFT + (at.log2() - from) / (to - from).max(1e-9) * (WIDTH - LEFT - RIGHT);
-    let y = |value: f64| 8.0 + (last - value.log10()) / (last - first) * (HEIGHT - BOTTOM - 8.0);
-    let _ = write!(page, "<svg width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\">");
-    for power in first as i32..=last as i32 {
-        let value = 10_f64.powi(power);
-        let at = y(value);
+    let y = |value: f64| 8.0 + (1.0 - scale.place(value)) * (HEIGHT - BOTTOM - 8.0);
+    let _ = write!(page, "<div class=\"curves\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">");
+    for tick in &scale.ticks {
+        let at = y(*tick);
         let _ = write!(
             page,
-            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\" stroke=\"#8884\"/><text x=\"{}\" y=\"{:.1}\" \
-             text-anchor=\"end\" opacity=\".6\">{}</text>",
+            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text x=\"{}\" y=\"{:.1}\" \
+             text-anchor=\"end\">{}</text>",
             WIDTH - RIGHT,
-            LEFT - 6.0,
+            LEFT - 8.0,
             at + 4.0,
-            human(value, unit)
+            label(*tick, unit)
         );
     }
     for (at, entry) in points {
         let name = entry.id.rsplit('.').next().unwrap_or_default();
         let _ = write!(
             page,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" opacity=\".6\">{name}</text>",
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             x(*at),
-            HEIGHT - 6.0
+            HEIGHT - 6.0,
+            escape(&apart(name))
         );
     }
     for (index, (name, points)) in curves.iter().enumerate() {
-        let colour = if *name == "ours" { OURS } else { COLOURS[index % COLOURS.len()] };
-        let width = if *name == "ours" { 3 } else { 1 };
+        let (class, colour) = look(name, index);
         let line: Vec<String> =
             points.iter().map(|(at, value)| format!("{:.1},{:.1}", x(*at), y(*value))).collect();
         let _ = write!(
             page,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{width}\"/>",
+            "<polyline class=\"{class}\" points=\"{}\" style=\"stroke:{colour}\"/>",
             line.join(" ")
         );
         for (at, value) in points {
             let _ = write!(
                 page,
-                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>",
+                "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" style=\"fill:{colour}\"/>",
                 x(*at),
                 y(*value)
             );
         }
     }
     names(page, &curves, y);
-    *page += "</svg>";
+    *page += "</svg></div>";
+}
+
+/// A curve's class and colour.
+fn look(name: &str, index: usize) -> (&'static str, String) {
+    match name {
+        "ours" => ("ours", "var(--ours)".to_owned()),
+        _ => ("", format!("var(--c{})", (index + COLOURS - 1) % COLOURS + 1)),
+    }
+}
+
+/// A number and its unit, if it has one, with a space between them.
+fn apart(size: &str) -> String {
+    let digits = size.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(size.len());
+    let (number, unit) = size.split_at(digits);
+    format!("{number} {unit}").trim_end().to_owned()
 }
 
 /// The curves' names at the right, by the height of their ends, one below the other.
@@ -166,10 +179,8 @@ fn names(page: &mut String, curves: &[(&str, Vec<(f64, f64)>)], y: impl Fn(f64) 
         let latest = HEIGHT - APART * (ends.len() - 1 - left) as f64 - 4.0;
         let at = end.max(free + APART).min(latest);
         free = at;
-        let (name, colour) = match curves[*index].0 {
-            "ours" => ("ours", OURS),
-            name => (name, COLOURS[index % COLOURS.len()]),
-        };
+        let name = curves[*index].0;
+        let (_, colour) = look(name, *index);
         let _ = write!(
             page,
             "<text x=\"{}\" y=\"{:.1}\" style=\"fill:{colour}\">{}</text>",

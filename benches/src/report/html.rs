@@ -1,72 +1,107 @@
-//! The report as a page: a table of the goals, bars on a logarithmic scale, curves. No scripts, nothing from outside.
+//! The report as a page: a table of the goals, curves, bars on a logarithmic scale. No scripts, nothing from outside.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::micro::Micro;
-use super::{Entry, Report, curves, human};
+use super::scale::{Scale, label};
+use super::{Entry, Report, Verdict, curves, human};
 
-const WIDTH: f64 = 460.0;
-const ROW: usize = 20;
-const LEFT: usize = 150;
+const STYLE: &str = include_str!("page.css");
 
-/// The colour of what is ours.
-pub(super) const OURS: &str = "#1a7f5a";
+/// What the colours mean.
+const KEY: &str = "<ul class=\"key\"><li><i class=\"ours\"></i>ours</li><li><i class=\"limit\"></i>what the system allows at \
+    best</li><li><i class=\"peer\"></i>rivals</li><li><i class=\"spread\"></i>from the lowest round to the highest</li></ul>\
+    <p>A bar ends at the median. All scales are logarithmic: each starts below its lowest figure, so compare by the lines, \
+    not by the lengths.</p>";
 
 pub(super) fn page(report: &Report, micro: &Micro) -> String {
     let machine = &report.machine;
-    let mut page = String::from(HEAD);
+    let mut page = format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width\"><title>Side by side: {} measurements</title><style>{STYLE}</style></head><body>\
+         <h1>Side by side</h1>",
+        report.results.len()
+    );
+    let pythons = match machine.python.join(", ") {
+        none if none.is_empty() => "no CPython".to_owned(),
+        some => format!("CPython {some}"),
+    };
     let facts = [
         machine.cpu.clone(),
-        format!("{} cores", machine.cores),
+        match machine.cores {
+            1 => "1 core".to_owned(),
+            cores => format!("{cores} cores"),
+        },
+        human(machine.memory as f64, "B"),
         format!("Linux {}", machine.kernel),
         machine.rustc.clone(),
-        format!("CPython {}", machine.python.join(", ")),
+        pythons,
+        machine.commit.as_ref().map_or("no commit".to_owned(), |commit| format!("commit {commit}")),
         format!("{} run", machine.mode),
     ];
-    let _ = write!(
-        page,
-        "<p>{}. Medians; the thin line is the lowest to the highest round.{}</p>",
-        escape(&facts.join(", ")),
-        escape(&report.wake_in_words())
-    );
+    let _ = write!(page, "<p>{}.{}</p>", escape(&facts.join(", ")), marked(&report.wake_in_words()));
     goals(&mut page, &report.results);
     curves::section(&mut page, &report.results);
-    page += "<h2 class=\"part\">Side by side</h2>";
+    let _ = write!(page, "<h2>Ours and the rivals</h2>{KEY}");
     for entry in &report.results {
         section(&mut page, entry);
     }
     micro_benchmarks(&mut page, micro);
-    if !machine.absent.is_empty() {
-        page += "<h2 class=\"part\">Absent</h2><ul>";
-        for (name, reason) in &machine.absent {
-            let _ = write!(page, "<li>{}: {}</li>", escape(name), escape(reason));
-        }
-        page += "</ul>";
-    }
+    absent(&mut page, &machine.absent);
     page + "</body></html>\n"
+}
+
+/// Who could not run, by reason.
+fn absent(page: &mut String, absent: &BTreeMap<String, String>) {
+    if absent.is_empty() {
+        return;
+    }
+    let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, reason) in absent {
+        reasons.entry(reason).or_default().push(name);
+    }
+    *page += "<h2>Absent</h2><ul>";
+    for (reason, names) in reasons {
+        let _ = write!(page, "<li>{}: {}</li>", escape(reason), escape(&names.join("; ")));
+    }
+    *page += "</ul>";
 }
 
 /// Each measurement with its goal, in a line.
 fn goals(page: &mut String, results: &[Entry]) {
-    *page += "<h2 class=\"part\">Goals</h2><table><tr><th>measurement</th><th>ours</th><th>goal</th><th></th></tr>";
+    let count = |verdict: Verdict| results.iter().filter(|entry| entry.verdict() == verdict).count();
+    let _ = write!(
+        page,
+        "<h2>Goals</h2><p>{} met, {} missed for sure, {} perhaps missed, {} not measured, {} without a goal.</p>\
+         <table class=\"goals\"><thead><tr><th>measurement</th><th class=\"figure\">ours</th><th>goal</th><th></th></tr>\
+         </thead><tbody>",
+        count(Verdict::Met),
+        count(Verdict::Missed),
+        count(Verdict::MaybeMissed),
+        count(Verdict::NotMeasured),
+        count(Verdict::NoGoal)
+    );
     for entry in results {
         let ours = entry.ours.map_or("—".to_owned(), |own| human(own.median, &entry.unit));
         let id = escape(&entry.id);
         let _ = write!(
             page,
-            "<tr><td><a href=\"#{id}\">{id}</a></td><td>{ours}</td><td>{}</td><td>{}</td></tr>",
+            "<tr><td><a href=\"#{id}\">{id}</a></td><td class=\"figure\">{ours}</td><td>{}</td><td>{}</td></tr>",
             escape(&entry.goal),
             verdict(entry)
         );
     }
-    *page += "</table>";
+    *page += "</tbody></table>";
 }
 
-fn verdict(entry: &Entry) -> &'static str {
-    match (entry.ours, entry.met) {
-        (None, _) => "not measured",
-        (_, true) => "met",
-        (_, false) => "<b>missed</b>",
+fn verdict(entry: &Entry) -> String {
+    let word = entry.verdict().word();
+    match entry.verdict() {
+        Verdict::Met | Verdict::NoGoal => word.to_owned(),
+        Verdict::Missed | Verdict::MaybeMissed | Verdict::NotMeasured => {
+            format!("<span class=\"missed\">{word}</span>")
+        }
     }
 }
 
@@ -75,94 +110,100 @@ fn micro_benchmarks(page: &mut String, micro: &Micro) {
     if micro.0.is_empty() {
         return;
     }
-    *page += "<h2 class=\"part\">Micro-benchmarks</h2><p>By criterion, when it ran last (<code>cargo bench -p \
-              procession-benches</code>); the thin line is the interval of confidence of the median.</p>";
+    *page += "<h2>Micro-benchmarks</h2><p>By criterion, when it ran last (<code>cargo bench -p procession-benches</code>): \
+              the median, and the interval of its confidence.</p>";
     let group = |name: &str| name.rsplit_once('/').map_or(name, |(group, _)| group).to_owned();
     for chunk in micro.0.chunk_by(|a, b| group(&a.0) == group(&b.0)) {
-        let _ = write!(page, "<h2>{}</h2>", escape(&group(&chunk[0].0)));
+        let _ = write!(page, "<h3>{}</h3>", escape(&group(&chunk[0].0)));
         let bars: Vec<Bar<'_>> = chunk
             .iter()
             .map(|(name, figures)| {
                 let name = name.rsplit('/').next().unwrap_or(name);
-                (name, figures.min, figures.median, figures.max, "#4a78b8")
+                (name, figures.min, figures.median, figures.max, "peer")
             })
             .collect();
         plot(page, &bars, "ns");
     }
 }
 
-const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Side by side</title><style>\
-body{font:15px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
-h2{font-size:1rem;margin:2rem 0 0}p{margin:.2rem 0}small{color:#666}svg text{font:12px system-ui,sans-serif}\
-.part{font-size:1.3rem;margin-top:3rem}table{border-collapse:collapse}td,th{text-align:left;padding:.1rem .8rem .1rem 0;\
-vertical-align:top}a{color:inherit}\
-@media(prefers-color-scheme:dark){body{color:#ddd;background:#161616}svg text{fill:#ddd}small{color:#999}}\
-</style></head><body><h1>Side by side</h1>";
-
-/// One bar: name, lowest, median, highest, colour.
+/// One bar: name, lowest, median, highest, kind.
 type Bar<'a> = (&'a str, f64, f64, f64, &'a str);
 
 fn section(page: &mut String, entry: &Entry) {
+    let goal = match entry.verdict() {
+        Verdict::NoGoal => format!("Goal: {}.", escape(&entry.goal)),
+        _ => format!("Goal: {}: {}.", escape(&entry.goal), verdict(entry)),
+    };
     let _ = write!(
         page,
-        "<h2 id=\"{0}\">{0}</h2><p>{1}; {2} is better. <small>Goal: {3} ({4}).</small></p>",
+        "<h3 id=\"{0}\">{0}</h3><p>{1}; {2} is better. <span class=\"goal\">{goal}</span></p>",
         escape(&entry.id),
-        escape(&entry.what),
+        marked(&entry.what),
         entry.better,
-        escape(&entry.goal),
-        verdict(entry)
     );
     let mut bars: Vec<Bar<'_>> = Vec::new();
-    bars.extend(entry.ours.map(|own| ("ours", own.min, own.median, own.max, OURS)));
+    bars.extend(entry.ours.map(|own| ("ours", own.min, own.median, own.max, "ours")));
     bars.extend(
-        entry.limit.as_ref().map(|limit| (&limit.name[..], limit.median, limit.median, limit.median, "#888")),
+        entry
+            .limit
+            .as_ref()
+            .map(|limit| (&limit.name[..], limit.median, limit.median, limit.median, "limit")),
     );
     bars.extend(
-        entry.ranked().into_iter().map(|(name, peer)| (name, peer.min, peer.median, peer.max, "#4a78b8")),
+        entry.ranked().into_iter().map(|(name, peer)| (name, peer.min, peer.median, peer.max, "peer")),
     );
     plot(page, &bars, &entry.unit);
 }
 
+/// A row for each bar, and the scale below them.
 fn plot(page: &mut String, bars: &[Bar<'_>], unit: &str) {
-    let lowest = bars.iter().map(|bar| bar.1).fold(f64::INFINITY, f64::min).max(1e-3);
-    let highest = bars.iter().map(|bar| bar.3).fold(0.0, f64::max);
-    // From the power of ten below to the one above, so that no bar has no length.
-    let first = (lowest.log10() - 0.3).floor();
-    let last = highest.max(lowest * 1.01).log10().ceil();
-    let place = |value: f64| ((value.max(lowest).log10() - first) / (last - first) * WIDTH).max(1.0);
-    let height = bars.len() * ROW + ROW;
-    let _ = write!(page, "<svg width=\"720\" height=\"{height}\" role=\"img\">");
-    for step in first as i32..=last as i32 {
-        let x = LEFT as f64 + (f64::from(step) - first) / (last - first) * WIDTH;
-        let bottom = bars.len() * ROW;
-        let _ = write!(page, "<line x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{bottom}\" stroke=\"#8884\"/>");
-        let _ = write!(
-            page,
-            "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\" opacity=\".6\">{}</text>",
-            bottom + 14,
-            human(10f64.powi(step), unit)
-        );
+    if bars.is_empty() {
+        return;
     }
-    for (index, (name, min, median, max, colour)) in bars.iter().enumerate() {
-        let top = index * ROW;
-        let (text, middle) = (top + 14, top + 10);
-        let end = LEFT as f64 + place(*median);
+    let scale = Scale::of(bars.iter().flat_map(|bar| [bar.1, bar.2, bar.3]), unit, true);
+    let place = |figure| 100.0 * scale.place(figure);
+    let _ = write!(
+        page,
+        "<div class=\"bars\" style=\"--rows:{}\"><div class=\"grid\" aria-hidden=\"true\">",
+        bars.len()
+    );
+    for tick in &scale.ticks {
+        let _ = write!(page, "<i style=\"left:{:.2}%\"></i>", place(*tick));
+    }
+    *page += "</div>";
+    for (index, (name, min, median, max, kind)) in bars.iter().enumerate() {
+        let row = index + 1;
         let _ = write!(
             page,
-            "<text x=\"{}\" y=\"{text}\" text-anchor=\"end\">{}</text><rect x=\"{LEFT}\" y=\"{}\" width=\"{:.1}\" \
-             height=\"14\" fill=\"{colour}\"/><line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\" \
-             stroke=\"#e0a030\" stroke-width=\"2\"/><text x=\"{:.1}\" y=\"{text}\">{}</text>",
-            LEFT - 6,
+            "<div class=\"row {kind}\"><span class=\"name\" style=\"grid-row:{row}\">{}</span><span class=\"track\" \
+             style=\"grid-row:{row}\"><i class=\"bar\" style=\"width:{:.2}%\"></i>",
             escape(name),
-            top + 3,
-            place(*median),
-            LEFT as f64 + place(*min),
-            LEFT as f64 + place(*max),
-            end.max(LEFT as f64 + place(*max)) + 6.0,
+            place(*median)
+        );
+        if max > min {
+            let (from, to) = (place(*min), place(*max));
+            let _ =
+                write!(page, "<i class=\"spread\" style=\"left:{from:.2}%;width:{:.2}%\"></i>", to - from);
+        }
+        let _ = write!(
+            page,
+            "</span><span class=\"figure\" style=\"grid-row:{row}\">{}</span></div>",
             human(*median, unit)
         );
     }
-    *page += "</svg>";
+    let many = if scale.ticks.len() > 4 { " many" } else { "" };
+    let _ = write!(page, "<div class=\"ticks{many}\" aria-hidden=\"true\">");
+    for tick in &scale.ticks {
+        let _ = write!(page, "<span style=\"left:{:.2}%\">{}</span>", place(*tick), label(*tick, unit));
+    }
+    *page += "</div></div>";
+}
+
+/// Escaped, and what stands between backticks as code.
+fn marked(text: &str) -> String {
+    let escaped = escape(text);
+    let parts = escaped.split('`').enumerate();
+    parts.map(|(n, part)| if n % 2 == 1 { format!("<code>{part}</code>") } else { part.to_owned() }).collect()
 }
 
 pub(super) fn escape(text: &str) -> String {

@@ -1,7 +1,5 @@
 //! Channels between processes.
 //!
-//! What is here so far:
-//!
 //! * [`channel`](channel()): values from one sender to one receiver, which may be in different processes;
 //! * [`lane`]: what it stands on, a ring in shared memory without a lock, which survives deaths at any instruction;
 //! * [`queue`]: many producers and consumers, and items that a killed consumer cannot lose silently;

@@ -38,7 +38,16 @@ pub(super) fn check(tree: &Tree, findings: &mut Findings) {
 
 /// What a reader of the registry's page, docs.rs and a lawyer look for.
 fn check_published(tree: &Tree, folder: &str, manifest: &str, findings: &mut Findings) {
-    for key in ["rust-version", "license", "readme", "keywords", "categories", "[package.metadata.docs.rs]"] {
+    let keys = [
+        "rust-version",
+        "license",
+        "readme",
+        "documentation",
+        "keywords",
+        "categories",
+        "[package.metadata.docs.rs]",
+    ];
+    for key in keys {
         if !manifest.lines().any(|line| line.starts_with(key)) {
             findings.error(format!("{folder}Cargo.toml"), format!("is published and has no `{key}`"));
         }
@@ -107,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_published_crate_without_licences_or_metadata_is_found() {
-        let whole = "description = \"x\"\nrust-version.workspace = true\nlicense = \"x\"\nreadme = \"x\"\nkeywords = []\n\
+        let whole = "description = \"x\"\nrust-version.workspace = true\nlicense = \"x\"\nreadme = \"x\"\ndocumentation = \"x\"\nkeywords = []\n\
                      categories = []\n[package.metadata.docs.rs]\n[lints]\nworkspace = true";
         let mut files = vec![
             ("Cargo.toml", "version = \"1\""),

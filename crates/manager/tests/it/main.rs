@@ -1,5 +1,6 @@
 //! What managers, their objects and proxies promise.
 
+mod auto_traits;
 mod bounds;
 mod containers;
 mod custom;

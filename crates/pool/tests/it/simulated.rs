@@ -135,15 +135,3 @@ fn an_error_of_a_fallible_function_arrives_with_its_type_and_sources() {
     assert_eq!(error.to_string(), "task failed: invalid digit found in string");
     assert!(pool.try_map(parse, texts).unwrap_err().remote().is_some());
 }
-
-#[test]
-fn tasks_of_higher_priority_are_run_first() {
-    let _watchdog = procession_testkit::test_watchdog();
-    let pool = Pool::with_back(Simulated::new(1, 1, Faults::NONE));
-    let mut low = pool.tasks(|n: u32| n, 0..100).priority(-1).chunk_size(1).unordered();
-    assert_eq!(low.next().unwrap().unwrap(), 0);
-    // The low ones that wait are overtaken; the worker has four tasks at most.
-    let high = pool.tasks(|n: u32| n, 0..10).priority(1).chunk_size(1).collect().unwrap();
-    assert_eq!(high.len(), 10);
-    assert_eq!(low.map(Result::unwrap).collect::<Vec<_>>(), (1..100).collect::<Vec<_>>());
-}
