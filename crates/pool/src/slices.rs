@@ -2,7 +2,12 @@
 //!
 //! A worker takes the chunk that it is given as a part of the array ([`Array::part`]), for as long as the function
 //! runs, so nobody else has any element of it, whoever asks; of a [`SharedSlice`], which cannot be changed, it looks at
-//! its chunk. The array goes to each worker once, with the function.
+//! its chunk. The array goes to each worker once, with the function. Of a [`SharedVec`](procession_shm::SharedVec), which
+//! has one owner, see `lent`.
+
+mod lent;
+
+pub use lent::{LentChunk, LentChunks};
 
 use crate::{Pool, TaskError, Tasks, Work};
 use procession_parcel::{Task, function::Function};

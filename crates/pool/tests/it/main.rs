@@ -19,6 +19,7 @@ mod heap;
 mod heap_crash;
 mod large;
 mod lazy;
+mod lent;
 mod lifetimes;
 mod live;
 mod policies;
