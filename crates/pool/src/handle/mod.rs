@@ -177,12 +177,28 @@ impl<T> Inner<T> {
     ///
     /// If this thread has it: a callback, or a look, that waits for itself.
     fn unlent(&self) -> MutexGuard<'_, Outcome<T>> {
+        loop {
+            if let Some(outcome) = self.unlent_until(None) {
+                return outcome;
+            }
+        }
+    }
+
+    /// As [`unlent`](Inner::unlent); `None` if another thread, whose user's code may take its time, has it beyond `deadline`.
+    fn unlent_until(&self, deadline: Option<Deadline>) -> Option<MutexGuard<'_, Outcome<T>>> {
         let mut outcome = self.outcome();
         while let Stage::Lent(thread) = outcome.stage {
             assert!(thread != current().id(), "a callback waits for the call that it was called for");
-            outcome = self.returned.wait(outcome).unwrap_or_else(PoisonError::into_inner);
+            outcome = match deadline {
+                None => self.returned.wait(outcome).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) if deadline.passed() => return None,
+                Some(deadline) => {
+                    let rest = deadline.remaining().max(Duration::from_micros(1));
+                    self.returned.wait_timeout(outcome, rest).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
-        outcome
+        Some(outcome)
     }
 
     /// Runs the callbacks, if the call is done.
@@ -203,28 +219,32 @@ impl<T> Inner<T> {
         }
     }
 
-    /// Takes the result of a call that is done, once its callbacks have run.
-    fn take(&self) -> Result<T, TaskError> {
+    /// Takes the result of a call that is done, once its callbacks have run; `None` if they have not by `deadline`.
+    fn take(&self, deadline: Option<Deadline>) -> Option<Result<T, TaskError>> {
         if !self.shared().is_ours() {
             // The lock may be held by a thread that this copy does not have.
-            return Err(TaskError::ForkedCopy);
+            return Some(Err(TaskError::ForkedCopy));
         }
         loop {
-            let mut outcome = self.unlent();
+            let mut outcome = self.unlent_until(deadline)?;
             self.settle(&mut outcome);
             if outcome.callbacks.is_empty() {
-                return match mem::replace(&mut outcome.stage, Stage::Taken) {
+                return Some(match mem::replace(&mut outcome.stage, Stage::Taken) {
                     Stage::Done(result) => result,
                     _ => Err(TaskError::Terminated),
-                };
+                });
             }
             if self.shared().in_keeper() {
-                // They are behind what this thread is running.
+                // They are behind what this thread is running, and nobody else runs them.
                 drop(outcome);
                 self.call_back();
                 continue;
             }
-            let waited = self.returned.wait_timeout(outcome, SLICE).unwrap_or_else(PoisonError::into_inner);
+            if deadline.is_some_and(Deadline::passed) {
+                return None;
+            }
+            let rest = deadline.map_or(SLICE, |it| it.remaining().clamp(Duration::from_micros(1), SLICE));
+            let waited = self.returned.wait_timeout(outcome, rest).unwrap_or_else(PoisonError::into_inner);
             let (outcome, waited) = waited;
             drop(outcome);
             if waited.timed_out() {
@@ -263,17 +283,32 @@ impl<T> Task<T> {
         self.take()
     }
 
-    /// As [`get`](Task::get), waiting at most for `timeout`; once the call is done its callbacks are waited for as well.
+    /// As [`get`](Task::get), waiting at most for `timeout`, for the call and its callbacks together. (In a callback of
+    /// the same pool, callbacks of this call that have not begun are run right here, and take what time they take.)
     ///
     /// # Errors
     ///
-    /// The handle itself, if there is no result yet.
+    /// The handle itself, if there is no result yet, or a callback has not returned. [`ready`](Task::ready) tells which.
     pub fn get_timeout(mut self, timeout: Duration) -> Result<Result<T, TaskError>, Task<T>> {
-        if self.wait_timeout(timeout) { Ok(self.take()) } else { Err(self) }
+        let deadline = Some(Deadline::after(timeout));
+        if !self.inner().wait(deadline) {
+            return Err(self);
+        }
+        match self.inner().take(deadline) {
+            Some(result) => {
+                self.let_go();
+                Ok(result)
+            }
+            None => Err(self),
+        }
     }
 
     fn take(&mut self) -> Result<T, TaskError> {
-        let result = self.inner().take();
+        let result = loop {
+            if let Some(result) = self.inner().take(None) {
+                break result;
+            }
+        };
         self.let_go();
         result
     }
@@ -355,13 +390,27 @@ impl<T> Task<T> {
         self.peek(|result| result.as_ref().err().cloned()).flatten()
     }
 
-    /// Looks at the result without taking it; `None` if there is none yet.
+    /// Looks at the result without taking it; `None` if there is none yet. While a callback or another look has it, this
+    /// waits.
     pub fn peek<U>(&self, look: impl FnOnce(&Result<T, TaskError>) -> U) -> Option<U> {
+        self.peek_until(None, look)
+    }
+
+    /// Whether it comes to an error, as far as can be told by `deadline`.
+    fn failed(&self, deadline: Option<Deadline>) -> bool {
+        self.peek_until(deadline, Result::is_err).unwrap_or(false)
+    }
+
+    fn peek_until<U>(
+        &self,
+        deadline: Option<Deadline>,
+        look: impl FnOnce(&Result<T, TaskError>) -> U,
+    ) -> Option<U> {
         let inner = self.inner();
         if !inner.shared().is_ours() || !inner.wait(Some(Deadline::from_nanos(0))) {
             return None;
         }
-        let mut outcome = inner.unlent();
+        let mut outcome = inner.unlent_until(deadline)?;
         inner.settle(&mut outcome);
         let (outcome, looked) = inner.lend(outcome, look);
         drop(outcome);
