@@ -10,6 +10,7 @@ mod crowd;
 mod damage;
 mod death_table;
 mod deaths;
+mod executor;
 mod failures;
 mod faults;
 mod functions;
