@@ -4,6 +4,7 @@ mod auto_traits;
 mod bare;
 mod basics;
 mod captured;
+mod captured_deaths;
 mod conformance;
 mod copies;
 mod crowd;
