@@ -3,6 +3,7 @@
 mod auto_traits;
 mod bare;
 mod basics;
+mod callbacks;
 mod captured;
 mod captured_deaths;
 mod conformance;
