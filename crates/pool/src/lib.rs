@@ -102,7 +102,7 @@ pub use local::{Builder, OutputLine, OutputStream};
 pub use pool::Pool;
 pub use procession_parcel::task;
 pub use seeing::{Insights, Stats, Verdict, WorkerStats};
-pub use slices::{Chunks, Ranges, SharedChunk, Slices};
+pub use slices::{Chunks, LentChunk, LentChunks, Ranges, SharedChunk, Slices};
 pub use tasks::{ChunkSize, Collecting, Fallible, Input, Inputs, Results, Tasks, TimedOut, Zipped};
 pub use token::cancelled;
 pub use work::Work;

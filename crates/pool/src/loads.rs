@@ -57,7 +57,7 @@
 
 use crate::{TaskError, records};
 use procession_parcel::{Erased, Outcome, carrier::Carrier, codec, function::Carrying};
-use procession_shm::{Heap, HeapRing};
+use procession_shm::{Heap, HeapRing, Lending, Plain, SharedVec};
 use procession_sys::crash_point;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -240,6 +240,15 @@ impl Loads {
         })
     }
 
+    /// Lends elements to the workers.
+    pub(crate) fn lend<'a, T: Plain>(
+        &self,
+        elements: &'a mut SharedVec<T>,
+        each: usize,
+    ) -> Result<Lending<'a, T>, TaskError> {
+        self.ring.lend(elements, each).map_err(|error| TaskError::BadArguments(error.to_string()))
+    }
+
     /// Frees what the records' messages still have.
     pub(crate) fn let_go(&self, records: &[u8]) {
         let_go(&self.ring, records);
@@ -345,19 +354,25 @@ impl<N: Fn(u64)> Carrying for Cargo<N> {
 }
 
 thread_local! {
-    static HEAP: RefCell<Option<Heap>> = const { RefCell::new(None) };
+    static RING: RefCell<Option<HeapRing>> = const { RefCell::new(None) };
 }
 
 /// The heap of the pool that this thread runs items for: where a function allocates what it returns by reference. `None` in a
 /// pool without a heap, and in threads that are no worker's own. See [`Builder::heap`](crate::Builder::heap).
 #[must_use]
 pub fn worker_heap() -> Option<Heap> {
-    HEAP.with_borrow(Clone::clone)
+    RING.with_borrow(|ring| ring.as_ref().map(HeapRing::heap))
 }
 
-/// From now on [`worker_heap`] gives this one in this thread.
-pub(crate) fn set_worker_heap(heap: Option<Heap>) {
-    HEAP.set(heap);
+/// Calls `body` with the ring of the pool that this thread runs items for, if that has one.
+pub(crate) fn with_worker_ring<R>(body: impl FnOnce(Option<&HeapRing>) -> R) -> R {
+    let ring = RING.with_borrow(|ring| ring.as_ref().map(HeapRing::beside));
+    body(ring.as_ref())
+}
+
+/// From now on [`worker_heap`] gives this one's in this thread.
+pub(crate) fn set_worker_ring(ring: HeapRing) {
+    RING.set(Some(ring));
 }
 
 #[cfg(test)]

@@ -2,7 +2,12 @@
 //!
 //! A worker takes the chunk that it is given as a part of the array ([`Array::part`]), for as long as the function
 //! runs, so nobody else has any element of it, whoever asks; of a [`SharedSlice`], which cannot be changed, it looks at
-//! its chunk. The array goes to each worker once, with the function.
+//! its chunk. The array goes to each worker once, with the function. Of a [`SharedVec`](procession_shm::SharedVec), which
+//! has one owner, see `lent`.
+
+mod lent;
+
+pub use lent::{LentChunk, LentChunks};
 
 use crate::{Pool, TaskError, Tasks, Work};
 use procession_parcel::{Task, function::Function};
@@ -10,8 +15,10 @@ use procession_shm::{Plain, SharedSlice};
 use procession_sync::{Array, ArrayChunk, PartError, bytemuck::Pod};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
+    any::Any,
     iter::FusedIterator,
     ops::{Deref, Range},
+    sync::{Mutex, PoisonError},
 };
 
 /// Shared elements of which workers can be given chunks: an [`Array`], or a [`SharedSlice`].
@@ -96,6 +103,9 @@ impl<T: Plain> Deref for SharedChunk<T> {
 /// of a [`SharedSlice`], a [`SharedChunk`], which is a `&[T]`. No element is copied, so the cost of a chunk does not
 /// grow with its size.
 ///
+/// Workers keep the elements mapped as long as this lives: the same function, run again, finds them as it left them. Each
+/// call of [`Pool::map_slices`] or [`Pool::for_each_chunk`] maps them anew.
+///
 /// # When a worker dies
 ///
 /// Its chunk's item fails, or is tried again (`retry`), on elements that it may have changed in part. In both cases the
@@ -112,6 +122,14 @@ pub struct Chunks<'a, S> {
     pool: &'a Pool,
     source: &'a S,
     len: usize,
+    /// The last function without captured data, a [`Known`] of its types: what holds it in the workers.
+    known: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// A function on chunks, and what the pool runs for it.
+struct Known<A, R> {
+    f: fn(A) -> R,
+    work: Work<Range<usize>, R>,
 }
 
 impl<S: Slices> Chunks<'_, S> {
@@ -120,11 +138,7 @@ impl<S: Slices> Chunks<'_, S> {
     where
         R: Serialize + DeserializeOwned + 'static,
     {
-        let run = |(source, f): &(S, Function<S::Chunk, R>), range: Range<usize>| {
-            source.take(range).map(|chunk| f.call(chunk))
-        };
-        let task = Task::new((self.source.clone(), Function::new(f)), run);
-        self.pool.tasks_of(Work::fallible_task(&task), self.ranges())
+        self.pool.tasks_of(self.work(f), self.ranges())
     }
 
     /// As [`tasks`](Chunks::tasks), with a [`task!`](crate::task) and its captured data, which goes to each worker once.
@@ -184,6 +198,24 @@ impl<S: Slices> Chunks<'_, S> {
         R: Serialize + DeserializeOwned + 'static,
     {
         self.tasks_with(task).chunk_size(1).collect()
+    }
+
+    fn work<R>(&self, f: fn(S::Chunk) -> R) -> Work<Range<usize>, R>
+    where
+        R: Serialize + DeserializeOwned + 'static,
+    {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of one address and the same types they are the same code.
+        let same = known.as_ref().and_then(|known| known.downcast_ref::<Known<S::Chunk, R>>());
+        if let Some(same) = same.filter(|same| std::ptr::fn_addr_eq(same.f, f)) {
+            return same.work.clone();
+        }
+        let run = |(source, f): &(S, Function<S::Chunk, R>), range: Range<usize>| {
+            source.take(range).map(|chunk| f.call(chunk))
+        };
+        let work = Work::fallible_task(&Task::new((self.source.clone(), Function::new(f)), run));
+        *known = Some(Box::new(Known { f, work: work.clone() }));
+        work
     }
 
     fn ranges(&self) -> Ranges {
@@ -249,7 +281,7 @@ impl Pool {
     /// `len` is 0.
     pub fn par_chunks_mut<'a, S: Slices>(&'a self, source: &'a S, len: usize) -> Chunks<'a, S> {
         assert!(len > 0, "chunks have elements");
-        Chunks { pool: self, source, len }
+        Chunks { pool: self, source, len, known: Mutex::default() }
     }
 
     /// Runs `f` on each chunk of `len` elements of a shared array, in place. See [`Chunks`].

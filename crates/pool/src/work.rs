@@ -1,13 +1,16 @@
 //! What a pool can be asked to run.
 
-use crate::TaskError;
+use crate::{TaskError, back::FunctionId};
 use procession_parcel::{Erased, Outcome, Parcel, Task, function::Arguments};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     marker::PhantomData,
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Something that workers can call with an `A` to get an `R`: a function, a [`task!`](procession_parcel::task!) with
@@ -24,6 +27,55 @@ pub struct Work<A, R> {
 pub(crate) struct Callable {
     pub(crate) erased: Arc<Erased>,
     pub(crate) encoding: Encoding,
+    /// The pools to tell when nobody holds it any more, and what it is there.
+    known: Mutex<Vec<(Weak<LetGo>, FunctionId)>>,
+}
+
+impl Callable {
+    /// Has a pool told, in which it is `id`, when nobody holds it any more.
+    pub(crate) fn tell(&self, pool: &Arc<LetGo>, id: FunctionId) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.iter_mut().find(|(other, _)| std::ptr::eq(other.as_ptr(), Arc::as_ptr(pool))) {
+            Some((_, known)) => *known = id,
+            None => {
+                known.retain(|(other, _)| other.strong_count() > 0);
+                known.push((Arc::downgrade(pool), id));
+            }
+        }
+    }
+}
+
+impl Drop for Callable {
+    fn drop(&mut self) {
+        let known = self.known.get_mut().unwrap_or_else(PoisonError::into_inner);
+        known
+            .iter()
+            .filter_map(|(pool, id)| Some((pool.upgrade()?, *id)))
+            .for_each(|(pool, id)| pool.put(id));
+    }
+}
+
+/// The functions of a pool that their users let go of.
+#[derive(Debug, Default)]
+pub(crate) struct LetGo {
+    ids: Mutex<Vec<FunctionId>>,
+    missed: AtomicBool,
+}
+
+impl LetGo {
+    /// It does not wait: who drops a function may be a forked copy, in which nobody would ever let go of the lock.
+    fn put(&self, id: FunctionId) {
+        match self.ids.try_lock() {
+            Ok(mut ids) => ids.push(id),
+            Err(_) => self.missed.store(true, Ordering::Release),
+        }
+    }
+
+    /// Those since the last time; `None` if some could not be noted, which may be any.
+    pub(crate) fn take(&self) -> Option<Vec<FunctionId>> {
+        let ids = std::mem::take(&mut *self.ids.lock().unwrap_or_else(PoisonError::into_inner));
+        (!self.missed.swap(false, Ordering::AcqRel)).then_some(ids)
+    }
 }
 
 /// A function's parcel, whose bytes may be many, as a key.
@@ -78,7 +130,7 @@ where
     pub(crate) fn new(erased: Result<Erased, procession_parcel::Error>) -> Work<A, R> {
         let encoded = erased.and_then(|erased| {
             let encoding = Encoding::new(Parcel::pack(&erased)?);
-            Ok(Arc::new(Callable { erased: Arc::new(erased), encoding }))
+            Ok(Arc::new(Callable { erased: Arc::new(erased), encoding, known: Mutex::default() }))
         });
         let callable = encoded.map_err(|error| TaskError::BadFunction(error.to_string()));
         Work { callable, types: PhantomData }

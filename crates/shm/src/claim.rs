@@ -19,19 +19,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// Where the claims of [`Segment::claim`] lie: members lie at `1 << 62`, the heap's tokens in 48 bits from `1 << 61` on.
 const CLAIMS: i64 = (1 << 61) + (1 << 52);
 
-fn record(byte: i64) -> libc::flock {
+fn record(kind: libc::c_int, byte: i64, len: i64) -> libc::flock {
     libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
+        l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: byte,
-        l_len: 1,
+        l_len: len,
         l_pid: 0,
     }
 }
 
 /// Takes the lock on a byte for the description of `fd`.
 pub(crate) fn lock(fd: BorrowedFd<'_>, byte: i64) -> Result<(), Errno> {
-    let record = record(byte);
+    let record = record(libc::F_WRLCK, byte, 1);
     // SAFETY: the descriptor is open, and the record is a whole one.
     let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const record) };
     if result == 0 {
@@ -40,10 +40,22 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, byte: i64) -> Result<(), Errno> {
     Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL))
 }
 
+/// Lets go of the lock on a byte, also if another process has a copy of the descriptor.
+pub(crate) fn unlock(fd: BorrowedFd<'_>, byte: i64) {
+    let record = record(libc::F_UNLCK, byte, 1);
+    // SAFETY: as in `lock`. It can fail only for want of memory to split a range, which one byte is not.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const record) };
+}
+
 /// Whether a description other than that of `fd` holds the lock on a byte. Where the kernel gives no answer it counts as
 /// held.
 pub(crate) fn is_locked(fd: BorrowedFd<'_>, byte: i64) -> bool {
-    let mut record = record(byte);
+    is_any_locked(fd, byte, 1)
+}
+
+/// As [`is_locked`], on any of `len` bytes.
+pub(crate) fn is_any_locked(fd: BorrowedFd<'_>, byte: i64, len: i64) -> bool {
+    let mut record = record(libc::F_WRLCK, byte, len);
     // SAFETY: the descriptor is open, and the record is a whole one, which the call writes.
     let result = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut record) };
     result != 0 || record.l_type != libc::F_UNLCK as libc::c_short

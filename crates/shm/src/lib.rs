@@ -54,7 +54,10 @@ mod named;
 mod segment;
 
 pub use error::Error;
-pub use heap::{Heap, HeapBuilder, HeapRing, HeapStats, Plain, SharedBox, SharedSlice, SharedStr, SharedVec};
+pub use heap::{
+    Heap, HeapBuilder, HeapRing, HeapStats, Lending, LentPart, Loan, Plain, SharedBox, SharedSlice,
+    SharedStr, SharedVec,
+};
 pub use layout::{Kind, signature};
 pub use list::{Item, ShareableList};
 pub use mapping::watch_forks;

@@ -3,7 +3,7 @@
 use super::State;
 use crate::{
     back::FunctionId,
-    work::{Callable, Encoding},
+    work::{Callable, Encoding, LetGo},
 };
 use procession_parcel::Erased;
 use std::{
@@ -21,8 +21,10 @@ const UNUSED_BYTES: usize = 4 << 20;
 pub(super) struct Functions {
     by_encoding: HashMap<Encoding, FunctionId>,
     entries: HashMap<FunctionId, Entry>,
-    /// Those that no job uses, the longest unused first, and their bytes.
+    /// Those that no job uses and nobody holds, the longest unused first, and their bytes. They are few: what a user holds,
+    /// which may be many, is not looked at before it is let go of.
     unused: Vec<FunctionId>,
+    let_go: Arc<LetGo>,
     unused_bytes: usize,
     /// How many of them hold descriptors.
     unused_with_fds: usize,
@@ -38,11 +40,17 @@ struct Entry {
     /// Kept so that what it has captured is never dropped by the back, under the pool's lock.
     erased: Arc<Erased>,
     users: usize,
+    /// Whether it is among the unused ones.
+    unused: bool,
     /// Some user's hold on it: who keeps a [`Work`](crate::Work) means to use it again.
     holder: Weak<Callable>,
 }
 
 impl Entry {
+    fn is_free(&self) -> bool {
+        self.users == 0 && self.holder.strong_count() == 0
+    }
+
     fn has_fds(&self) -> bool {
         !self.encoding.parcel.fds().is_empty()
     }
@@ -51,7 +59,10 @@ impl Entry {
 impl Functions {
     /// Counts an entry among the unused ones, or not any more.
     fn count_unused(&mut self, id: FunctionId, unused: bool) {
-        let Some(entry) = self.entries.get(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if std::mem::replace(&mut entry.unused, unused) == unused {
+            return;
+        }
         let (bytes, fds) = (entry.encoding.len(), usize::from(entry.has_fds()));
         if unused {
             self.unused.push(id);
@@ -67,6 +78,12 @@ impl Functions {
     /// Takes out those that are unused and too many, or too large together; the ones used last stay. One with
     /// descriptors is not found again once nobody holds it, and goes.
     fn surplus(&mut self) -> Vec<(FunctionId, Arc<Erased>)> {
+        let let_go = self.let_go.take().unwrap_or_else(|| self.entries.keys().copied().collect());
+        for id in let_go {
+            if self.entries.get(&id).is_some_and(Entry::is_free) {
+                self.count_unused(id, true);
+            }
+        }
         let few = self.unused.len() <= UNUSED_FUNCTIONS && self.unused_bytes <= UNUSED_BYTES;
         if few && self.unused_with_fds == 0 {
             return Vec::new();
@@ -75,9 +92,6 @@ impl Functions {
         let mut surplus = Vec::new();
         for id in self.unused.iter().rev() {
             let Some(entry) = self.entries.get(id) else { continue };
-            if entry.holder.strong_count() > 0 {
-                continue;
-            }
             count += 1;
             bytes += entry.encoding.len();
             if count > UNUSED_FUNCTIONS || bytes > UNUSED_BYTES || entry.has_fds() {
@@ -105,9 +119,8 @@ impl State {
         if let Some((id, entry)) = known.and_then(|id| Some((id, functions.entries.get_mut(&id)?))) {
             entry.users += 1;
             entry.holder = Arc::downgrade(function);
-            if entry.users == 1 {
-                functions.count_unused(id, false);
-            }
+            function.tell(&functions.let_go, id);
+            functions.count_unused(id, false);
             return (id, Forgotten::new());
         }
         let forgotten = self.undefine_surplus();
@@ -122,7 +135,8 @@ impl State {
         let encoding = function.encoding.clone();
         functions.by_encoding.insert(encoding.clone(), id);
         let (erased, holder) = (function.erased.clone(), Arc::downgrade(function));
-        functions.entries.insert(id, Entry { encoding, erased, users: 1, holder });
+        functions.entries.insert(id, Entry { encoding, erased, users: 1, unused: false, holder });
+        function.tell(&functions.let_go, id);
         self.back.define(id, &function.erased, &function.encoding.parcel);
         (id, forgotten)
     }
@@ -135,7 +149,9 @@ impl State {
         if entry.users > 0 {
             return Forgotten::new();
         }
-        functions.count_unused(id, true);
+        if entry.is_free() {
+            functions.count_unused(id, true);
+        }
         self.undefine_surplus()
     }
 

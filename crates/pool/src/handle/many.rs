@@ -223,7 +223,7 @@ pub fn wait<T>(
         is_done[number] = true;
         enough |= match when {
             WaitFor::FirstCompleted => true,
-            WaitFor::FirstError => tasks.tasks[number].as_ref().is_some_and(|task| task.error().is_some()),
+            WaitFor::FirstError => tasks.tasks[number].as_ref().is_some_and(|task| task.failed(deadline)),
             WaitFor::All => false,
         };
     }

@@ -17,22 +17,22 @@
 //! callbacks that were given before have run. The list of listeners of the pool holds the call then, so that it
 //! outlives its handle.
 
+mod calls;
 mod many;
 
+pub(crate) use calls::{all, apply, encode, submit};
 pub use many::{AsCompleted, InTime, Unfinished, WaitFor, Waited, as_completed, wait};
 
 use crate::{
-    TaskError, Work,
+    TaskError,
     back::Cancel,
     driver::{Listener, Notice, Shared},
-    front::{Body, JobOptions, Segment, Want},
-    loads::{self, Loads},
-    records,
+    front::{Segment, Want},
+    loads::Loads,
     sync::{Condvar, Mutex, MutexGuard, ThreadId, current},
-    tasks::{How, Job},
+    tasks::Job,
 };
 use procession_sys::Deadline;
-use serde::{Serialize, de::DeserializeOwned};
 use std::{
     collections::VecDeque,
     fmt,
@@ -177,12 +177,28 @@ impl<T> Inner<T> {
     ///
     /// If this thread has it: a callback, or a look, that waits for itself.
     fn unlent(&self) -> MutexGuard<'_, Outcome<T>> {
+        loop {
+            if let Some(outcome) = self.unlent_until(None) {
+                return outcome;
+            }
+        }
+    }
+
+    /// As [`unlent`](Inner::unlent); `None` if another thread, whose user's code may take its time, has it beyond `deadline`.
+    fn unlent_until(&self, deadline: Option<Deadline>) -> Option<MutexGuard<'_, Outcome<T>>> {
         let mut outcome = self.outcome();
         while let Stage::Lent(thread) = outcome.stage {
             assert!(thread != current().id(), "a callback waits for the call that it was called for");
-            outcome = self.returned.wait(outcome).unwrap_or_else(PoisonError::into_inner);
+            outcome = match deadline {
+                None => self.returned.wait(outcome).unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) if deadline.passed() => return None,
+                Some(deadline) => {
+                    let rest = deadline.remaining().max(Duration::from_micros(1));
+                    self.returned.wait_timeout(outcome, rest).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
-        outcome
+        Some(outcome)
     }
 
     /// Runs the callbacks, if the call is done.
@@ -203,28 +219,32 @@ impl<T> Inner<T> {
         }
     }
 
-    /// Takes the result of a call that is done, once its callbacks have run.
-    fn take(&self) -> Result<T, TaskError> {
+    /// Takes the result of a call that is done, once its callbacks have run; `None` if they have not by `deadline`.
+    fn take(&self, deadline: Option<Deadline>) -> Option<Result<T, TaskError>> {
         if !self.shared().is_ours() {
             // The lock may be held by a thread that this copy does not have.
-            return Err(TaskError::ForkedCopy);
+            return Some(Err(TaskError::ForkedCopy));
         }
         loop {
-            let mut outcome = self.unlent();
+            let mut outcome = self.unlent_until(deadline)?;
             self.settle(&mut outcome);
             if outcome.callbacks.is_empty() {
-                return match mem::replace(&mut outcome.stage, Stage::Taken) {
+                return Some(match mem::replace(&mut outcome.stage, Stage::Taken) {
                     Stage::Done(result) => result,
                     _ => Err(TaskError::Terminated),
-                };
+                });
             }
             if self.shared().in_keeper() {
-                // They are behind what this thread is running.
+                // They are behind what this thread is running, and nobody else runs them.
                 drop(outcome);
                 self.call_back();
                 continue;
             }
-            let waited = self.returned.wait_timeout(outcome, SLICE).unwrap_or_else(PoisonError::into_inner);
+            if deadline.is_some_and(Deadline::passed) {
+                return None;
+            }
+            let rest = deadline.map_or(SLICE, |it| it.remaining().clamp(Duration::from_micros(1), SLICE));
+            let waited = self.returned.wait_timeout(outcome, rest).unwrap_or_else(PoisonError::into_inner);
             let (outcome, waited) = waited;
             drop(outcome);
             if waited.timed_out() {
@@ -263,17 +283,32 @@ impl<T> Task<T> {
         self.take()
     }
 
-    /// As [`get`](Task::get), waiting at most for `timeout`; once the call is done its callbacks are waited for as well.
+    /// As [`get`](Task::get), waiting at most for `timeout`, for the call and its callbacks together. (In a callback of
+    /// the same pool, callbacks of this call that have not begun are run right here, and take what time they take.)
     ///
     /// # Errors
     ///
-    /// The handle itself, if there is no result yet.
+    /// The handle itself, if there is no result yet, or a callback has not returned. [`ready`](Task::ready) tells which.
     pub fn get_timeout(mut self, timeout: Duration) -> Result<Result<T, TaskError>, Task<T>> {
-        if self.wait_timeout(timeout) { Ok(self.take()) } else { Err(self) }
+        let deadline = Some(Deadline::after(timeout));
+        if !self.inner().wait(deadline) {
+            return Err(self);
+        }
+        match self.inner().take(deadline) {
+            Some(result) => {
+                self.let_go();
+                Ok(result)
+            }
+            None => Err(self),
+        }
     }
 
     fn take(&mut self) -> Result<T, TaskError> {
-        let result = self.inner().take();
+        let result = loop {
+            if let Some(result) = self.inner().take(None) {
+                break result;
+            }
+        };
         self.let_go();
         result
     }
@@ -355,13 +390,27 @@ impl<T> Task<T> {
         self.peek(|result| result.as_ref().err().cloned()).flatten()
     }
 
-    /// Looks at the result without taking it; `None` if there is none yet.
+    /// Looks at the result without taking it; `None` if there is none yet. While a callback or another look has it, this
+    /// waits.
     pub fn peek<U>(&self, look: impl FnOnce(&Result<T, TaskError>) -> U) -> Option<U> {
+        self.peek_until(None, look)
+    }
+
+    /// Whether it comes to an error, as far as can be told by `deadline`.
+    fn failed(&self, deadline: Option<Deadline>) -> bool {
+        self.peek_until(deadline, Result::is_err).unwrap_or(false)
+    }
+
+    fn peek_until<U>(
+        &self,
+        deadline: Option<Deadline>,
+        look: impl FnOnce(&Result<T, TaskError>) -> U,
+    ) -> Option<U> {
         let inner = self.inner();
         if !inner.shared().is_ours() || !inner.wait(Some(Deadline::from_nanos(0))) {
             return None;
         }
-        let mut outcome = inner.unlent();
+        let mut outcome = inner.unlent_until(deadline)?;
         inner.settle(&mut outcome);
         let (outcome, looked) = inner.lend(outcome, look);
         drop(outcome);
@@ -471,121 +520,5 @@ impl<T> fmt::Debug for Task<T> {
             _ => "done",
         };
         f.debug_struct("Task").field("job", &inner.job.id).field("state", &state).finish()
-    }
-}
-
-/// A record.
-pub(crate) fn encode<A: Serialize>(shared: &Shared, item: &A) -> Result<Vec<u8>, TaskError> {
-    let mut record = Vec::new();
-    match records::push(&mut record, |bytes| loads::encode(shared.loads.as_deref(), item, bytes)) {
-        Ok(()) => Ok(record),
-        Err(records::PushError::Write(why)) => Err(TaskError::BadArguments(why)),
-        Err(records::PushError::TooLarge(bytes)) => {
-            Err(TaskError::BadArguments(format!("it has {bytes} bytes, encoded")))
-        }
-    }
-}
-
-/// Hands one call to the pool.
-pub(crate) fn submit<A, R>(
-    shared: &Arc<Shared>,
-    work: &Work<A, R>,
-    arg: &A,
-    how: How,
-) -> Result<Task<R>, TaskError>
-where
-    A: Serialize,
-    R: DeserializeOwned + 'static,
-{
-    let how = How { cancellable: true, ..how };
-    let id =
-        shared.open(work.callable()?, |function| JobOptions { spontaneous: true, ..how.job(function) })?;
-    let job = Job { shared: shared.clone(), id: Some(id) };
-    let record = encode(shared, arg)?;
-    shared.begin(id, [Ok((1, record))]);
-    Ok(Task::new(Inner::new(job, one)))
-}
-
-/// Hands one call to the pool and waits for it.
-pub(crate) fn apply<A, R>(shared: &Arc<Shared>, work: &Work<A, R>, arg: &A, how: How) -> Result<R, TaskError>
-where
-    A: Serialize,
-    R: DeserializeOwned + 'static,
-{
-    let id = shared.open(work.callable()?, |function| how.job(function))?;
-    let job = Job { shared: shared.clone(), id: Some(id) };
-    let record = encode(shared, arg)?;
-    let mut state = shared.lock();
-    state.front.add(id, 1, record);
-    state.front.close_input(id);
-    drop(state);
-    let mut segment = None;
-    shared.wait_until(None, |state| {
-        // It may be asked again after it said yes.
-        if segment.is_none() {
-            segment = state.front.take(id);
-        }
-        segment.is_some()
-    });
-    drop(job);
-    one(segment.into_iter().collect(), shared.loads.as_deref())
-}
-
-/// The value of a call with one item.
-fn one<R: DeserializeOwned + 'static>(segments: Vec<Segment>, loads: Option<&Loads>) -> Result<R, TaskError> {
-    match segments.into_iter().next().map(|segment| segment.body) {
-        Some(Body::Values(values)) => loads::decode_only(loads, values),
-        Some(Body::Failed(error)) => Err(error),
-        None => Err(TaskError::Terminated),
-    }
-}
-
-/// The values of a call with many items, or its first error.
-pub(crate) fn all<R: DeserializeOwned + 'static>(
-    segments: Vec<Segment>,
-    loads: Option<&Loads>,
-) -> Result<Vec<R>, TaskError> {
-    let mut values = Vec::with_capacity(segments.iter().map(|segment| segment.count as usize).sum());
-    let mut segments = Unread { segments: segments.into(), loads };
-    while let Some(segment) = segments.segments.pop_front() {
-        match segment.body {
-            Body::Failed(error) => return Err(error),
-            Body::Values(records) if segment.count == 1 => values.push(loads::decode_only(loads, records)?),
-            Body::Values(records) => {
-                let mut rest = &records[..];
-                for _ in 0..segment.count {
-                    let Some((record, behind)) = records::split(rest) else {
-                        let why = "the worker sent fewer results than it said";
-                        return Err(TaskError::BadResult(why.to_owned()));
-                    };
-                    rest = behind;
-                    match loads::decode(loads, record) {
-                        Ok(value) => values.push(value),
-                        Err(error) => {
-                            loads.inspect(|loads| loads.let_go(rest));
-                            return Err(error);
-                        }
-                    }
-                }
-            }
-        }
-    }
-    Ok(values)
-}
-
-/// Segments, whose loads are let go of where nobody reads them.
-struct Unread<'a> {
-    segments: VecDeque<Segment>,
-    loads: Option<&'a Loads>,
-}
-
-impl Drop for Unread<'_> {
-    fn drop(&mut self) {
-        let Some(loads) = self.loads else { return };
-        for segment in &self.segments {
-            if let Body::Values(records) = &segment.body {
-                loads.let_go(records);
-            }
-        }
     }
 }

@@ -24,7 +24,7 @@ impl Place {
     /// For this process, a worker.
     pub(super) fn cargo(self, control: &Control) -> Cargo {
         let Place(ring) = self;
-        loads::set_worker_heap(Some(ring.heap()));
+        loads::set_worker_ring(ring.beside());
         let control = control.clone();
         Cargo::new(ring, Box::new(move |token| control.load.store(token, Ordering::Release)))
     }

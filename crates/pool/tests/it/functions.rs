@@ -114,3 +114,25 @@ fn a_function_that_somebody_holds_is_sent_once_however_large() {
     pool.apply(|n: u64| n, 1).unwrap();
     assert!(known.lock().unwrap().bytes() < MEGABYTE, "it is given up with the next call");
 }
+
+#[test]
+fn all_functions_that_somebody_holds_are_kept_and_go_when_they_are_let_go_of() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let (pool, known) = pool();
+    let held: Vec<_> = (0..500).map(|number| heavy(10, number)).collect();
+    for _ in 0..2 {
+        held.iter().for_each(|work| _ = pool.tasks_of(work.clone(), 0..2).collect().unwrap());
+        assert_eq!(known.lock().unwrap().defined, 500);
+    }
+    // Also by another pool, and while it is in use.
+    let (other, known_there) = self::pool();
+    held.iter().for_each(|work| _ = other.tasks_of(work.clone(), 0..2).collect().unwrap());
+    let mut results = pool.tasks_of(held[0].clone(), 0..100).chunk_size(1).ordered();
+    results.next().unwrap().unwrap();
+    drop(held);
+    for (pool, known) in [(&pool, &known), (&other, &known_there)] {
+        pool.apply(|n: u64| n, 1).unwrap();
+        assert!(known.lock().unwrap().parcels.len() <= 66, "{}", known.lock().unwrap().parcels.len());
+    }
+    assert!(results.all(|result| result.is_ok()));
+}

@@ -117,3 +117,32 @@ fn frozen_elements_are_read_in_place_by_all_workers() {
     heap.sweep().unwrap();
     assert_eq!(heap.stats().blocks, 0, "{:?}", heap.stats());
 }
+
+#[test]
+fn workers_keep_the_elements_mapped_as_long_as_their_chunks_are_there() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let pool = Pool::new(1).unwrap();
+    let array = Array::<u64>::new(10_000).unwrap();
+    let mappings = || {
+        let count = |()| {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            maps.lines().filter(|line| line.contains("memfd:")).count()
+        };
+        // What is not held any more is forgotten with the next task.
+        [(); 3].map(|()| pool.apply(count, ()).unwrap())[2]
+    };
+    let before = mappings();
+    let chunks = pool.par_chunks_mut(&array, 1000);
+    for round in 0..3 {
+        chunks.for_each(|mut chunk| chunk.iter_mut().for_each(|n| *n += 1)).unwrap();
+        assert_eq!(mappings(), before + 1, "in round {round}");
+    }
+    // Another function, of the same and of another type.
+    chunks.for_each(|mut chunk| chunk.iter_mut().for_each(|n| *n *= 2)).unwrap();
+    assert_eq!(chunks.map(|chunk| chunk.iter().sum::<u64>()).unwrap(), [6000; 10]);
+    assert_eq!(chunks.map(|chunk| chunk[0]).unwrap(), [6; 10]);
+    assert_eq!(mappings(), before + 1);
+    drop(chunks);
+    assert_eq!(mappings(), before);
+    assert_eq!(array.to_vec().unwrap(), [6; 10_000]);
+}

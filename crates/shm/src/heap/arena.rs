@@ -13,6 +13,7 @@
 use super::{
     cache::Cache,
     holders::Records,
+    lend,
     rings::Rings,
     shape::{Control, KIND, PER_SPAN, Record, SIZES, SPAN, Shape, Span, blocks},
     sweep,
@@ -115,13 +116,16 @@ fn watch_forks() {
             before: Some(|| {
                 ARENAS.hold();
                 SHARDS.iter().for_each(OverFork::hold);
+                lend::HELD.hold();
             }),
             in_parent: Some(|| {
+                lend::HELD.release();
                 SHARDS.iter().for_each(OverFork::release);
                 ARENAS.release();
             }),
             in_child: Some(|| {
                 FORKS.fetch_add(1, Ordering::Relaxed);
+                lend::HELD.reset(|held| held.clear());
                 SHARDS.iter().for_each(|shard| shard.reset(|()| ()));
                 ARENAS.reset(|_| ());
             }),

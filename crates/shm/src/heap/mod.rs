@@ -4,7 +4,7 @@
 //!
 //! * `shape`: where things lie; `word`: what a word says; `arena`: an arena in this process;
 //! * `spans`: large blocks; `cache`: small blocks; `records` and `holders`: read-only blocks with many holders;
-//! * `transit`: proof that a parcel exists; `rings` and `ring`: the way through rings, `load` what is in one message; `unique` and `hold`: blocks as values that travel; `typed`: what users see;
+//! * `transit`: proof that a parcel exists; `rings` and `ring`: the way through rings, `load` what is in one message; `lend` a block that others work on part by part; `unique` and `hold`: blocks as values that travel; `typed`: what users see;
 //! * `sweep`: what the dead left.
 //!
 //! Each states its protocol at its top. All follow one rule: everything that is not free says in a word of its own whose
@@ -21,6 +21,7 @@
 //! * A block that this process owns is in nobody else's hands: only the swap of its word to this process's name gave it
 //!   out, and nobody swaps that word while this process lives (its death is proven by the kernel, never guessed).
 //! * A pack moves a block while `self` is only borrowed; it fails as long as a `&T` may be about (`unique`).
+//! * A block that is lent is its owner's again only when the kernel says that nobody is in a part of it (`lend`).
 //! * A read-only block is written by nobody: the swap to `Held` ends the only handle that could, and no way leads back.
 //!   It is freed when its record has no holders, of which this process is one as long as a handle lives.
 //! * Every byte pattern is a `T` ([`Plain`]), so what a block held before does no harm, nor does a parcel that says one type
@@ -36,6 +37,7 @@ mod bug;
 mod cache;
 mod hold;
 mod holders;
+mod lend;
 mod load;
 mod records;
 mod ring;
@@ -53,6 +55,7 @@ mod sync {
     pub(crate) use core::sync::atomic::{AtomicU64, Ordering, fence};
 }
 
+pub use lend::{Lending, LentPart, Loan};
 pub use ring::HeapRing;
 pub use sweep::HeapStats;
 pub use typed::{Plain, SharedBox, SharedSlice, SharedStr, SharedVec};

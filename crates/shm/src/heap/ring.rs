@@ -470,8 +470,13 @@ impl HeapRing {
         }
     }
 
-    pub(super) fn core(&self) -> &Core {
+    pub(super) fn core(&self) -> &Arc<Core> {
         &self.core
+    }
+
+    /// Whether this end was not let go of.
+    pub(super) fn is_here(&self) -> bool {
+        self.claim.is_here()
     }
 
     /// What the message that departs has.

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     Error,
-    claim::{is_locked, lock},
+    claim::{is_any_locked, is_locked, lock, unlock},
 };
+use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Where the bytes lie on which parcels hold locks. Tokens have 48 bits, members lie at `1 << 62`.
@@ -42,4 +43,25 @@ pub(crate) fn depart(arena: &Arena, token: Token) -> Result<OwnedFd, Error> {
 /// as held.
 pub(crate) fn is_under_way(fd: BorrowedFd<'_>, token: Token) -> bool {
     is_locked(fd, byte(token))
+}
+
+/// A description of the arena that holds the lock of `token`; `None` if another one has it.
+pub(crate) fn hold(operation: &'static str, arena: &Arena, token: Token) -> Result<Option<OwnedFd>, Error> {
+    let description = reopen(operation, arena.as_fd())?;
+    match lock(description.as_fd(), byte(token)) {
+        Ok(()) => Ok(Some(description)),
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(None),
+        Err(errno) => Err(Error::os(operation, arena.name(), "fcntl(F_OFD_SETLK)", errno)),
+    }
+}
+
+/// Lets go of the lock of `token` that the description has.
+pub(crate) fn let_go(description: OwnedFd, token: Token) {
+    // Not by its end: a process that a raw `clone(2)` made may have a copy.
+    unlock(description.as_fd(), byte(token));
+}
+
+/// As [`is_under_way`], for any of `count` tokens.
+pub(crate) fn is_any_held(fd: BorrowedFd<'_>, first: Token, count: u64) -> bool {
+    is_any_locked(fd, byte(first), i64::try_from(count).unwrap_or(i64::MAX >> 2))
 }

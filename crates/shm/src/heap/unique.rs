@@ -80,8 +80,13 @@ pub(crate) struct Owned {
 }
 
 enum Way {
-    Parcel { token: Token, fd: Unique },
+    Parcel {
+        token: Token,
+        fd: Unique,
+    },
     Ring(Arc<Trip>),
+    /// Others work on it. See `lend`.
+    Lent,
 }
 
 // SAFETY: the block is accessed by the rules for the value that the wrapper says is in it, which is `Send`.
@@ -190,6 +195,7 @@ impl Owned {
         let back = match way.as_deref() {
             None => return true,
             Some(Way::Ring(trip)) => trip.is_back(self.block),
+            Some(Way::Lent) => return false,
             Some(Way::Parcel { token, fd }) => {
                 let Some(fd) = fd.take() else { return false };
                 let (transit, owned) = (token.transit(), self.me.owned());
@@ -314,6 +320,37 @@ impl Owned {
         let record = self.arena.share(self.me, self.block, bytes, text)?;
         *self.note.get_mut() = FROZEN;
         Ok((self.arena.clone(), self.me, record, start))
+    }
+
+    /// Whether this is a forked copy of the owner's handle.
+    pub(super) fn is_forked(&self) -> bool {
+        self.forks != forks()
+    }
+
+    /// Closes the handle, and swaps the block's word to `message`; false if the block is not here. `&mut self` shows that no
+    /// reference to the contents is in use.
+    pub(super) fn lend(&mut self, message: u64) -> bool {
+        if !self.is_here() {
+            return false;
+        }
+        let (word, owned) = (self.arena.owner(self.block), self.me.owned());
+        let lent = word.compare_exchange(owned, message, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if lent {
+            *self.note.get_mut() = PACKED;
+            *self.way() = Some(Box::new(Way::Lent));
+        }
+        lent
+    }
+
+    /// Swaps the word back, and opens the handle, if the block is lent as `message`.
+    pub(super) fn take_back(&mut self, message: u64) {
+        let (word, owned) = (self.arena.owner(self.block), self.me.owned());
+        if self.forks == forks()
+            && word.compare_exchange(message, owned, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            *self.way() = None;
+            *self.note.get_mut() = 0;
+        }
     }
 
     /// Says that no reference to the contents is in use, which `self` proves.

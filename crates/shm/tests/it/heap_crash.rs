@@ -2,7 +2,7 @@
 
 use crate::heap_support::{assert_empty, balance, give, start, take};
 use procession_parcel::{Parcel, codec};
-use procession_shm::{Heap, HeapRing, SharedBox, SharedSlice, SharedStr, SharedVec};
+use procession_shm::{Heap, HeapRing, Loan, SharedBox, SharedSlice, SharedStr, SharedVec};
 use procession_sys::crash;
 use procession_testkit::{role, watchdog};
 use std::{
@@ -267,4 +267,66 @@ fn one_that_dies_at_any_step_of_a_way_through_a_ring_leaves_what_can_be_revoked(
             drop(heap.vec::<u8>((64 << 20) - (1 << 20)).unwrap());
         }
     }
+}
+
+#[test]
+fn role_lender() {
+    let Some(mut role) = role::enter(role_lender) else { return };
+    let socket = UnixStream::from(role.fd());
+    let (point, heap, ring): (String, Heap, HeapRing) = take(&socket);
+    arm(&point);
+    let mut numbers = heap.vec::<u64>(1000).unwrap();
+    drop(ring.lend(&mut numbers, 100).unwrap());
+    drop((numbers, ring, heap));
+    arm("none");
+}
+
+#[test]
+fn what_a_lender_that_dies_at_any_step_has_lent_lives_as_long_as_the_ring() {
+    let _watchdog = watchdog!(Duration::from_secs(120));
+    for point in ["heap.lend.lent", "heap.lend.closed", "heap.lend.alone"] {
+        let heap = heap();
+        let ring = HeapRing::new(&heap).unwrap();
+        let (mut process, socket) = start(role_lender);
+        give(&socket, &(point, &heap, &ring.another().unwrap()));
+        died(&mut process, point);
+        heap.sweep().unwrap();
+        assert_eq!(balance(&heap).blocks, 1, "at {point}");
+        drop(ring);
+        assert_empty(&heap);
+    }
+}
+
+#[test]
+fn role_borrower() {
+    let Some(mut role) = role::enter(role_borrower) else { return };
+    let socket = UnixStream::from(role.fd());
+    let (point, ring, loan): (String, HeapRing, Loan) = take(&socket);
+    arm(&point);
+    // SAFETY: the loan is of `u64`, by this ring.
+    let mut part = unsafe { ring.enter::<u64>(loan, 3) }.unwrap();
+    part.elements().fill(3);
+    drop(part);
+    arm("none");
+}
+
+#[test]
+fn one_that_dies_at_any_step_in_a_part_is_out_of_it() {
+    let _watchdog = watchdog!(Duration::from_secs(120));
+    let (heap, none) = (heap(), 0);
+    let ring = HeapRing::new(&heap).unwrap();
+    let mut numbers = heap.vec::<u64>(1000).unwrap();
+    for (point, written) in [("heap.lend.locked", none), ("heap.lend.entered", none), ("heap.lend.left", 3)] {
+        let lending = ring.lend(&mut numbers, 100).unwrap();
+        let (mut process, socket) = start(role_borrower);
+        give(&socket, &(point, &ring.another().unwrap(), lending.loan()));
+        died(&mut process, point);
+        // SAFETY: the loan is of `u64`, by this ring.
+        drop(unsafe { ring.enter::<u64>(lending.loan(), 3) }.unwrap());
+        drop(lending);
+        assert_eq!((numbers[299], numbers[300], numbers[399]), (0, written, written), "at {point}");
+        assert_eq!(balance(&heap).blocks, 1);
+    }
+    drop(numbers);
+    assert_empty(&heap);
 }

@@ -12,6 +12,7 @@ mod heap_back;
 #[cfg(crash_points)]
 mod heap_crash;
 mod heap_hostile;
+mod heap_lend;
 mod heap_limits;
 mod heap_load;
 mod heap_moves;
