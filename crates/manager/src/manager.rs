@@ -111,8 +111,9 @@ impl Builder {
         self
     }
 
-    /// Whether clients that come by a Unix socket, as the same user, get lanes in shared memory, by which a call takes a fraction of
-    /// the time: they do by default, 1024 of them at a time. Each takes 65 KiB and a descriptor on both sides.
+    /// Whether clients that come by a Unix socket, as the same user, get lanes in shared memory, by which a call takes a fraction
+    /// of the time: they do by default, 256 of them at a time. Each takes a descriptor on both sides, and 24 KiB, or up to a MiB
+    /// where its frames are large.
     pub fn shared_memory(mut self, lanes: bool) -> Builder {
         self.bounds.lanes = lanes;
         self

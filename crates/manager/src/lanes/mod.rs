@@ -61,7 +61,7 @@ pub(crate) use agree::{agree, offer};
 
 use procession_shm::Segment;
 use procession_sys::{Deadline, Spin, fd};
-use row::{CAPACITY, Corrupt, KIND, Reader, SIZE, Writer};
+use row::{CAPACITY, Corrupt, KIND, ROW, Reader, SIZE, Writer};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, Shutdown},
@@ -73,7 +73,9 @@ use std::{
 };
 
 /// How many clients have lanes at a time.
-pub(crate) const MOST: usize = 1024;
+pub(crate) const MOST: usize = 256;
+/// What frames of a usual size take of a row.
+const USUAL: usize = 8 << 10;
 
 /// One side's ends of both lanes.
 pub(crate) struct Lanes {
@@ -91,8 +93,10 @@ impl Lanes {
     /// The server's side, and the memory for the client's.
     pub(crate) fn make() -> Result<(Lanes, Segment), String> {
         let made = Segment::anonymous(KIND, SIZE).and_then(|segment| {
-            // A lack of memory is an error here, and a signal later.
-            segment.reserve(0..SIZE)?;
+            // A lack of memory is an error here, and a signal later: what every call uses.
+            for row in [0, ROW] {
+                segment.reserve(row..row + USUAL)?;
+            }
             Ok(segment)
         });
         let segment = made.map_err(|error| error.to_string())?;

@@ -6,7 +6,10 @@
 //!    write there at any time: what was copied is then any bytes, in memory of our own, and is checked there.
 //! 3. Each end has its own position in memory of its own. Of the other's it uses what it has read once and compared: the bytes
 //!    between them are at most the ring's.
-//! 4. One thread at a time writes by a `Writer`, one at a time reads by a `Reader`: who sends, and who reads, of those who share
+//! 4. Where a position lies in the ring counts from `origin`, which the writer moves to its position whenever it finds the row
+//!    empty, before the commit that follows. So it does not change while bytes lie there, who has seen the commit sees it, and
+//!    small frames always lie at the ring's start: the rest of its memory is taken for large ones only.
+//! 5. One thread at a time writes by a `Writer`, one at a time reads by a `Reader`: who sends, and who reads, of those who share
 //!    a connection. A second one would mix up bytes, and reach no other memory.
 #![expect(unsafe_code, reason = "the one place where the lanes' memory is reached through pointers")]
 
@@ -17,7 +20,7 @@ use std::{
 };
 
 /// The bytes that may lie in a row. Larger frames go through it in parts.
-pub(super) const CAPACITY: usize = 32 << 10;
+pub(super) const CAPACITY: usize = 512 << 10;
 
 /// Lines of 128 bytes, since processors fetch lines in pairs.
 #[repr(C, align(128))]
@@ -26,6 +29,8 @@ struct WriterWords {
     tail: AtomicU64,
     /// The writer waits for room, and wants to hear of some. The reader clears it when it rings.
     waits: AtomicU32,
+    /// The position of the ring's first byte.
+    origin: AtomicU64,
 }
 
 #[repr(C, align(128))]
@@ -42,13 +47,20 @@ struct Words {
     reader: ReaderWords,
 }
 
-const ROW: usize = size_of::<Words>() + CAPACITY;
+/// What one takes in a segment.
+pub(super) const ROW: usize = size_of::<Words>() + CAPACITY;
 /// What both rows take in a segment.
 pub(super) const SIZE: usize = 2 * ROW;
 pub(super) const KIND: Kind = Kind::new(
     "manager",
     u32::from_le_bytes(*b"mlan"),
-    signature(&[1, CAPACITY, size_of::<Words>(), std::mem::offset_of!(Words, reader)]),
+    signature(&[
+        2,
+        CAPACITY,
+        size_of::<Words>(),
+        std::mem::offset_of!(Words, reader),
+        std::mem::offset_of!(WriterWords, origin),
+    ]),
 );
 const _: () = assert!(ROW.is_multiple_of(align_of::<Words>()) && CAPACITY.is_power_of_two());
 
@@ -88,7 +100,9 @@ impl Place {
 
     /// The place of a position in the ring, and how many bytes follow it there.
     fn at(&self, position: u64) -> (NonNull<u8>, usize) {
-        let offset = (position & (CAPACITY as u64 - 1)) as usize;
+        // Whatever it is, the place is within the ring.
+        let origin = self.words().writer.origin.load(Ordering::Relaxed);
+        let offset = (position.wrapping_sub(origin) & (CAPACITY as u64 - 1)) as usize;
         // SAFETY: the remainder by the capacity is an offset within the ring.
         (unsafe { self.ring.add(offset) }, CAPACITY - offset)
     }
@@ -145,8 +159,13 @@ impl Writer {
 
     /// Commits as many of the bytes as there is room for.
     pub(super) fn write(&self, bytes: &[u8]) -> Result<usize, Corrupt> {
-        let len = self.room()?.min(bytes.len());
+        let room = self.room()?;
+        let len = room.min(bytes.len());
         let tail = self.tail.load(Ordering::Relaxed);
+        if room == CAPACITY {
+            // Nobody reads there: this is seen with the commit, or after it.
+            self.place.words().writer.origin.store(tail, Ordering::Relaxed);
+        }
         self.place.put(tail, &bytes[..len]);
         let tail = tail.wrapping_add(len as u64);
         self.tail.store(tail, Ordering::Relaxed);

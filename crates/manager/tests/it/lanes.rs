@@ -25,7 +25,9 @@ const LONG: Duration = Duration::from_secs(10);
 const READER: u64 = 128;
 const SLEEPS: u64 = READER + 8;
 const RING: u64 = 256;
-const CAPACITY: u64 = 32 << 10;
+const CAPACITY: u64 = 512 << 10;
+/// Where the writer says which position the first byte has.
+const ORIGIN: u64 = 16;
 const REPLIES: u64 = RING + CAPACITY;
 const LANES: u16 = 19;
 const PING: u16 = 10;
@@ -116,12 +118,20 @@ impl Raw {
         let mut bytes = vec![0; len];
         for byte in &mut bytes {
             eventually("a byte of a reply", LONG, || self.word(REPLIES) > self.heard);
-            let at = self.start + REPLIES + RING + self.heard % CAPACITY;
-            self.memory.read_exact_at(std::slice::from_mut(byte), at).unwrap();
+            *byte = self.byte(self.heard);
             self.heard += 1;
         }
         self.put(REPLIES + READER, &self.heard.to_le_bytes());
         bytes
+    }
+
+    /// A byte of what was committed.
+    fn byte(&self, position: u64) -> u8 {
+        let offset = position.wrapping_sub(self.word(REPLIES + ORIGIN)) % CAPACITY;
+        let mut byte = 0;
+        let at = self.start + REPLIES + RING + offset;
+        self.memory.read_exact_at(std::slice::from_mut(&mut byte), at).unwrap();
+        byte
     }
 
     /// The next reply's request and status, and what it says.
@@ -205,7 +215,7 @@ fn frames_of_every_size_keep_their_order_between_threads_and_processes() {
     let mut rng = Rng::from_env();
     // Some go in one piece, some are larger than a lane.
     let lens: Vec<u64> =
-        (0..300).map(|n| if n % 4 == 0 { rng.below(150_000) } else { rng.below(200) }).collect();
+        (0..300).map(|n| if n % 4 == 0 { rng.below(1_200_000) } else { rng.below(200) }).collect();
     let child = Process::spawn(
         |(queue, lens): (Queue<(u64, Vec<u8>)>, Vec<u64>)| {
             lens.iter().zip(0..).all(|(&len, n)| {
@@ -366,10 +376,7 @@ fn a_client_that_fills_its_lane_and_reads_nothing_is_bounded() {
                 raw.word(REPLIES) - raw.heard >= 32
             });
             let mut header = [0; 32];
-            for (at, byte) in header.iter_mut().enumerate() {
-                let place = raw.start + REPLIES + RING + (raw.heard + at as u64) % CAPACITY;
-                raw.memory.read_exact_at(std::slice::from_mut(byte), place).unwrap();
-            }
+            (raw.heard..).zip(&mut header).for_each(|(at, byte)| *byte = raw.byte(at));
             header
         };
         assert_eq!(u64::from_le_bytes(header[16..24].try_into().unwrap()), expected);
@@ -436,8 +443,8 @@ fn a_forked_child_leaves_its_parents_lanes_alone() {
 
 fn use_it(manager: &Manager) {
     let dict: Dict<u64, Vec<u8>> = manager.dict().unwrap();
-    dict.set(&1, &vec![1; 100 << 10]).unwrap();
-    assert_eq!(dict.get(&1).unwrap().unwrap().len(), 100 << 10);
+    dict.set(&1, &vec![1; 1100 << 10]).unwrap();
+    assert_eq!(dict.get(&1).unwrap().unwrap().len(), 1100 << 10);
 }
 
 #[test]
