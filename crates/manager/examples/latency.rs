@@ -1,5 +1,6 @@
 //! How long a call takes, beside a round trip over a raw Unix socket: `cargo run --release --example latency`.
 
+use procession_channel::Queue;
 use procession_manager::Manager;
 use procession_parcel::{Bytes, Fd};
 use procession_process::Process;
@@ -40,6 +41,28 @@ fn echo(socket: Fd) {
             return;
         }
     }
+}
+
+fn echo_items((from, to): (Queue<[u8; 16]>, Queue<[u8; 16]>)) {
+    while let Ok(item) = from.get() {
+        if to.put(item).is_err() {
+            return;
+        }
+    }
+}
+
+fn queues() -> Result<(), Box<dyn std::error::Error>> {
+    let (there, back) = (Queue::unbounded()?, Queue::unbounded()?);
+    let process = Process::builder().daemon(true).spawn(echo_items, (there.clone(), back.clone()))?;
+    let round = || {
+        there.put([7; 16]).unwrap();
+        back.get().unwrap();
+    };
+    round();
+    pin(process.pid());
+    measure("queues in shared memory, 16 bytes and back", round);
+    unpin();
+    Ok(())
 }
 
 fn calls(manager: &Manager, mut raw: impl FnMut()) -> Result<(), Box<dyn std::error::Error>> {
@@ -84,16 +107,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ours.write_all(&bytes).unwrap();
         ours.read_exact(&mut bytes).unwrap();
     };
+    queues()?;
     for (name, shared) in [("by shared memory", true), ("by sockets", false)] {
         println!("{name}");
         let manager = Manager::builder().shared_memory(shared).start()?;
         // After this both sides have seen that there are several cores.
         manager.dict::<u64, u64>()?;
-        pin(None, 0)?;
-        pin(Pid::from_raw(manager.pid() as i32), 1)?;
+        pin(manager.pid());
         calls(&manager, &mut raw)?;
-        let all = cores(&[0, 1]);
-        sched_setaffinity(None, &all)?;
+        unpin();
     }
     Ok(())
 }
@@ -104,7 +126,13 @@ fn cores(cores: &[usize]) -> CpuSet {
     set
 }
 
-/// A core for each side.
-fn pin(pid: Option<Pid>, core: usize) -> std::io::Result<()> {
-    Ok(sched_setaffinity(pid, &cores(&[core]))?)
+/// A core for each side, where there are two.
+fn pin(other: u32) {
+    if sched_setaffinity(Pid::from_raw(other as i32), &cores(&[1])).is_ok() {
+        let _ = sched_setaffinity(None, &cores(&[0]));
+    }
+}
+
+fn unpin() {
+    let _ = sched_setaffinity(None, &cores(&[0, 1]));
 }

@@ -258,9 +258,10 @@ fn what_went_by_the_socket_comes_before_what_goes_by_the_lane() {
     raw.socket.read_exact(&mut reply).unwrap();
     assert_eq!(reply[16], 10);
     assert_eq!(raw.word(READER), 0, "nothing of the lane is done before the word");
-    raw.socket.write_all(&frame(1, LANES, 0, 0, &[])).unwrap();
+    // From there on no byte of the socket is a frame.
+    let word = [frame(1, LANES, 0, 0, &[]), frame(0, PING, 12, 0, &[])].concat();
+    raw.socket.write_all(&word).unwrap();
     assert_eq!(raw.reply(), (11, 0, vec![]));
-    // From here on no byte of the socket is a frame.
     raw.socket.write_all(&frame(0, PING, 12, 0, &[])).unwrap();
     raw.write(&frame(0, PING, 13, 0, &[]));
     raw.ring();
@@ -357,6 +358,7 @@ fn a_client_that_fills_its_lane_and_reads_nothing_is_bounded() {
             continue;
         }
         request += 1;
+        assert!(request < 20_000, "it is read from for ever");
         let at = raw.sent % CAPACITY;
         let (first, second) = bytes.split_at(bytes.len().min((CAPACITY - at) as usize));
         raw.put(RING + at, first);
@@ -365,7 +367,6 @@ fn a_client_that_fills_its_lane_and_reads_nothing_is_bounded() {
         raw.put(0, &raw.sent.to_le_bytes());
         raw.ring();
     }
-    assert!(request < 20_000, "it was read from for ever");
     assert!(value.get().unwrap().len() == 200 << 10, "others are served");
     sleeps(&manager);
     // All of it is answered once it reads: the bells say when there is more.
