@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::scenario::{Cores, Failure, Regime};
@@ -25,6 +26,18 @@ pub fn pin(core: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(core);
     sched_setaffinity(None, &set)?;
+    Ok(())
+}
+
+/// Pins the first thread of another process.
+///
+/// # Errors
+///
+/// If there is none, or it may not use that core.
+pub fn pin_process(pid: u32, core: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(Pid::from_raw(pid.cast_signed()), &set)?;
     Ok(())
 }
 

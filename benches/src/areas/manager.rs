@@ -19,8 +19,8 @@ use crate::peers::forked::FarSide;
 use crate::peers::unix_socket;
 use crate::pin;
 use crate::scenario::{
-    Against, Bound, Entry, Failure, Field, Goal, Observation, Regime, Scenario, Surroundings, Unit, once,
-    percentile_99, timed,
+    Against, Bound, Cores, Entry, Failure, Field, Goal, Observation, Regime, Scenario, Surroundings, Unit,
+    once, percentile_99, timed,
 };
 
 /// What a call and its answer take together at most.
@@ -168,13 +168,18 @@ fn dict(
 ) -> Field {
     let ours = || -> Entry {
         // The server takes over where the thread that starts it may run.
-        if let Some(far) = pin::near_side(regime)? {
-            pin::pin(far)?;
+        let far = pin::near_side(regime)?;
+        if far.is_some() && regime.cores == Cores::Two {
+            // Both sides see that there is another core before they are pinned.
+            pin::widen()?;
         }
         let manager = Manager::start()?;
-        pin::near_side(regime)?;
         let dict = manager.dict()?;
         set(&dict)?;
+        pin::near_side(regime)?;
+        if let Some(far) = far {
+            pin::pin_process(manager.pid(), far)?;
+        }
         Ok(Box::new(move |n| {
             let _kept = &manager;
             regime.timed(n, || call(&dict))

@@ -22,7 +22,9 @@
 //! * The *server* is a process of ours, daemonic, which ends with its owner; or a thread of this process
 //!   ([`Builder::bind`]). One loop serves all connections; no connection costs a thread. It keeps what it is given encoded, so
 //!   it knows no types.
-//! * A *client* is a process with one connection to the server, which its threads share.
+//! * A *client* is a process with one connection to the server, which its threads share. One that comes by a Unix socket, as the
+//!   same user, speaks with it by two lanes in shared memory: a call takes no system call while both are awake. The socket
+//!   stays, for bells and for the end ([`Builder::shared_memory`]).
 //! * An *object* is a dictionary, a list, a lock and so on, or a value of any type ([`Session::host`]).
 //! * A *proxy* ([`Hosted`]) stands for an object in a client. A *lease* is a proxy's claim on the object.
 //!
@@ -139,6 +141,7 @@ mod connector;
 mod error;
 mod hosted;
 mod hosting;
+mod lanes;
 #[cfg(feature = "async")]
 mod later;
 mod lease;

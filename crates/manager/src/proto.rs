@@ -225,6 +225,8 @@ ops! {
     Resume = 15, Ack = 16, Bye = 17,
     // A request that waits is given up.
     Forget = 18,
+    // A local client asks for lanes, and, without a reply, says that it uses those that it got.
+    Lanes = 19,
     // Everything that holds values.
     Len = 20, Clear = 21, Snapshot = 22, Update = 23, UpdateAll = 24, Compare = 25, Page = 26,
     // Dictionaries and sets; their keys come first.

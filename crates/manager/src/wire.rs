@@ -1,6 +1,7 @@
-//! A socket, plain or within TLS: what both sides send and read by.
+//! A socket, plain or within TLS, or with lanes beside it: what both sides send and read by.
 
-use procession_sys::fd;
+use crate::lanes::Lanes;
+use procession_sys::{Deadline, Spin, fd};
 use rustix::{
     buffer::spare_capacity,
     io::Errno,
@@ -11,12 +12,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub(crate) socket: OwnedFd,
+    /// By which everything goes once there are some.
+    lanes: OnceLock<Arc<Lanes>>,
     /// Nobody waits with this lock in hand.
     #[cfg(feature = "tls")]
     tunnel: Option<Mutex<crate::tls::Tunnel>>,
@@ -26,6 +30,7 @@ impl Wire {
     pub(crate) fn plain(socket: OwnedFd) -> Wire {
         Wire {
             socket,
+            lanes: OnceLock::new(),
             #[cfg(feature = "tls")]
             tunnel: None,
         }
@@ -33,12 +38,29 @@ impl Wire {
 
     #[cfg(feature = "tls")]
     pub(crate) fn within(socket: OwnedFd, tunnel: crate::tls::Tunnel) -> Wire {
-        Wire { socket, tunnel: Some(Mutex::new(tunnel)) }
+        Wire { socket, lanes: OnceLock::new(), tunnel: Some(Mutex::new(tunnel)) }
     }
 
     #[cfg(feature = "tls")]
     fn tunnel(&self) -> Option<MutexGuard<'_, crate::tls::Tunnel>> {
         self.tunnel.as_ref().map(|tunnel| tunnel.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Everything goes by these lanes from here on.
+    pub(crate) fn use_lanes(&self, lanes: impl Into<Arc<Lanes>>) {
+        let _ = self.lanes.set(lanes.into());
+    }
+
+    pub(crate) fn lanes(&self) -> Option<&Arc<Lanes>> {
+        self.lanes.get()
+    }
+
+    /// Waits until a read is worth while; false at the deadline.
+    pub(crate) fn readable(&self, spin: &mut Spin, deadline: Option<Deadline>) -> io::Result<bool> {
+        match self.lanes() {
+            Some(lanes) => lanes.wait(self.as_fd(), spin, deadline),
+            None => fd::readable(self.as_fd(), deadline),
+        }
     }
 
     /// Whether reading never waits by itself.
@@ -57,8 +79,11 @@ impl Wire {
         false
     }
 
-    /// Appends what came; 0 is the end. Waits only where `waits`, and never within TLS: `AGAIN` then.
+    /// Appends what came; 0 is the end. Waits only where `waits`, and never within TLS, nor for lanes: `AGAIN` then.
     pub(crate) fn recv(&self, into: &mut Vec<u8>, waits: bool) -> io::Result<usize> {
+        if let Some(lanes) = self.lanes() {
+            return lanes.recv(self.as_fd(), into);
+        }
         #[cfg(feature = "tls")]
         if let Some(mut tunnel) = self.tunnel() {
             return tunnel.recv(self.socket.as_fd(), into);
@@ -69,6 +94,9 @@ impl Wire {
 
     /// Takes some of the bytes, or `AGAIN`; never waits.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(lanes) = self.lanes() {
+            return lanes.send(self.as_fd(), bytes);
+        }
         #[cfg(feature = "tls")]
         if let Some(mut tunnel) = self.tunnel() {
             return tunnel.send(self.socket.as_fd(), bytes);

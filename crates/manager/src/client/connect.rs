@@ -1,19 +1,21 @@
 //! How a connection is made: the socket, TLS, the key, and the greeting.
 
-use super::{Client, FrameReader, Row, State, malformed};
+use super::{Client, FrameReader, Row, State, lock, malformed};
 use crate::{
     access::Access,
     error::{Error, ErrorKind, Result},
+    lanes,
     proto::{self, Op, Reader},
     wire::Wire,
 };
 use procession_channel::net::{self, Address, Handshake, Refusal};
 use procession_parcel::function::image;
 use procession_sys::Deadline;
+use rustix::net::{AddressFamily, sockopt};
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, atomic::Ordering},
     time::Duration,
 };
 
@@ -71,8 +73,28 @@ pub(crate) fn connect(access: &Access, role: u64, timeout: Duration) -> Result<C
             client.resume = Some(Resume { token: token.to_vec(), grace: Duration::from_nanos(grace) });
             client.keep_frames();
         }
+    } else if role == super::CLIENT {
+        client.ask_for_lanes(timeout)?;
     }
     Ok(client)
+}
+
+impl Client {
+    /// Nobody else has the connection yet. Without lanes it stays as it is.
+    fn ask_for_lanes(&self, timeout: Duration) -> Result<()> {
+        let wire = lock(&self.row).wire.clone();
+        if wire.is_tls() || sockopt::socket_domain(&wire) != Ok(AddressFamily::UNIX) {
+            return Ok(());
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        match lanes::agree(&wire, number, Deadline::after(timeout)) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(Error::new(ErrorKind::Timeout, DOING, "the server did not answer in time"))
+            }
+            Err(error) => Err(Error::gone(DOING, format!("the server is gone: {error}"))),
+        }
+    }
 }
 
 fn refused(cause: impl std::fmt::Display) -> Error {

@@ -4,15 +4,16 @@ use crate::{
     proto::{HEADER, Header},
     wire::{Wire, errno},
 };
-use procession_sys::{Deadline, fd};
+use procession_sys::{Deadline, Spin};
 use rustix::io::Errno;
-use std::{os::fd::AsFd, sync::Arc};
+use std::sync::Arc;
 
 /// Frames out of a wire.
 pub(crate) struct FrameReader {
     pub(super) wire: Arc<Wire>,
     input: Vec<u8>,
     start: usize,
+    spin: Spin,
 }
 
 /// Payloads longer than this are not copied, where they come alone.
@@ -20,7 +21,7 @@ const LARGE: usize = 64 << 10;
 
 impl FrameReader {
     pub(super) fn new(wire: Arc<Wire>) -> FrameReader {
-        FrameReader { wire, input: Vec::new(), start: 0 }
+        FrameReader { wire, input: Vec::new(), start: 0, spin: Spin::adaptive() }
     }
 
     /// The next frame; `None` at the deadline. One that has begun is kept for the next call.
@@ -56,8 +57,9 @@ impl FrameReader {
             self.start = 0;
             let step = missing.min(STEP.max(self.input.len())).max(4096);
             self.input.reserve(step);
-            // Within TLS there may be something that the socket does not know of any more.
-            if deadline.is_some() && !self.wire.is_tls() && !fd::readable(self.wire.as_fd(), deadline)? {
+            // Within TLS there may be something that the socket does not know of any more; of lanes it knows nothing.
+            let knows = !self.wire.is_tls() && self.wire.lanes().is_none();
+            if deadline.is_some() && knows && !self.wire.readable(&mut self.spin, deadline)? {
                 return Ok(None);
             }
             match self.wire.recv(&mut self.input, true) {
@@ -66,7 +68,7 @@ impl FrameReader {
                 Err(error) => match errno(&error) {
                     Some(Errno::INTR) => {}
                     Some(Errno::AGAIN) => {
-                        if !fd::readable(self.wire.as_fd(), deadline)? {
+                        if !self.wire.readable(&mut self.spin, deadline)? {
                             return Ok(None);
                         }
                     }

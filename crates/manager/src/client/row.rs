@@ -17,7 +17,7 @@ use crate::{
     proto::{self, Kind, Op},
     wire::{Wire, errno},
 };
-use procession_sys::{Deadline, fd};
+use procession_sys::{Deadline, Spin, fd};
 use rustix::{
     event::{PollFd, PollFlags},
     io::Errno,
@@ -31,6 +31,8 @@ use std::{
 
 /// How long a message without a reply may wait for room, before it is left to others.
 const TELL: Duration = Duration::from_secs(1);
+/// How long a sender waits for room in a lane, of which another thread hears, before it looks.
+const GLANCE: Duration = Duration::from_millis(1);
 /// How long the thread that waits for room waits before it looks whether it is still needed.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -218,6 +220,11 @@ impl Client {
                     row.wire.clone()
                 };
                 // As long as the client is there for others.
+                if wire.lanes().is_some() {
+                    let _ = client.wait_for_room(&wire, None);
+                    client.flush();
+                    continue;
+                }
                 drop(client);
                 let _ = fd::writable(wire.as_fd(), Some(Deadline::after(LOOK)));
                 let Some(client) = me.upgrade() else { return };
@@ -362,8 +369,21 @@ impl Client {
         let slice = deadline.map_or(slice, |deadline| deadline.min(slice));
         let Some(mut reader) = self.take_reader(wire) else {
             // Somebody else reads.
-            return fd::writable(wire.as_fd(), Some(slice)).map(drop);
+            let Some(lanes) = wire.lanes() else {
+                return fd::writable(wire.as_fd(), Some(slice)).map(drop);
+            };
+            // It takes the bells as well: so they are not waited for here.
+            if !Spin::adaptive().until(|| lanes.has_room()) {
+                fd::wait(&mut [], Some(slice.min(Deadline::after(GLANCE))))?;
+            }
+            return Ok(());
         };
+        if let Some(lanes) = wire.lanes() {
+            let waited = lanes.wait_for_room(wire.as_fd(), slice);
+            let read = if lanes.has_news() { reader.next(Some(Deadline::from_nanos(0))) } else { Ok(None) };
+            self.put_back(reader, read);
+            return waited;
+        }
         let mut poll = [PollFd::from_borrowed_fd(wire.as_fd(), PollFlags::IN | PollFlags::OUT)];
         let waited = fd::wait(&mut poll, Some(slice));
         let read = match poll[0].revents().contains(PollFlags::IN) {

@@ -36,6 +36,7 @@ impl Server {
             (false, op) if op != Some(Op::Hello) => {
                 return Err(Malformed("the first request is not a greeting".to_owned()));
             }
+            (true, Some(Op::Lanes)) => return self.lanes(conn, header, payload),
             _ => {}
         }
         let caller = Caller { conn, request: header.request, object: header.object };

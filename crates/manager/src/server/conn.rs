@@ -3,7 +3,8 @@
 use super::{HIGH, SHARE, STEP, Server, TURN, Trouble, UNACKED, entry::Entry};
 use crate::{
     error::ErrorKind,
-    proto::{self, HEADER, Header, Op},
+    lanes::Lanes,
+    proto::{self, HEADER, Header, Malformed, Op},
     wire::{Wire, errno},
 };
 use procession_sys::Deadline;
@@ -35,6 +36,10 @@ pub(crate) struct Conn {
     pub(super) yielded: bool,
     /// What the epoll looks for.
     pub(super) interest: EventFlags,
+    /// Lanes that it was offered, and did not say yet that it uses.
+    pub(super) offer: Option<Lanes>,
+    /// Its lanes are in `Server::awake`.
+    pub(super) awake: bool,
 }
 
 impl Conn {
@@ -51,6 +56,9 @@ impl Conn {
 
 impl Server {
     pub(super) fn ready(&mut self, number: u64, flags: EventFlags) {
+        if self.conns.get(&number).is_some_and(|conn| conn.wire.lanes().is_some()) {
+            return self.hear(number);
+        }
         if flags.contains(EventFlags::OUT) {
             // What was held back goes on in `settle`.
             self.world.dirty.push(number);
@@ -87,6 +95,11 @@ impl Server {
             }
             Err(error) => match errno(&error) {
                 Some(Errno::AGAIN | Errno::INTR) => self.put_away(number),
+                None if conn.wire.lanes().is_some() => {
+                    self.world.refuse(number, 0, &Trouble::Malformed(Malformed(error.to_string())));
+                    self.flush(number);
+                    self.end(number);
+                }
                 _ => {
                     if conn.entry.is_some() {
                         self.note_refusal(number, &error.to_string());
@@ -100,6 +113,7 @@ impl Server {
     /// Does what stands in a connection's input, as long as its replies are read.
     pub(super) fn go_on(&mut self, number: u64) {
         let Some(conn) = self.conns.get_mut(&number) else { return };
+        let by_socket = conn.wire.lanes().is_none();
         let input = std::mem::take(&mut conn.input);
         let mut rest: &[u8] = &input;
         let mut broken = None;
@@ -141,6 +155,10 @@ impl Server {
             }
             match self.frame(number, &header, payload) {
                 Ok(()) => {
+                    if by_socket && header.method == Op::Lanes as u16 && self.has_lanes(number) {
+                        // Behind the word that it uses them are bells.
+                        rest = &[];
+                    }
                     if let Some(peer) = self.world.peers.get_mut(&number).filter(|peer| peer.token.is_some())
                     {
                         peer.received += 1;
@@ -193,6 +211,10 @@ impl Server {
         };
         let unsent = peer.out.len() - peer.sent + conn.unsent();
         let mut interest = EventFlags::empty();
+        if conn.wire.lanes().is_some() {
+            // Bells, for room as well, and the hang-up.
+            return;
+        }
         interest.set(EventFlags::IN, unsent < HIGH);
         interest.set(EventFlags::OUT, (unsent > 0 && !conn.wire.is_handshaking()) || conn.wire.has_rest());
         if interest != conn.interest {
@@ -251,6 +273,7 @@ impl Server {
     /// Takes a connection away from the loop.
     pub(super) fn take_out(&mut self, number: u64) -> Option<Conn> {
         let conn = self.conns.remove(&number)?;
+        self.awake.forget(&conn);
         let _ = epoll::delete(&self.epoll, &conn.wire);
         if !conn.private {
             self.publics -= 1;

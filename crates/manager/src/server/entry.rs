@@ -113,6 +113,8 @@ impl Server {
             held: false,
             yielded: false,
             interest,
+            offer: None,
+            awake: false,
         };
         self.conns.insert(number, conn);
         if let Some(time) = look {

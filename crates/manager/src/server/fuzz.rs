@@ -20,9 +20,15 @@ use std::{os::fd::OwnedFd, sync::Arc};
 /// If a timer, a wait, or an object that nobody refers to is left.
 pub fn requests(data: &[u8]) {
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor"));
-    let mut server =
-        Server::new(None, None, stop, [0; 16], Bounds { max_frame: 1 << 16, ..Bounds::default() }, None)
-            .expect("a server's descriptors");
+    let mut server = Server::new(
+        None,
+        None,
+        stop,
+        [0; 16],
+        Bounds { max_frame: 1 << 16, lanes: false, ..Bounds::default() },
+        None,
+    )
+    .expect("a server's descriptors");
     let mut ends: Vec<OwnedFd> = (0..2)
         .map(|which| {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -9,12 +9,13 @@
 //! * Replies gather in `Peer::out`, and are sent as far as the socket takes them. A client that does not read its replies is
 //!   not read from either: what it can make the server keep is bounded.
 //! * What is no frame, or no payload, closes that connection, after a reply that says why.
+//! * A local client's frames come and go by lanes in shared memory, where it could be given some (`lanes`).
 //! * At a public address with TLS the handshakes, of TLS and of the key, are taken along in this loop (`entry`).
 //! * A client that may come back (`away`) keeps its number, its leases and its waits when its connection ends, until its time
 //!   is over.
 //!
 //! # Invariants
-//! 1. Nothing in the loop waits but the epoll.
+//! 1. Nothing in the loop waits but the epoll; what spins for lanes does so for a short time.
 //! 2. An object exists exactly as long as its count is not zero (`value`); after each step the dead ones are taken out.
 //! 3. A connection in `conns` is in `World::peers` as well. A peer without a connection is in `away`.
 
@@ -26,6 +27,7 @@ mod conn;
 mod containers;
 mod entry;
 pub mod fuzz;
+mod lanes;
 mod locks;
 mod map;
 #[cfg(feature = "pool")]
@@ -41,6 +43,7 @@ use crate::hosting::Known;
 use body::{Object, Task};
 use conn::Conn;
 pub(crate) use entry::Secure;
+use lanes::Awake;
 use procession_channel::net::Listener;
 use procession_sys::Deadline;
 use rustix::{
@@ -102,11 +105,13 @@ pub(crate) struct Bounds {
     pub(crate) max_connections: Option<usize>,
     /// How long a client that went may have to come back.
     pub(crate) max_grace: Duration,
+    /// Whether local clients get lanes.
+    pub(crate) lanes: bool,
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds { max_frame: 1 << 30, max_connections: None, max_grace: Duration::from_secs(60) }
+        Bounds { max_frame: 1 << 30, max_connections: None, max_grace: Duration::from_secs(60), lanes: true }
     }
 }
 
@@ -146,6 +151,8 @@ pub(crate) struct Server {
     scratch: Vec<u8>,
     /// Connections whose input is to be gone on with in the next turn.
     more: Vec<u64>,
+    /// Lanes that clients ring no bell for.
+    awake: Awake,
     over: bool,
 }
 
@@ -196,6 +203,7 @@ impl Server {
             next: FIRST,
             scratch: Vec::new(),
             more: Vec::new(),
+            awake: Awake::default(),
             over: false,
         };
         let add = |fd: rustix::fd::BorrowedFd<'_>, number| {
@@ -215,7 +223,11 @@ impl Server {
     pub(crate) fn run(&mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(256);
         while !self.over {
-            let now = (!self.more.is_empty()).then(|| Deadline::from_nanos(0));
+            let busy = self.attend();
+            if self.over {
+                break;
+            }
+            let now = (busy || !self.more.is_empty()).then(|| Deadline::from_nanos(0));
             let looks = [self.watched.first(), self.away.first()].into_iter().flatten();
             let looks = looks.map(|(time, _)| Deadline::from_nanos(*time));
             let next =

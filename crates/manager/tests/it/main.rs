@@ -9,6 +9,7 @@ mod faults;
 mod futures;
 mod hosted;
 mod hostile;
+mod lanes;
 mod leases;
 mod lifecycle;
 #[cfg(feature = "pool")]

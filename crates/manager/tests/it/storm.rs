@@ -56,8 +56,17 @@ fn churn(world: World) {
 #[test]
 fn killed_clients_lose_nothing_but_what_they_had_in_hand() {
     let _watchdog = test_watchdog();
+    kill_clients(&Manager::start().unwrap(), u64::from(kills(40)));
+}
+
+#[test]
+fn clients_that_are_killed_at_their_sockets_lose_as_little() {
+    let _watchdog = test_watchdog();
+    kill_clients(&Manager::builder().shared_memory(false).start().unwrap(), u64::from(kills(12)));
+}
+
+fn kill_clients(manager: &Manager, deaths: u64) {
     let mut rng = Rng::from_env();
-    let manager = Manager::start().unwrap();
     let world = World {
         items: manager.queue().unwrap(),
         done: manager.dict().unwrap(),
@@ -68,7 +77,6 @@ fn killed_clients_lose_nothing_but_what_they_had_in_hand() {
         proxies: manager.list().unwrap(),
     };
     let objects = manager.stats().unwrap().objects;
-    let deaths = u64::from(kills(40));
     let mut next = 0;
     let mut workers: Vec<_> = (0..3).map(|_| Process::spawn(churn, world.clone()).unwrap()).collect();
     for _ in 0..deaths {
@@ -113,8 +121,9 @@ fn killed_clients_lose_nothing_but_what_they_had_in_hand() {
 fn killed_servers_end_every_call() {
     let _watchdog = test_watchdog();
     let mut rng = Rng::from_env();
-    for _ in 0..kills(8) {
-        let manager = Manager::start().unwrap();
+    for round in 0..kills(12) {
+        // By their lanes, and by their sockets.
+        let manager = Manager::builder().shared_memory(round % 3 != 0).start().unwrap();
         let (dict, queue) = (manager.dict::<u64, u64>().unwrap(), manager.queue::<u64>().unwrap());
         let child = Process::spawn(
             |queue: Queue<u64>| {

@@ -1,0 +1,273 @@
+//! The way of a local client: two lanes in shared memory, one for each direction, and the socket beside them.
+//!
+//! A call over a socket costs four system calls and two switches; over lanes none, as long as both sides are awake.
+//!
+//! # States of a connection
+//!
+//! | state | frames go | next |
+//! |---|---|---|
+//! | greeted | by the socket | the client asks for lanes (`Op::Lanes`, a request): offered, or refused, which changes nothing |
+//! | offered | by the socket | the client has the memory, and says so (`Op::Lanes`, without a reply): laned. It cannot map it, and says nothing: as greeted, for good |
+//! | laned | by the lanes, all of them, in both directions | the socket hangs up: ended |
+//! | ended | what was committed until then is read, and nothing more | – |
+//!
+//! The server makes the memory, of a fixed and sealed size, and hands it over by descriptor beside its reply. Lanes are for those
+//! who come by a Unix socket, as the same user, to keep their connection until it ends: neither who may come back
+//! ([`Reconnect`](crate::Reconnect)) nor a lease in transit has some. A server has lanes for [`MOST`] clients; others are
+//! served by their sockets.
+//!
+//! # Protocol
+//! A lane carries the bytes that the socket carried before: frames one behind the other, a large one in parts. So there is one
+//! order in each direction, on one way at any time:
+//!
+//! * The client asks for lanes before anybody else has the connection, and sends nothing between that and the word that it has
+//!   them. That is the last frame by the socket; whatever it sends later is in the lane.
+//! * Nothing is on its way to the client when it says so: the offer was the reply to the only request there was. The server
+//!   offers only where everything before has gone out, and what it says later is in the lane.
+//!
+//! From then on a byte on the socket is a *bell*, and says nothing but "look"; the hang-up says what it always did.
+//!
+//! * Who has nothing to read sets `sleeps` in its lane, looks once more, and sleeps until the socket can be read. Who has
+//!   committed looks at `sleeps`; if it was set, it clears it and sends a byte.
+//! * Who has no room sets `waits`, looks once more, and sleeps likewise. Who has given room back looks at that.
+//!
+//! A client's threads take turns in reading, as they do on a socket; only who reads takes bells. The server looks at the lanes
+//! that are *awake* as long as they have something (`server/lanes.rs`), then sleeps in its epoll, where all sockets are: each
+//! client has a bell of its own, and none can ring another's or keep it from ringing.
+//!
+//! # Invariants
+//! 1. Of who sleeps and who commits at the same time, one sees the other: both have a full fence between the word that they write
+//!    and the one that they read. A flag that was cleared means a byte on the socket, or one about to be there: it stays until
+//!    who sleeps takes it. A socket that takes no byte has some that were not read.
+//! 2. Nothing from the shared memory is used before it was copied and checked (`row.rs`). What is behind the copy is what is
+//!    behind a socket: the same lengths are bounded, the same frames are refused. A position that cannot be ends the connection.
+//! 3. No loop is as long as the other side likes: one look costs at most one lane's bytes, and the server's spin is bounded by
+//!    its clock. A client that does not take its replies is not read from, and not looked at until it rings.
+//!
+//! # When a process dies
+//! * **The client**, before a commit: the bytes were never written. After it, be it before the bell: the socket hangs up, and the
+//!   server reads what was committed until then before it ends the connection. So a frame that was committed whole is done, and
+//!   one in parts of which some are missing is not, as on a socket.
+//! * **The server**, likewise: its replies that were committed are heard, then the connection is gone. A request that lies in
+//!   the lane then may have been done or not: the error says that ([`Error`](crate::Error)).
+//! * **Between offer and use**: nothing has changed, and the socket's end is the end. The memory goes with the last who has it.
+//! * **A forked child** has a copy of the mapping and the socket. It uses neither: it sees by the generation that the client is
+//!   its parent's, and connects itself (`site`). It unmaps its copy with the client's.
+
+mod agree;
+mod row;
+
+pub(crate) use agree::{agree, offer};
+
+use procession_shm::Segment;
+use procession_sys::{Deadline, Spin, fd};
+use row::{CAPACITY, Corrupt, KIND, ROW, Reader, SIZE, Writer};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, Shutdown},
+};
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// How many clients have lanes at a time.
+pub(crate) const MOST: usize = 256;
+/// What frames of a usual size take of a row.
+const USUAL: usize = 8 << 10;
+
+/// One side's ends of both lanes.
+pub(crate) struct Lanes {
+    reader: Reader,
+    writer: Writer,
+    /// Something could not be written for lack of room.
+    short: AtomicBool,
+}
+
+fn corrupt(_: Corrupt) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a position in the shared memory that cannot be")
+}
+
+impl Lanes {
+    /// The server's side, and the memory for the client's.
+    pub(crate) fn make() -> Result<(Lanes, Segment), String> {
+        let made = Segment::anonymous(KIND, SIZE).and_then(|segment| {
+            // A lack of memory is an error here, and a signal later: what every call uses.
+            for row in [0, ROW] {
+                segment.reserve(row..row + USUAL)?;
+            }
+            Ok(segment)
+        });
+        let segment = made.map_err(|error| error.to_string())?;
+        let lanes = Lanes::of(&segment, true).ok_or("the segment is too small")?;
+        Ok((lanes, segment))
+    }
+
+    /// The client's side; nothing if there is no memory for it, or it is of another build.
+    fn attach(fd: OwnedFd) -> Option<Lanes> {
+        let segment = Segment::attach(fd, KIND).ok()?;
+        Lanes::of(&segment, false)
+    }
+
+    fn of(segment: &Segment, server: bool) -> Option<Lanes> {
+        let (reader, writer) = (Reader::new(segment, !server)?, Writer::new(segment, server)?);
+        Some(Lanes { reader, writer, short: AtomicBool::new(false) })
+    }
+
+    /// Whether a look is worth while: something came, or the other side is gone, or its words make no sense.
+    pub(crate) fn has_news(&self) -> bool {
+        self.reader.there() != Ok(0) || self.reader.is_finished()
+    }
+
+    /// Whether what had no room may have some now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.writer.room() != Ok(0) || self.reader.is_finished()
+    }
+
+    /// Whether there is something to do: to read, or to write for who had no room.
+    pub(crate) fn has_work(&self) -> bool {
+        self.has_news() || (self.short.load(Ordering::Relaxed) && self.has_room())
+    }
+
+    /// Appends what came, as far as `into` has room; 0 is the end. Never waits: `AGAIN`.
+    pub(crate) fn recv(&self, socket: BorrowedFd<'_>, into: &mut Vec<u8>) -> io::Result<usize> {
+        // Before the look: nothing is committed after it.
+        let finished = self.reader.is_finished();
+        let came = self.reader.read(into).map_err(corrupt)?;
+        if came == 0 {
+            return if finished { Ok(0) } else { Err(Errno::AGAIN.into()) };
+        }
+        if self.reader.writer_waits() {
+            ring(socket);
+        }
+        Ok(came)
+    }
+
+    /// Takes some of the bytes, or `AGAIN`: then a bell tells of room.
+    pub(crate) fn send(&self, socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+        if self.reader.is_finished() {
+            return Err(Errno::PIPE.into());
+        }
+        let write = || {
+            self.writer.write(bytes).map_err(|nonsense| {
+                // Nobody would look any more: both sides are told.
+                let _ = rustix::net::shutdown(socket, Shutdown::Both);
+                self.reader.finish();
+                corrupt(nonsense)
+            })
+        };
+        let mut taken = write()?;
+        if taken == 0 {
+            self.writer.wait();
+            taken = write()?;
+        }
+        self.short.store(taken == 0, Ordering::Relaxed);
+        if taken == 0 {
+            return Err(Errno::AGAIN.into());
+        }
+        if self.writer.reader_sleeps() {
+            ring(socket);
+        }
+        Ok(taken)
+    }
+
+    /// About to sleep: whether there is nothing to do.
+    pub(crate) fn doze(&self) -> bool {
+        self.reader.doze();
+        !self.has_work()
+    }
+
+    /// Awake: no bell is needed.
+    pub(crate) fn wake(&self) {
+        self.reader.wake();
+    }
+
+    /// Takes the bells that were rung, and finds out whether the other side is gone.
+    pub(crate) fn hear(&self, socket: BorrowedFd<'_>, waits: bool) {
+        let flags = if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+        let mut bells = [0; 256];
+        match rustix::net::recv(socket, &mut bells[..], flags) {
+            Ok((0, _)) => self.reader.finish(),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.reader.finish(),
+        }
+    }
+
+    /// Whether the other side is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.reader.is_finished()
+    }
+
+    /// Waits until there is something to read, or the end; false at the deadline. For who reads.
+    pub(crate) fn wait(
+        &self,
+        socket: BorrowedFd<'_>,
+        spin: &mut Spin,
+        deadline: Option<Deadline>,
+    ) -> io::Result<bool> {
+        loop {
+            let over = deadline.is_some_and(Deadline::passed);
+            if if over { self.has_news() } else { spin.until(|| self.has_news()) } {
+                return Ok(true);
+            }
+            self.reader.doze();
+            if self.has_news() {
+                self.reader.wake();
+                continue;
+            }
+            let came = match deadline {
+                // It takes the bell as well.
+                None => true,
+                Some(_) => fd::readable(socket, deadline)?,
+            };
+            if came {
+                self.hear(socket, deadline.is_none());
+            }
+            self.reader.wake();
+            if !came {
+                return Ok(self.has_news());
+            }
+        }
+    }
+
+    /// Waits until there is room, or something to read, or the end; or until the deadline. For who reads as well.
+    pub(crate) fn wait_for_room(&self, socket: BorrowedFd<'_>, deadline: Deadline) -> io::Result<()> {
+        let ready = || self.has_room() || self.has_news();
+        if Spin::adaptive().until(ready) {
+            return Ok(());
+        }
+        self.writer.wait();
+        self.reader.doze();
+        if !ready() && fd::readable(socket, Some(deadline))? {
+            self.hear(socket, false);
+        }
+        self.reader.wake();
+        Ok(())
+    }
+}
+
+/// Has the other side look.
+fn ring(socket: BorrowedFd<'_>) {
+    loop {
+        match rustix::net::send(socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            // Bells that were not heard; or nobody is there any more, which reading tells.
+            Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => return,
+            Err(_) => {
+                // Without a bell somebody might sleep for ever: it is the connection's end, as for a frame.
+                let _ = rustix::net::shutdown(socket, Shutdown::Both);
+                return;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lanes")
+            .field("capacity", &CAPACITY)
+            .field("over", &self.is_over())
+            .finish_non_exhaustive()
+    }
+}

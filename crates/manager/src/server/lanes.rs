@@ -1,0 +1,228 @@
+//! The server's side of lanes ([`crate::lanes`]): who gets some, and who is looked at when.
+//!
+//! # Protocol
+//! Lanes are *awake* or asleep. Those that are awake are looked at in turns, and their clients ring no bell. When none of them
+//! has had anything to do for as long as a spin lasts, all are put to sleep: each says so in shared memory, is looked at once
+//! more, and is left to the epoll, in which its socket is. One that has had nothing for [`QUIET`] rounds of the others is put to
+//! sleep alone. A bell wakes its lanes. So clients that are idle cost nothing, and a lone one costs a spin after its last call.
+//!
+//! While lanes are awake the epoll is looked at every [`LOOK`], since others are in a hurry as well.
+//!
+//! # Invariants
+//! 1. Lanes in use are in `Awake::lanes`, or asleep (the client rings), or their client does not take its replies (it rings when
+//!    there is room), or over and taken out.
+//! 2. A connection whose socket has hung up is looked at until what was committed before is done, then closed.
+
+use super::{Server, Trouble, conn::Conn};
+use crate::{
+    error::ErrorKind,
+    lanes::{self, Lanes, MOST},
+    proto::{self, Header, Kind, Malformed, Reader},
+};
+use procession_sys::{Deadline, Spin};
+use rustix::{
+    event::epoll,
+    net::{AddressFamily, sockopt},
+};
+use std::{os::fd::AsFd, sync::Arc, time::Duration};
+
+/// How long lanes are served before the epoll is looked at.
+const LOOK: Duration = Duration::from_micros(50);
+/// After so many rounds without anything to do lanes sleep, though others are awake.
+const QUIET: u32 = 1024;
+
+pub(super) struct Awake {
+    lanes: Vec<Entry>,
+    spin: Spin,
+    /// How many connections have lanes, or were offered some.
+    count: usize,
+}
+
+struct Entry {
+    number: u64,
+    lanes: Arc<Lanes>,
+    quiet: u32,
+}
+
+impl Default for Awake {
+    fn default() -> Awake {
+        Awake { lanes: Vec::new(), spin: Spin::adaptive(), count: 0 }
+    }
+}
+
+impl Awake {
+    /// A connection is taken out.
+    pub(super) fn forget(&mut self, conn: &Conn) {
+        let some = conn.offer.is_some() || conn.wire.lanes().is_some();
+        self.count -= usize::from(some);
+    }
+}
+
+impl Server {
+    pub(super) fn has_lanes(&self, number: u64) -> bool {
+        self.conns.get(&number).is_some_and(|conn| conn.wire.lanes().is_some())
+    }
+
+    /// A client asks for lanes, or says that it uses them.
+    pub(super) fn lanes(&mut self, number: u64, header: &Header, payload: &[u8]) -> Result<(), Malformed> {
+        Reader::new(payload).end()?;
+        if header.kind == Kind::Request {
+            if let Err(text) = self.offer(number, header.request) {
+                self.world.refuse(number, header.request, &Trouble::fault(ErrorKind::Limit, text));
+            }
+            return Ok(());
+        }
+        let Some(conn) = self.conns.get_mut(&number) else { return Ok(()) };
+        let unsent = self.world.peers.get(&number).is_none_or(|peer| peer.out.len() > peer.sent);
+        let Some(offer) = conn.offer.take_if(|_| !unsent) else {
+            return Err(Malformed("it has no lanes, or has something to hear before".to_owned()));
+        };
+        conn.wire.use_lanes(offer);
+        self.wake(number);
+        Ok(())
+    }
+
+    /// The reply that offers lanes goes out here, with the memory; or the text of why there are none.
+    fn offer(&mut self, number: u64, request: u64) -> Result<(), String> {
+        let (Some(conn), Some(peer)) = (self.conns.get_mut(&number), self.world.peers.get(&number)) else {
+            return Ok(());
+        };
+        let ours = rustix::process::geteuid();
+        let local = !conn.wire.is_tls()
+            && sockopt::socket_domain(&conn.wire) == Ok(AddressFamily::UNIX)
+            && sockopt::socket_peercred(&conn.wire).is_ok_and(|peer| peer.uid == ours);
+        let refuse = |cause: &str| Err(format!("there are no lanes for this client: {cause}"));
+        if !self.bounds.lanes {
+            return refuse("the server was told to give none");
+        }
+        if !local || peer.token.is_some() || conn.silence > 0 {
+            return refuse("it is not local, or its connection may be replaced");
+        }
+        if conn.offer.is_some() || conn.wire.lanes().is_some() {
+            return refuse("it was offered some before");
+        }
+        if peer.out.len() > peer.sent || !conn.head.is_empty() {
+            return refuse("it has something to hear before");
+        }
+        if self.awake.count >= MOST {
+            return refuse("too many have some");
+        }
+        let (lanes, segment) = Lanes::make()?;
+        let mut reply = Vec::new();
+        let at = proto::begin(&mut reply);
+        proto::end(&mut reply, at, Kind::Reply, 0, request, peer.received);
+        match lanes::offer(conn.wire.as_fd(), &reply, &segment) {
+            Ok(true) => {}
+            Ok(false) => return refuse("the socket takes nothing"),
+            Err(error) => return refuse(&error.to_string()),
+        }
+        conn.offer = Some(lanes);
+        self.awake.count += 1;
+        Ok(())
+    }
+
+    /// Has a connection's lanes looked at.
+    fn wake(&mut self, number: u64) {
+        let Some(conn) = self.conns.get_mut(&number).filter(|conn| !conn.awake) else { return };
+        let Some(lanes) = conn.wire.lanes() else { return };
+        lanes.wake();
+        conn.awake = true;
+        self.awake.lanes.push(Entry { number, lanes: lanes.clone(), quiet: 0 });
+    }
+
+    /// A bell was rung, or the socket has hung up.
+    pub(super) fn hear(&mut self, number: u64) {
+        let Some(conn) = self.conns.get(&number) else { return };
+        let Some(lanes) = conn.wire.lanes() else { return };
+        lanes.hear(conn.wire.as_fd(), false);
+        if lanes.is_over() {
+            // It says so for ever.
+            let _ = epoll::delete(&self.epoll, &conn.wire);
+        }
+        // It may be that there is room.
+        self.world.dirty.push(number);
+        self.wake(number);
+    }
+
+    /// Serves the lanes that are awake, until they sleep; true if it is time to look at the epoll before that.
+    pub(super) fn attend(&mut self) -> bool {
+        if self.awake.lanes.is_empty() {
+            return false;
+        }
+        let until = Deadline::after(LOOK);
+        loop {
+            let Awake { lanes, spin, .. } = &mut self.awake;
+            let has_work = || lanes.iter().any(|entry| entry.lanes.has_work());
+            // Others wait for their turn meanwhile.
+            let found = if self.more.is_empty() { spin.until(has_work) } else { has_work() };
+            if found {
+                self.serve_awake();
+            } else if self.more.is_empty() {
+                self.doze();
+            }
+            if self.awake.lanes.is_empty() {
+                return false;
+            }
+            if self.over || !self.more.is_empty() || until.passed() {
+                return true;
+            }
+        }
+    }
+
+    /// Puts all lanes to sleep that have nothing to do.
+    fn doze(&mut self) {
+        let conns = &mut self.conns;
+        self.awake.lanes.retain(|entry| {
+            let stays = !entry.lanes.doze();
+            if !stays && let Some(conn) = conns.get_mut(&entry.number) {
+                conn.awake = false;
+            }
+            stays
+        });
+    }
+
+    /// One round over the lanes that are awake.
+    fn serve_awake(&mut self) {
+        let mut at = 0;
+        while let Some(entry) = self.awake.lanes.get_mut(at) {
+            let number = entry.number;
+            let stays = if entry.lanes.has_work() {
+                entry.quiet = 0;
+                let stays = self.serve(number);
+                self.settle();
+                stays
+            } else {
+                entry.quiet += 1;
+                entry.quiet < QUIET || !entry.lanes.doze()
+            };
+            // Nobody else takes one out.
+            if stays {
+                at += 1;
+                continue;
+            }
+            self.awake.lanes.swap_remove(at);
+            if let Some(conn) = self.conns.get_mut(&number) {
+                conn.awake = false;
+            }
+        }
+    }
+
+    /// Does what is to be done for a client by way of its lanes; whether they are to be looked at again.
+    fn serve(&mut self, number: u64) -> bool {
+        // Its replies first: they may be what keeps its requests waiting.
+        let waits = self.world.peers.get(&number).is_some_and(|peer| peer.out.len() > peer.sent);
+        if waits {
+            self.world.dirty.push(number);
+            self.settle();
+        }
+        if self.conns.get(&number).is_some_and(|conn| conn.yielded) {
+            return true;
+        }
+        if self.is_full(number) {
+            // It rings when it has taken some.
+            return false;
+        }
+        self.read(number);
+        self.conns.contains_key(&number)
+    }
+}
