@@ -42,6 +42,8 @@ impl Site {
     pub(crate) fn of(access: Access) -> Arc<Site> {
         static ONCE: Once = Once::new();
         ONCE.call_once(|| {
+            // Before ours: the last handle of a site unmaps its lanes under the lock of sites.
+            procession_shm::watch_forks();
             around_fork(ForkHooks {
                 before: Some(|| SITES.hold()),
                 in_parent: Some(|| SITES.release()),

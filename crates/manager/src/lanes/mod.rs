@@ -13,8 +13,8 @@
 //!
 //! The server makes the memory, of a fixed and sealed size, and hands it over by descriptor beside its reply. Lanes are for those
 //! who come by a Unix socket, as the same user, to keep their connection until it ends: neither who may come back
-//! ([`Reconnect`](crate::Reconnect)) nor a lease in transit has some. A server has lanes for [`MOST`] clients; others are
-//! served by their sockets.
+//! ([`Reconnect`](crate::Reconnect)) nor a lease in transit has some. A server has lanes for [`MOST`] clients, or fewer
+//! where it may have few descriptors; others are served by their sockets.
 //!
 //! # Protocol
 //! A lane carries the bytes that the socket carried before: frames one behind the other, a large one in parts. So there is one

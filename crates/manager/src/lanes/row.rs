@@ -229,7 +229,8 @@ impl Reader {
 
     /// The writer is gone: what it has written until now is read, and nothing after it.
     pub(super) fn finish(&self) {
-        let tail = self.place.words().writer.tail.load(Ordering::Acquire);
+        // Whatever stands there, it is an end.
+        let tail = self.place.words().writer.tail.load(Ordering::Acquire).min(NO_END - 1);
         let _ = self.end.compare_exchange(NO_END, tail, Ordering::Release, Ordering::Relaxed);
     }
 
@@ -335,6 +336,15 @@ mod tests {
         reader.finish();
         let mut into = Vec::with_capacity(100);
         assert_eq!((reader.read(&mut into), reader.read(&mut into)), (Ok(10), Ok(0)));
+    }
+
+    #[test]
+    fn no_position_hides_that_a_writer_is_gone() {
+        let (writer, reader) = pair();
+        writer.place.words().writer.tail.store(NO_END, Ordering::Relaxed);
+        reader.finish();
+        assert!(reader.is_finished());
+        assert_eq!(reader.there(), Err(Corrupt));
     }
 
     #[test]

@@ -58,8 +58,13 @@ pub(super) fn whence(wire: &Wire) -> String {
 
 /// How many connections the descriptors allow at the public address: the rest is for this tree.
 pub(super) fn most_connections() -> usize {
+    (descriptors() / 4 * 3).max(16)
+}
+
+/// How many descriptors this process may have.
+pub(super) fn descriptors() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(usize::MAX, |limit| (limit as usize / 4 * 3).max(16))
+    limit.map_or(usize::MAX, |limit| limit as usize)
 }
 
 impl Server {

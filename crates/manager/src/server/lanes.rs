@@ -3,7 +3,7 @@
 //! # Protocol
 //! Lanes are *awake* or asleep. Those that are awake are looked at in turns, and their clients ring no bell. When none of them
 //! has had anything to do for as long as a spin lasts, all are put to sleep: each says so in shared memory, is looked at once
-//! more, and is left to the epoll, in which its socket is. One that has had nothing for [`QUIET`] rounds of the others is put to
+//! more, and is left to the epoll, in which its socket is. One that has had nothing for some rounds of the others ([`QUIET`]) is put to
 //! sleep alone. A bell wakes its lanes. So clients that are idle cost nothing, and a lone one costs a spin after its last call.
 //!
 //! While lanes are awake the epoll is looked at every [`LOOK`], since others are in a hurry as well.
@@ -13,7 +13,7 @@
 //!    there is room), or over and taken out.
 //! 2. A connection whose socket has hung up is looked at until what was committed before is done, then closed.
 
-use super::{Server, Trouble, conn::Conn};
+use super::{Server, Trouble, conn::Conn, entry};
 use crate::{
     error::ErrorKind,
     lanes::{self, Lanes, MOST},
@@ -28,14 +28,19 @@ use std::{os::fd::AsFd, sync::Arc, time::Duration};
 
 /// How long lanes are served before the epoll is looked at.
 const LOOK: Duration = Duration::from_micros(50);
-/// After so many rounds without anything to do lanes sleep, though others are awake.
-const QUIET: u32 = 1024;
+/// After so many looks at lanes without anything to do some sleep, though others are awake: so many rounds where two are awake, fewer
+/// where many are.
+const QUIET: usize = 2048;
+/// Where more lanes are awake than this, they are not spun on: a round over them takes long enough.
+const FEW: usize = 32;
 
 pub(super) struct Awake {
     lanes: Vec<Entry>,
     spin: Spin,
-    /// How many connections have lanes, or were offered some.
+    /// How many connections have lanes, or were offered some, and how many may: each takes a descriptor that another client
+    /// could connect with.
     count: usize,
+    most: usize,
 }
 
 struct Entry {
@@ -46,7 +51,8 @@ struct Entry {
 
 impl Default for Awake {
     fn default() -> Awake {
-        Awake { lanes: Vec::new(), spin: Spin::adaptive(), count: 0 }
+        let most = MOST.min(entry::descriptors() / 8);
+        Awake { lanes: Vec::new(), spin: Spin::adaptive(), count: 0, most }
     }
 }
 
@@ -104,7 +110,7 @@ impl Server {
         if peer.out.len() > peer.sent || !conn.head.is_empty() {
             return refuse("it has something to hear before");
         }
-        if self.awake.count >= MOST {
+        if self.awake.count >= self.awake.most {
             return refuse("too many have some");
         }
         let (lanes, segment) = Lanes::make()?;
@@ -154,9 +160,10 @@ impl Server {
             let Awake { lanes, spin, .. } = &mut self.awake;
             let has_work = || lanes.iter().any(|entry| entry.lanes.has_work());
             // Others wait for their turn meanwhile.
-            let found = if self.more.is_empty() { spin.until(has_work) } else { has_work() };
+            let spins = self.more.is_empty() && lanes.len() <= FEW;
+            let found = if spins { spin.until(has_work) } else { has_work() };
             if found {
-                self.serve_awake();
+                self.serve_awake(until);
             } else if self.more.is_empty() {
                 self.doze();
             }
@@ -181,10 +188,14 @@ impl Server {
         });
     }
 
-    /// One round over the lanes that are awake.
-    fn serve_awake(&mut self) {
+    /// One round over the lanes that are awake, or the part of it that fits in; the next one begins behind it.
+    fn serve_awake(&mut self, until: Deadline) {
+        let quiet = (QUIET / self.awake.lanes.len().max(1)) as u32;
         let mut at = 0;
         while let Some(entry) = self.awake.lanes.get_mut(at) {
+            if at > 0 && until.passed() {
+                return self.awake.lanes.rotate_left(at);
+            }
             let number = entry.number;
             let stays = if entry.lanes.has_work() {
                 entry.quiet = 0;
@@ -193,7 +204,7 @@ impl Server {
                 stays
             } else {
                 entry.quiet += 1;
-                entry.quiet < QUIET || !entry.lanes.doze()
+                entry.quiet <= quiet || !entry.lanes.doze()
             };
             // Nobody else takes one out.
             if stays {

@@ -110,6 +110,16 @@ impl Raw {
         self.put(0, &self.sent.to_le_bytes());
     }
 
+    /// As [`write`](Raw::write), at once.
+    fn write_all(&mut self, bytes: &[u8]) {
+        let at = self.sent % CAPACITY;
+        let (first, second) = bytes.split_at(bytes.len().min((CAPACITY - at) as usize));
+        self.put(RING + at, first);
+        self.put(RING, second);
+        self.sent += bytes.len() as u64;
+        self.put(0, &self.sent.to_le_bytes());
+    }
+
     fn ring(&mut self) {
         self.socket.write_all(&[0]).unwrap();
     }
@@ -359,12 +369,7 @@ fn a_client_that_fills_its_lane_and_reads_nothing_is_bounded() {
         }
         request += 1;
         assert!(request < 20_000, "it is read from for ever");
-        let at = raw.sent % CAPACITY;
-        let (first, second) = bytes.split_at(bytes.len().min((CAPACITY - at) as usize));
-        raw.put(RING + at, first);
-        raw.put(RING, second);
-        raw.sent += bytes.len() as u64;
-        raw.put(0, &raw.sent.to_le_bytes());
+        raw.write_all(&bytes);
         raw.ring();
     }
     assert!(value.get().unwrap().len() == 200 << 10, "others are served");
@@ -389,6 +394,34 @@ fn a_client_that_fills_its_lane_and_reads_nothing_is_bounded() {
         raw.heard += len;
         raw.put(REPLIES + READER, &raw.heard.to_le_bytes());
     }
+}
+
+#[test]
+fn a_client_that_dies_behind_a_position_that_cannot_be_is_found_though_its_replies_wait() {
+    let _watchdog = test_watchdog();
+    let (manager, address) = manager();
+    let mut raw = Raw::laned(&address);
+    let connections = manager.stats().unwrap().connections;
+    // So many replies that it is not read from any more: each says that there is no such thing, and which.
+    let payload = [&words(&[8000])[..], &[b'x'; 8000], &words(&[0, 0])].concat();
+    let mut request = 2;
+    loop {
+        let bytes = frame(0, 6, request, 0, &payload);
+        if raw.sent + bytes.len() as u64 - raw.word(READER) > CAPACITY {
+            sleeps(&manager);
+            if raw.sent + bytes.len() as u64 - raw.word(READER) > CAPACITY {
+                break;
+            }
+            continue;
+        }
+        raw.write_all(&bytes);
+        request += 1;
+        raw.ring();
+    }
+    raw.put(0, &u64::MAX.to_le_bytes());
+    drop(raw);
+    eventually("it is taken out", LONG, || manager.stats().unwrap().connections < connections);
+    sleeps(&manager);
 }
 
 #[test]

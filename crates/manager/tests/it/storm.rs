@@ -164,8 +164,10 @@ fn killed_servers_end_every_call() {
 /// As `churn`, over a network that fails, and without functions.
 fn remote_churn(address: Address) {
     let pauses = (Duration::from_millis(1), Duration::from_millis(10));
+    // Longer than a busy machine keeps one from coming back, who then would end by itself; what the killed hold is held as
+    // long.
     let reconnect =
-        Reconnect::default().attempts(1000).pauses(pauses.0, pauses.1).grace(Duration::from_millis(300));
+        Reconnect::default().attempts(1000).pauses(pauses.0, pauses.1).grace(Duration::from_millis(1500));
     // The connection that fails may be the first.
     let connect = || Session::connector("key").reconnect(reconnect).connect(address.clone());
     let session = std::iter::repeat_with(connect).find_map(Result::ok).unwrap();
