@@ -22,7 +22,8 @@
 //!   `write_async`, `call_once_async`, `get_or_init_async`, futures for any executor, which can be dropped at any time. A
 //!   thread of the library watches their words, as long as there are any.
 //! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors. That goes
-//!   for [`Lock`], [`RLock`] and what stands on them (conditions, values, arrays), and not for [`RwLock`].
+//!   for [`Lock`], [`RLock`] and what stands on them (conditions, values, arrays). An [`RwLock`] tells since when and from
+//!   which line it is held (by readers: the first one's), but no deadlock goes through it.
 //! * `raw-sync`: robust mutexes and our event behind the traits of the crate `raw_sync`.
 //!
 //! # Words used here

@@ -109,6 +109,11 @@ impl Trace {
         self.thread.store(number(), Ordering::Release);
     }
 
+    /// The holder's number.
+    pub(crate) fn thread(&self) -> u64 {
+        self.thread.load(Ordering::Acquire)
+    }
+
     pub(crate) fn since(&self) -> Duration {
         ago(&self.since)
     }
@@ -221,7 +226,7 @@ fn chain(segment: &Segment, offset: usize, location: &Location<'_>) -> (Vec<[u64
     for _ in 0..LONGEST {
         let Some((name, lock)) = lock_at(segment, offset) else { return none };
         let Some((holder, trace)) = lock.traced_holder() else { return none };
-        let thread = trace.thread.load(Ordering::Acquire);
+        let thread = trace.thread();
         ids.push([thread, trace.since.load(Ordering::Relaxed), offset as u64]);
         steps.push(DeadlockStep {
             waiter,

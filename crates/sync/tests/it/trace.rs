@@ -1,7 +1,7 @@
 //! Who holds a lock since when and from where, and deadlocks.
 
-use crate::support::{given, take};
-use procession_sync::{Array, Condition, Deadlock, Lock, LockError, RLock, Value};
+use crate::support::{BOUND, given, soon, take};
+use procession_sync::{Array, Condition, Deadlock, Lock, LockError, RLock, RwLock, Value};
 use procession_testkit::{role, watchdog};
 use std::time::Duration;
 
@@ -164,4 +164,91 @@ fn what_stands_on_a_lock_tells_since_when_and_from_which_line_too() {
         assert!(!condition.wait_timeout(&mut guard, Duration::from_millis(1)).unwrap());
         assert!(condition.held_at().unwrap().ends_with(&format!("trace.rs:{line}")));
     }
+}
+
+/// Whether a read-write lock tells that it was locked at that line of this file.
+#[track_caller]
+fn told_at(lock: &RwLock, line: u32) {
+    let site = lock.held_at();
+    let here = format!("tests/it/trace.rs:{line}");
+    assert!(site.as_ref().is_some_and(|site| site.ends_with(&here)), "{site:?}, not {here}");
+    assert!(lock.held_since().unwrap() < Duration::from_secs(60));
+}
+
+#[test]
+fn a_read_write_lock_tells_since_when_and_from_which_line_however_it_was_locked() {
+    let _watchdog = watchdog!();
+    let lock = RwLock::new().unwrap();
+    let free = |lock: &RwLock| assert_eq!((lock.held_since(), lock.held_at()), (None, None));
+    free(&lock);
+    let (line, read) = (line!(), lock.read().unwrap());
+    told_at(&lock, line);
+    drop(read);
+    free(&lock);
+    let (line, read) = (line!(), lock.try_read().unwrap());
+    told_at(&lock, line);
+    drop(read);
+    let (line, read) = (line!(), lock.read_timeout(BOUND).unwrap());
+    told_at(&lock, line);
+    drop(read);
+    let (line, write) = (line!(), lock.write().unwrap());
+    told_at(&lock, line);
+    assert!(format!("{lock:?}").contains("trace.rs"), "{lock:?}");
+    drop(write);
+    free(&lock);
+    let (line, write) = (line!(), lock.try_write().unwrap());
+    told_at(&lock, line);
+    drop(write);
+    let (line, write) = (line!(), lock.write_timeout(BOUND).unwrap());
+    told_at(&lock, line);
+    drop(write);
+    let until = procession_sync::Deadline::after(BOUND);
+    let (line, read) = (line!(), lock.read_deadline(until).unwrap());
+    told_at(&lock, line);
+    drop(read);
+    let (line, write) = (line!(), lock.write_deadline(until).unwrap());
+    told_at(&lock, line);
+    drop(write);
+    free(&lock);
+}
+
+#[test]
+fn of_several_readers_the_first_one_tells_and_one_that_waited_tells_its_own_line() {
+    let _watchdog = watchdog!();
+    let lock = RwLock::new().unwrap();
+    let (first_line, first) = (line!(), lock.read().unwrap());
+    let (second_line, second) = (line!(), lock.read().unwrap());
+    told_at(&lock, first_line);
+    drop(first);
+    told_at(&lock, second_line);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            let (line, write) = (line!(), lock.write().unwrap());
+            told_at(&lock, line);
+            drop(write);
+        });
+        soon("it waits", || lock.waiting() == 1);
+        told_at(&lock, second_line);
+        drop(second);
+        waits.join().unwrap();
+    });
+    assert_eq!(lock.held_at(), None);
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn a_read_write_lock_that_a_future_locked_tells_since_when() {
+    use crate::later::{begin, block_on};
+    let _watchdog = watchdog!();
+    let lock = RwLock::new().unwrap();
+    let read = block_on(lock.read_async()).unwrap();
+    assert!(lock.held_since().is_some() && lock.held_at().unwrap().contains("later.rs:"));
+    let mut waits = std::pin::pin!(lock.write_async());
+    let _ = begin(waits.as_mut());
+    assert_eq!(lock.waiting(), 1);
+    drop(read);
+    let write = block_on(waits).unwrap();
+    assert!(lock.held_since().is_some() && lock.held_at().unwrap().contains("later.rs:"));
+    drop(write);
+    assert_eq!(lock.held_since(), None);
 }
