@@ -168,15 +168,18 @@ impl Drop for Published<'_> {
 fn publish<'a>(segment: &'a Segment, offset: usize, location: &Location<'_>) -> Published<'a> {
     let Some(waits) = arena::slot_of::<Waits>(segment, 0) else { return Published(None) };
     let now = Deadline::now().as_nanos();
-    let stale =
-        |entry: &Entry| u128::from(now.saturating_sub(entry.seen.load(Ordering::Relaxed))) > STALE.as_nanos();
+    let claim = (now << 1).max(2);
+    let stale = |entry: &Entry, word: u64| {
+        let seen = if word & 1 == 0 { word >> 1 } else { entry.seen.load(Ordering::Relaxed) };
+        u128::from(now.saturating_sub(seen)) > STALE.as_nanos()
+    };
     for entry in &waits.entries {
         let old = entry.thread.load(Ordering::Acquire);
-        if old != 0 && !stale(entry) {
+        if old != 0 && !stale(entry, old) {
             continue;
         }
-        // Nobody follows an entry of a number that holds nothing: it is claimed with an even one, and filled.
-        if entry.thread.compare_exchange(old, 2, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        // Numbers of threads are odd. What is even is a claim, and tells since when: `seen` is the last owner's as yet.
+        if entry.thread.compare_exchange(old, claim, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             continue;
         }
         entry.seen.store(now, Ordering::Relaxed);
@@ -184,8 +187,10 @@ fn publish<'a>(segment: &'a Segment, offset: usize, location: &Location<'_>) -> 
         entry.lock.store(offset as u64, Ordering::Relaxed);
         entry.name.store(who::me(), Ordering::Relaxed);
         entry.site.set(location);
-        entry.thread.store(number(), Ordering::Release);
-        return Published(Some(entry));
+        // Who stopped for so long that another one claimed it looks on.
+        if entry.thread.compare_exchange(claim, number(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return Published(Some(entry));
+        }
     }
     Published(None)
 }
@@ -311,5 +316,44 @@ impl fmt::Display for Deadlock {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::Handle;
+    use std::sync::Barrier;
+
+    #[test]
+    fn all_that_begin_to_wait_at_one_moment_are_seen() {
+        const THREADS: usize = 4;
+        let handle = Handle::new(0, |_: &LockWords| ()).unwrap();
+        let (segment, offset) = handle.place().at();
+        let waits = arena::slot_of::<Waits>(segment, 0).unwrap();
+        let together = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for first in [true, false, false, false] {
+                let together = &together;
+                scope.spawn(move || {
+                    let mut unseen = 0;
+                    for _ in 0..2_000 {
+                        if first {
+                            // As they are in new memory.
+                            waits.entries.iter().for_each(|entry| entry.seen.store(0, Ordering::Relaxed));
+                        }
+                        together.wait();
+                        let published = publish(segment, offset, Location::caller());
+                        together.wait();
+                        let seen = published.0.unwrap().thread.load(Ordering::Acquire);
+                        unseen += u32::from(seen != number());
+                        together.wait();
+                        drop(published);
+                        together.wait();
+                    }
+                    assert_eq!(unseen, 0);
+                });
+            }
+        });
     }
 }
