@@ -239,7 +239,8 @@ impl RwLock {
     ///
     /// * [`LockError::Poisoned`], with the guard: a process died while it held the lock, or a writer panicked;
     /// * [`LockError::AlreadyHeld`]: the calling thread writes;
-    /// * [`LockError::TooManyUsers`], [`LockError::TooManyHeld`], [`LockError::Member`], [`LockError::Damaged`].
+    /// * [`LockError::TooManyUsers`], [`LockError::TooManyHeld`], [`LockError::Member`], [`LockError::Damaged`];
+    /// * with the feature `lock-trace`, `LockError::Deadlock`: one that has it waits for what this thread holds.
     #[inline]
     #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn read(&self) -> Result<ReadGuard<'_>, LockError<ReadGuard<'_>>> {
@@ -418,6 +419,13 @@ impl RwLock {
             Asked::Waits(index) => {
                 let Patience::Until(deadline) = patience else { return Err(LockError::TimedOut) };
                 let entry = words.table.entry(index);
+                #[cfg(feature = "lock-trace")]
+                if deadline.is_none() {
+                    self.sleep_traced(index, access, Location::caller())?;
+                } else {
+                    self.sleep(entry, access, deadline)?;
+                }
+                #[cfg(not(feature = "lock-trace"))]
                 self.sleep(entry, access, deadline)?;
                 #[cfg(feature = "lock-trace")]
                 words.note(index, Location::caller());
