@@ -21,8 +21,12 @@
 //! * `async` (also called `tokio` and `async-io`): `wait_async`, `permit_async`, `acquire_async`, `lock_async`, `read_async`,
 //!   `write_async`, `call_once_async`, `get_or_init_async`, futures for any executor, which can be dropped at any time. A
 //!   thread of the library watches their words, as long as there are any.
-//! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors. That goes
-//!   for [`Lock`], [`RLock`] and what stands on them (conditions, values, arrays), and not for [`RwLock`].
+//! * `lock-trace`: locks tell who holds them since when and from which line; deadlocks between processes are errors
+//!   (`LockError::Deadlock`). That goes for [`Lock`], [`RLock`], what stands on them (conditions, values, arrays) and
+//!   [`RwLock`], which tells of its writer, or of the first of its readers, and where a circle through its writer or any
+//!   of its readers is found. Who waits with a deadline or by a future is in no circle, and what is waited for elsewhere (an
+//!   event, a permit, a barrier, a channel) is not followed; nor is a lock of which the process that looks has no handle in
+//!   the same piece of memory, nor more than 128 waits in one piece.
 //! * `raw-sync`: robust mutexes and our event behind the traits of the crate `raw_sync`.
 //!
 //! # Words used here

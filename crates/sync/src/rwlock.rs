@@ -34,6 +34,8 @@
 mod guard;
 #[cfg(feature = "async")]
 mod later;
+#[cfg(feature = "lock-trace")]
+mod traced;
 
 use guard::Part;
 pub use guard::{ReadGuard, WriteGuard};
@@ -46,6 +48,8 @@ use crate::{
     table::{self, Entry, Table, Wakes},
     who::me,
 };
+#[cfg(feature = "lock-trace")]
+use core::panic::Location;
 use core::sync::atomic::{AtomicU64, Ordering};
 use procession_shm::{Member, Segment};
 use procession_sys::{Deadline, crash_point};
@@ -100,6 +104,8 @@ pub(crate) struct RwLockWords {
     mutex: Robust,
     poison: AtomicU64,
     table: Table,
+    #[cfg(feature = "lock-trace")]
+    notes: traced::Notes,
 }
 
 #[expect(unsafe_code, reason = "declares what may lie in a slot")]
@@ -233,8 +239,10 @@ impl RwLock {
     ///
     /// * [`LockError::Poisoned`], with the guard: a process died while it held the lock, or a writer panicked;
     /// * [`LockError::AlreadyHeld`]: the calling thread writes;
-    /// * [`LockError::TooManyUsers`], [`LockError::TooManyHeld`], [`LockError::Member`], [`LockError::Damaged`].
+    /// * [`LockError::TooManyUsers`], [`LockError::TooManyHeld`], [`LockError::Member`], [`LockError::Damaged`];
+    /// * with the feature `lock-trace`, `LockError::Deadlock`: one that has it waits for what this thread holds.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn read(&self) -> Result<ReadGuard<'_>, LockError<ReadGuard<'_>>> {
         self.reading(Patience::Until(None))
     }
@@ -245,6 +253,7 @@ impl RwLock {
     ///
     /// As [`read`](RwLock::read), and [`LockError::TimedOut`].
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn try_read(&self) -> Result<ReadGuard<'_>, LockError<ReadGuard<'_>>> {
         self.reading(Patience::None)
     }
@@ -254,6 +263,7 @@ impl RwLock {
     /// # Errors
     ///
     /// As [`read`](RwLock::read), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn read_timeout(&self, timeout: Duration) -> Result<ReadGuard<'_>, LockError<ReadGuard<'_>>> {
         self.read_deadline(Deadline::after(timeout))
     }
@@ -263,6 +273,7 @@ impl RwLock {
     /// # Errors
     ///
     /// As [`read`](RwLock::read), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn read_deadline(&self, deadline: Deadline) -> Result<ReadGuard<'_>, LockError<ReadGuard<'_>>> {
         self.reading(Patience::Until(Some(deadline)))
     }
@@ -273,6 +284,7 @@ impl RwLock {
     ///
     /// As [`read`](RwLock::read); [`LockError::AlreadyHeld`] if the calling thread reads or writes.
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn write(&self) -> Result<WriteGuard<'_>, LockError<WriteGuard<'_>>> {
         self.writing(Patience::Until(None))
     }
@@ -283,6 +295,7 @@ impl RwLock {
     ///
     /// As [`write`](RwLock::write), and [`LockError::TimedOut`].
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn try_write(&self) -> Result<WriteGuard<'_>, LockError<WriteGuard<'_>>> {
         self.writing(Patience::None)
     }
@@ -292,6 +305,7 @@ impl RwLock {
     /// # Errors
     ///
     /// As [`write`](RwLock::write), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn write_timeout(&self, timeout: Duration) -> Result<WriteGuard<'_>, LockError<WriteGuard<'_>>> {
         self.write_deadline(Deadline::after(timeout))
     }
@@ -301,6 +315,7 @@ impl RwLock {
     /// # Errors
     ///
     /// As [`write`](RwLock::write), and [`LockError::TimedOut`].
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     pub fn write_deadline(&self, deadline: Deadline) -> Result<WriteGuard<'_>, LockError<WriteGuard<'_>>> {
         self.writing(Patience::Until(Some(deadline)))
     }
@@ -368,6 +383,7 @@ impl RwLock {
     }
 
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     fn reading(&self, patience: Patience) -> Read<'_> {
         let guard = ReadGuard { part: self.take(Access::Read, patience).map_err(with_no_guard)? };
         match self.poison() {
@@ -377,6 +393,7 @@ impl RwLock {
     }
 
     #[inline]
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     fn writing(&self, patience: Patience) -> Write<'_> {
         let part = self.take(Access::Write, patience).map_err(with_no_guard)?;
         let guard = WriteGuard { part, panicking: std::thread::panicking() };
@@ -386,6 +403,7 @@ impl RwLock {
         }
     }
 
+    #[cfg_attr(feature = "lock-trace", track_caller)]
     fn take(&self, access: Access, patience: Patience) -> Result<Part<'_>, LockError> {
         let words = self.handle.words();
         let member = self.join(patience.inside())?;
@@ -394,12 +412,23 @@ impl RwLock {
         match self.ask(held, member, access, waits, true)? {
             Asked::Has(index) => {
                 crash_point!("rwlock.taken");
+                #[cfg(feature = "lock-trace")]
+                words.note(index, Location::caller());
                 Ok(Part::new(self, index))
             }
             Asked::Waits(index) => {
                 let Patience::Until(deadline) = patience else { return Err(LockError::TimedOut) };
                 let entry = words.table.entry(index);
+                #[cfg(feature = "lock-trace")]
+                if deadline.is_none() {
+                    self.sleep_traced(index, access, Location::caller())?;
+                } else {
+                    self.sleep(entry, access, deadline)?;
+                }
+                #[cfg(not(feature = "lock-trace"))]
                 self.sleep(entry, access, deadline)?;
+                #[cfg(feature = "lock-trace")]
+                words.note(index, Location::caller());
                 entry.have(access.has());
                 crash_point!("rwlock.taken.after");
                 Ok(Part::new(self, index))
@@ -531,11 +560,14 @@ fn not_locked(error: NotLocked) -> LockError {
 impl fmt::Debug for RwLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (table, segment) = (&self.handle.words().table, self.handle.place().segment());
-        f.debug_struct("RwLock")
+        let mut debug = f.debug_struct("RwLock");
+        debug
             .field("readers", &table.pids(segment, &[READS]))
             .field("writer", &self.writer())
             .field("waiting", &table.pids(segment, &[READ_WAITS, WRITE_WAITS]))
-            .field("poison", &self.poison())
-            .finish()
+            .field("poison", &self.poison());
+        #[cfg(feature = "lock-trace")]
+        debug.field("held_since", &self.held_since()).field("held_at", &self.held_at());
+        debug.finish()
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! # Words
 //!
-//! In each lock, written by its holder before its name and meant for people: [`Trace`]. Once in each segment, in its first
+//! In each lock, written by its holder before its name and meant for people: [`Trace`]; in a read-write lock one for each that
+//! has it or waits (`rwlock/traced.rs`). Once in each segment, in its first
 //! slot: [`Waits`], the threads that wait without a deadline for a lock in this segment.
 //!
 //! A thread is known by a random number here, so that threads of different pid namespaces are told apart, and one that
@@ -16,6 +17,9 @@
 //! deadlock: the waiter gives up with an error that tells all of the chain. Who waits with a deadline is in no chain, since
 //! it will let go by itself.
 //!
+//! A read-write lock may have many readers. Who waits for them waits for all, so a chain is followed through each of them,
+//! and one that comes back is enough.
+//!
 //! # When a process dies
 //!
 //! Its entries stay, until another waiter needs the room ([`STALE`]). They close no chain: the kernel lets go of what a
@@ -25,6 +29,7 @@ use crate::{
     Holder,
     arena::{self, Place, Shared, Tag},
     mutex::{LockWords, RLockWords},
+    rwlock::RwLockWords,
     who,
 };
 use core::{
@@ -109,6 +114,11 @@ impl Trace {
         self.thread.store(number(), Ordering::Release);
     }
 
+    /// The holder's number.
+    pub(crate) fn thread(&self) -> u64 {
+        self.thread.load(Ordering::Acquire)
+    }
+
     pub(crate) fn since(&self) -> Duration {
         ago(&self.since)
     }
@@ -163,15 +173,18 @@ impl Drop for Published<'_> {
 fn publish<'a>(segment: &'a Segment, offset: usize, location: &Location<'_>) -> Published<'a> {
     let Some(waits) = arena::slot_of::<Waits>(segment, 0) else { return Published(None) };
     let now = Deadline::now().as_nanos();
-    let stale =
-        |entry: &Entry| u128::from(now.saturating_sub(entry.seen.load(Ordering::Relaxed))) > STALE.as_nanos();
+    let claim = (now << 1).max(2);
+    let stale = |entry: &Entry, word: u64| {
+        let seen = if word & 1 == 0 { word >> 1 } else { entry.seen.load(Ordering::Relaxed) };
+        u128::from(now.saturating_sub(seen)) > STALE.as_nanos()
+    };
     for entry in &waits.entries {
         let old = entry.thread.load(Ordering::Acquire);
-        if old != 0 && !stale(entry) {
+        if old != 0 && !stale(entry, old) {
             continue;
         }
-        // Nobody follows an entry of a number that holds nothing: it is claimed with an even one, and filled.
-        if entry.thread.compare_exchange(old, 2, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        // Numbers of threads are odd. What is even is a claim, and tells since when: `seen` is the last owner's as yet.
+        if entry.thread.compare_exchange(old, claim, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             continue;
         }
         entry.seen.store(now, Ordering::Relaxed);
@@ -179,8 +192,10 @@ fn publish<'a>(segment: &'a Segment, offset: usize, location: &Location<'_>) -> 
         entry.lock.store(offset as u64, Ordering::Relaxed);
         entry.name.store(who::me(), Ordering::Relaxed);
         entry.site.set(location);
-        entry.thread.store(number(), Ordering::Release);
-        return Published(Some(entry));
+        // Who stopped for so long that another one claimed it looks on.
+        if entry.thread.compare_exchange(claim, number(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return Published(Some(entry));
+        }
     }
     Published(None)
 }
@@ -213,48 +228,84 @@ pub(crate) fn wait<R>(
 /// The chain of waits from a lock that this thread waits for back to itself: what identifies each step, and the steps. Empty
 /// if there is none.
 fn chain(segment: &Segment, offset: usize, location: &Location<'_>) -> (Vec<[u64; 3]>, Vec<DeadlockStep>) {
-    let none = (Vec::new(), Vec::new());
-    let segments = arena::segments();
-    let (mut segment, mut offset) = (segment, offset);
-    let (mut waiter, mut waits_at) = (Holder::current(), location_text(location));
-    let (mut ids, mut steps) = (Vec::new(), Vec::new());
-    for _ in 0..LONGEST {
-        let Some((name, lock)) = lock_at(segment, offset) else { return none };
-        let Some((holder, trace)) = lock.traced_holder() else { return none };
-        let thread = trace.thread.load(Ordering::Acquire);
-        ids.push([thread, trace.since.load(Ordering::Relaxed), offset as u64]);
-        steps.push(DeadlockStep {
-            waiter,
-            waits_at,
-            lock: format!("{name} at offset {offset}"),
-            holder,
-            held_at: trace.site(),
-            held_for: trace.since(),
-        });
-        if thread == number() {
-            return (ids, steps);
+    let mut chain =
+        Chain { segments: arena::segments(), seen: vec![number()], ids: Vec::new(), steps: Vec::new() };
+    let waiter = (number(), Holder::current(), location_text(location));
+    chain.leads_back(segment, offset, waiter);
+    (chain.ids, chain.steps)
+}
+
+/// A chain as far as it was followed.
+struct Chain {
+    segments: Vec<Segment>,
+    /// The threads that were come by: each is followed once.
+    seen: Vec<u64>,
+    ids: Vec<[u64; 3]>,
+    steps: Vec<DeadlockStep>,
+}
+
+impl Chain {
+    /// Whether one that waits for this lock waits for the calling thread in the end; the chain is the way then. Who waits for
+    /// several waits for each of them, so one way is enough.
+    fn leads_back(&mut self, segment: &Segment, offset: usize, waiter: (u64, Holder, String)) -> bool {
+        let Some((name, held)) = held_at(segment, offset, waiter.0).filter(|_| self.steps.len() < LONGEST)
+        else {
+            return false;
+        };
+        for (holder, trace) in held {
+            let thread = trace.thread();
+            self.ids.push([thread, trace.since.load(Ordering::Relaxed), offset as u64]);
+            self.steps.push(DeadlockStep {
+                waiter: waiter.1,
+                waits_at: waiter.2.clone(),
+                lock: format!("{name} at offset {offset}"),
+                holder,
+                held_at: trace.site(),
+                held_for: trace.since(),
+            });
+            if thread == number() || self.goes_on(thread, holder) {
+                return true;
+            }
+            self.ids.pop();
+            self.steps.pop();
         }
-        let next = segments.iter().find_map(|segment| {
-            let waits = arena::slot_of::<Waits>(segment, 0)?;
-            let entry = waits.entries.iter().find(|entry| entry.thread.load(Ordering::Acquire) == thread)?;
-            Some((segment, entry))
-        });
-        let Some((other, entry)) = next else { return none };
-        let Ok(at) = usize::try_from(entry.lock.load(Ordering::Relaxed)) else { return none };
-        (segment, offset) = (other, at);
-        waiter = Holder::from_word(entry.name.load(Ordering::Relaxed)).unwrap_or(holder);
-        waits_at = entry.site.get();
+        false
     }
-    none
+
+    /// Whether what that thread waits for, if it does, leads back.
+    fn goes_on(&mut self, thread: u64, holder: Holder) -> bool {
+        if self.seen.contains(&thread) {
+            return false;
+        }
+        self.seen.push(thread);
+        let next = self.segments.iter().find_map(|segment| Some((segment, wait_of(segment, thread)?)));
+        let Some((segment, entry)) = next else { return false };
+        let Ok(offset) = usize::try_from(entry.lock.load(Ordering::Relaxed)) else { return false };
+        let name = Holder::from_word(entry.name.load(Ordering::Relaxed)).unwrap_or(holder);
+        let waiter = (thread, name, entry.site.get());
+        self.leads_back(&segment.clone(), offset, waiter)
+    }
+}
+
+/// What a thread waits for in this segment.
+fn wait_of(segment: &Segment, thread: u64) -> Option<&Entry> {
+    let waits = arena::slot_of::<Waits>(segment, 0)?;
+    waits.entries.iter().find(|entry| entry.thread.load(Ordering::Acquire) == thread)
 }
 
 fn location_text(location: &Location<'_>) -> String {
     format!("{}:{}", location.file(), location.line())
 }
 
-fn lock_at(segment: &Segment, offset: usize) -> Option<(&'static str, &LockWords)> {
+/// A lock, and who keeps it from a thread that waits for it, all of them.
+fn held_at(segment: &Segment, offset: usize, waiter: u64) -> Option<(&'static str, Vec<(Holder, &Trace)>)> {
+    if let Some(lock) = arena::slot_of::<RwLockWords>(segment, offset) {
+        return Some(("the RwLock", lock.in_the_way(segment, waiter)));
+    }
     let lock = arena::slot_of::<LockWords>(segment, offset).map(|lock| ("the Lock", lock));
-    lock.or_else(|| arena::slot_of::<RLockWords>(segment, offset).map(|lock| ("the RLock", lock.as_lock())))
+    let rlock = || arena::slot_of::<RLockWords>(segment, offset).map(|lock| ("the RLock", lock.as_lock()));
+    let (name, lock) = lock.or_else(rlock)?;
+    Some((name, lock.traced_holder().into_iter().collect()))
 }
 
 /// What the last failed wait of this thread found.
@@ -306,5 +357,44 @@ impl fmt::Display for Deadlock {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::Handle;
+    use std::sync::Barrier;
+
+    #[test]
+    fn all_that_begin_to_wait_at_one_moment_are_seen() {
+        const THREADS: usize = 4;
+        let handle = Handle::new(0, |_: &LockWords| ()).unwrap();
+        let (segment, offset) = handle.place().at();
+        let waits = arena::slot_of::<Waits>(segment, 0).unwrap();
+        let together = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for first in [true, false, false, false] {
+                let together = &together;
+                scope.spawn(move || {
+                    let mut unseen = 0;
+                    for _ in 0..2_000 {
+                        if first {
+                            // As they are in new memory.
+                            waits.entries.iter().for_each(|entry| entry.seen.store(0, Ordering::Relaxed));
+                        }
+                        together.wait();
+                        let published = publish(segment, offset, Location::caller());
+                        together.wait();
+                        let seen = published.0.unwrap().thread.load(Ordering::Acquire);
+                        unseen += u32::from(seen != number());
+                        together.wait();
+                        drop(published);
+                        together.wait();
+                    }
+                    assert_eq!(unseen, 0);
+                });
+            }
+        });
     }
 }

@@ -8,6 +8,8 @@ use crate::{
     table::{self, Table},
     who::me,
 };
+#[cfg(feature = "lock-trace")]
+use core::panic::Location;
 use procession_sys::crash_point;
 
 impl Leaves for RwLock {
@@ -72,6 +74,8 @@ impl RwLock {
         let index = match self.ask(held, member, access, true, false)? {
             Asked::Has(index) => {
                 crash_point!("rwlock.taken");
+                #[cfg(feature = "lock-trace")]
+                words.note(index, Location::caller());
                 return Ok(index);
             }
             Asked::Waits(index) => index,
@@ -87,6 +91,8 @@ impl RwLock {
         entered.changes(access.waits(), sweep).await;
         // The thread that polls now is the holder.
         entry.set_note(me());
+        #[cfg(feature = "lock-trace")]
+        words.note(index, Location::caller());
         entry.have(access.has());
         crash_point!("rwlock.taken.after");
         entered.left();
