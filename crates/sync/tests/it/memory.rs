@@ -255,18 +255,19 @@ fn role_forgetter() {
 
 #[test]
 fn a_lock_whose_guard_is_forgotten_and_an_earlier_one_in_another_segment_are_both_handed_on() {
-    let _watchdog = watchdog!();
-    // More than one segment's worth.
-    let locks = many(10_000);
-    let (first, second) = (&locks[0], &locks[9_999]);
-    assert_eq!(Parcel::pack(&(first, second)).unwrap().fds().len(), 2);
-    let mut forgetter = role::start(role_forgetter, &[&given(&(first, second))]);
-    forgetter.expect("forgotten");
-    assert!(first.is_locked() && second.is_locked());
-    forgetter.kill();
-    let died = Some(Poison::Died { pid: forgetter.pid() });
-    assert_eq!(second.lock_timeout(BOUND).unwrap_err().poison(), died);
-    assert_eq!(first.lock_timeout(BOUND).unwrap_err().poison(), died);
+    isolated!({
+        // More than a new process's first segment has room for.
+        let locks = many(10_000);
+        let (first, second) = (&locks[0], &locks[9_999]);
+        assert_eq!(Parcel::pack(&(first, second)).unwrap().fds().len(), 2);
+        let mut forgetter = role::start(role_forgetter, &[&given(&(first, second))]);
+        forgetter.expect("forgotten");
+        assert!(first.is_locked() && second.is_locked());
+        forgetter.kill();
+        let died = Some(Poison::Died { pid: forgetter.pid() });
+        assert_eq!(second.lock_timeout(BOUND).unwrap_err().poison(), died);
+        assert_eq!(first.lock_timeout(BOUND).unwrap_err().poison(), died);
+    });
 }
 
 #[test]
