@@ -73,6 +73,42 @@ pub fn run(args: &[String]) -> Outcome {
     Ok(())
 }
 
+/// A command that runs a part of this: `--only PATTERN`, `--list` and `--help`.
+///
+/// # Errors
+///
+/// The first step that failed, and the line to run it by hand; or what the run left behind; or that no step has such a name.
+pub(crate) fn run_some(command: &str, help: &str, args: &[String], mut steps: Vec<Step>) -> Outcome {
+    let mut list = false;
+    let mut only = String::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--help" | "-h" => {
+                println!("{help}");
+                return Ok(());
+            }
+            "--list" => list = true,
+            "--only" => only = args.next().ok_or("--only needs a pattern")?.clone(),
+            other => return Err(format!("unknown option `{other}`; see `cargo xtask {command} --help`")),
+        }
+    }
+    steps.retain(|step| step.name.contains(&only));
+    if steps.is_empty() {
+        return Err("no step has a name like that; --list prints them".into());
+    }
+    if list {
+        steps.iter().for_each(|step| println!("{:40} {}", step.name, step.by_hand()));
+        return Ok(());
+    }
+    let before = Before::take(false)?;
+    for step in &steps {
+        eprintln!("xtask: {}: {}", step.name, step.by_hand());
+        step.run(before.temp())?;
+    }
+    before.check()
+}
+
 fn steps() -> Result<Vec<Step>, String> {
     let packages = packages()?;
     let mut steps = vec![

@@ -1,6 +1,5 @@
 //! `cargo xtask crash`: the tests that die everywhere, in their long form.
 
-use crate::leftovers::Before;
 use crate::shell::Step;
 use crate::workspace::{Package, packages};
 use crate::{Outcome, ci};
@@ -24,34 +23,10 @@ const SECONDS: &str = "7200";
 ///
 /// The first step that failed, and the line to run it by hand; or what the run left behind.
 pub fn run(args: &[String]) -> Outcome {
-    let mut list = false;
-    let mut only = String::new();
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--help" | "-h" => {
-                println!("{HELP}");
-                return Ok(());
-            }
-            "--list" => list = true,
-            "--only" => only = args.next().ok_or("--only needs a pattern")?.clone(),
-            other => return Err(format!("unknown option `{other}`; see `cargo xtask crash --help`")),
-        }
-    }
     let packages = packages()?;
     let steps =
         packages.iter().filter_map(each_instruction).chain(packages.iter().filter_map(ci::crash_points));
-    let steps = steps.filter(|step| step.name.contains(&only));
-    if list {
-        steps.for_each(|step| println!("{:40} {}", step.name, step.by_hand()));
-        return Ok(());
-    }
-    let before = Before::take(false)?;
-    for step in steps {
-        eprintln!("xtask: {}: {}", step.name, step.by_hand());
-        step.run(before.temp())?;
-    }
-    before.check()
+    ci::run_some("crash", HELP, args, steps.collect())
 }
 
 /// The tests in modules named after steps, optimised, so that the instructions are those that users run.

@@ -68,7 +68,8 @@ impl Raw {
     }
 }
 
-fn frame(kind: u8, method: u16, request: u64, object: u64, payload: &[u8]) -> Vec<u8> {
+/// A frame of the manager's protocol.
+pub(crate) fn frame(kind: u8, method: u16, request: u64, object: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = b"pM\x01".to_vec();
     bytes.push(kind);
     bytes.extend(method.to_le_bytes());

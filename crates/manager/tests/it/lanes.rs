@@ -1,5 +1,6 @@
 //! Local clients by way of shared memory: the same promises as on a socket, and what the memory adds to them.
 
+use crate::hostile::frame;
 use procession_channel::net::Client;
 use procession_manager::{Address, Dict, Manager, Queue, Session};
 use procession_process::Process;
@@ -31,18 +32,6 @@ const ORIGIN: u64 = 16;
 const REPLIES: u64 = RING + CAPACITY;
 const LANES: u16 = 19;
 const PING: u16 = 10;
-
-fn frame(kind: u8, method: u16, request: u64, object: u64, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = b"pM\x01".to_vec();
-    bytes.push(kind);
-    bytes.extend(method.to_le_bytes());
-    bytes.extend([0; 2]);
-    for word in [payload.len() as u64, request, object] {
-        bytes.extend(word.to_le_bytes());
-    }
-    bytes.extend(payload);
-    bytes
-}
 
 fn words(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
