@@ -121,10 +121,10 @@ fn role_parent() {
     let pool = pool_on(&heap, 2);
     check(&pool.apply(develop, frame(&heap, 1)).unwrap(), 1);
     if point == "pool.load.revoked" {
-        let item = (frame(&heap, 2), "pool.load.departed".to_owned());
-        let task = pool.submit(develop_armed, item).unwrap();
+        // Before the worker has it: it may be dead, and looked after, as soon as it does.
         arm(point);
-        let _ = task.get();
+        let item = (frame(&heap, 2), "pool.load.departed".to_owned());
+        let _ = pool.submit(develop_armed, item).unwrap().get();
     } else {
         arm(point);
         let task = pool.submit(develop, frame(&heap, 2)).unwrap();
