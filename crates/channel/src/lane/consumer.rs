@@ -4,6 +4,7 @@
 use super::{
     error::{Corrupt, RecvError},
     frame::{BOUND, FIRST, Header, LAST, PAD, UNIT},
+    pace::Pace,
     words::{CLOSED, DIED, Memory, died},
 };
 use crate::{
@@ -45,6 +46,7 @@ pub struct Consumer<M> {
     /// A batch that has been copied out, and where its messages end.
     pub(super) batch: Vec<u8>,
     ends: Vec<usize>,
+    pace: Pace,
 }
 
 impl<M: Memory> Consumer<M> {
@@ -72,6 +74,7 @@ impl<M: Memory> Consumer<M> {
             early: 0,
             batch: Vec::new(),
             ends: Vec::new(),
+            pace: Pace::default(),
         })
     }
 
@@ -222,10 +225,19 @@ impl<M: Memory> Consumer<M> {
 
     /// Waits until there is news; false if `deadline` comes first.
     #[inline]
-    pub fn wait(&self, deadline: Option<Deadline>, spin: &mut Spin) -> bool {
+    pub fn wait(&mut self, deadline: Option<Deadline>, spin: &mut Spin) -> bool {
+        let paused = self.pace.pause();
+        let mut looks = 0;
         loop {
-            let waited = self.memory.receiver_bell().wait_slice(deadline, spin, || self.has_news());
+            let news = || {
+                looks += 1;
+                self.has_news()
+            };
+            let waited = self.memory.receiver_bell().wait_slice(deadline, spin, news);
             if waited == Waited::Ready || self.look_after_peer() {
+                let there =
+                    || self.memory.words().sender.tail.load(Ordering::Relaxed).wrapping_sub(self.head);
+                self.pace.learn(looks, paused.then(there));
                 return true;
             }
             if waited == Waited::Deadline {

@@ -103,6 +103,7 @@ pub(crate) mod consumer;
 mod error;
 mod frame;
 mod growing;
+mod pace;
 pub(crate) mod producer;
 pub(crate) mod words;
 
