@@ -1,5 +1,6 @@
 //! Waiting for what can be observed, never for the clock: each wait has a generous limit, scaled as all are.
 
+use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::thread;
@@ -27,6 +28,22 @@ pub fn ended(pidfd: impl AsFd, limit: Duration) -> io::Result<bool> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Waits until a thread of this process sleeps in the kernel, on a futex. Where the kernel does not tell it does not wait.
+///
+/// # Panics
+///
+/// If that takes longer than `limit`.
+#[track_caller]
+pub fn asleep(tid: u32, limit: Duration) {
+    let call = format!("/proc/self/task/{tid}/syscall");
+    let number = format!("{} ", libc::SYS_futex);
+    eventually("it sleeps on a futex", limit, || match fs::read_to_string(&call) {
+        Ok(text) => text.starts_with(&number),
+        // Not every kernel tells.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    });
 }
 
 /// Looks at a state every millisecond until `seen` says that it is there.

@@ -6,9 +6,15 @@ use crate::{
 };
 use procession_channel::queue::{Policy, Queue, Trouble};
 use procession_sys::{Deadline, crash};
-use procession_testkit::{role, wait::eventually, watchdog};
+use procession_testkit::{
+    role,
+    wait::{asleep, eventually},
+    watchdog,
+};
+use rustix::thread::gettid;
 use std::{
     os::unix::{net::UnixStream, process::ExitStatusExt},
+    sync::mpsc,
     time::Duration,
 };
 
@@ -257,10 +263,13 @@ fn a_wake_that_dies_with_its_process_is_made_up_for_after_a_slice() {
     let _watchdog = watchdog!(Duration::from_secs(120));
     for point in ["queue.gate.counted", "queue.gate.woken"] {
         let queue = make(Policy::Report);
-        // A sleep that ended at once leaves its flag, as one that goes on does.
-        assert!(queue.get_deadline(Deadline::from_nanos(1)).unwrap_err().is_empty());
+        let (tell, told) = mpsc::channel();
         std::thread::scope(|scope| {
-            let sleeps = scope.spawn(|| queue.get_timeout(BOUND).unwrap());
+            let sleeps = scope.spawn(|| {
+                tell.send(gettid().as_raw_nonzero().get().cast_unsigned()).unwrap();
+                queue.get_timeout(BOUND).unwrap()
+            });
+            asleep(told.recv().unwrap(), BOUND);
             dies(&queue, "put", point);
             assert_eq!(sleeps.join().unwrap().0, 77, "at {point}");
         });

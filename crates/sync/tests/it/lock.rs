@@ -1,8 +1,8 @@
 //! A lock between threads and processes, and what is left of it when its holder is not.
 
-use crate::support::{BOUND, asleep, given, take, through_a_parcel};
+use crate::support::{BOUND, given, take, through_a_parcel};
 use procession_sync::{Holder, Lock, LockError, Poison, RLock};
-use procession_testkit::{isolated, role, syscalls, watchdog};
+use procession_testkit::{isolated, role, syscalls, wait::asleep, watchdog};
 use std::time::Duration;
 
 #[test]
@@ -79,7 +79,7 @@ fn a_killed_holders_lock_goes_to_one_that_sleeps_and_tells_who_died() {
                 other => panic!("{other:?}"),
             }
         });
-        asleep(told.recv().unwrap());
+        asleep(told.recv().unwrap(), BOUND);
         other.kill();
         assert_eq!(waiter.join().unwrap(), Poison::Died { pid });
     });

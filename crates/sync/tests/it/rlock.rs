@@ -1,8 +1,8 @@
 //! A lock that its holder may enter again.
 
-use crate::support::{BOUND, asleep, given, take, through_a_parcel};
+use crate::support::{BOUND, given, take, through_a_parcel};
 use procession_sync::{Holder, LockError, NotHeld, Poison, RLock};
-use procession_testkit::{role, watchdog};
+use procession_testkit::{role, wait::asleep, watchdog};
 
 #[test]
 fn role_again() {
@@ -86,7 +86,7 @@ fn a_killed_holders_levels_all_go_to_one_that_sleeps() {
             drop(error);
             assert_eq!(lock.depth(), 0);
         });
-        asleep(told.recv().unwrap());
+        asleep(told.recv().unwrap(), BOUND);
         other.kill();
         waiter.join().unwrap();
     });

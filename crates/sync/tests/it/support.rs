@@ -25,18 +25,6 @@ pub(crate) fn through_a_parcel<T: Serialize + DeserializeOwned + 'static>(value:
     Parcel::pack(value).unwrap().unpack().unwrap()
 }
 
-/// Waits until a thread of this process sleeps in the kernel, on a futex.
-#[track_caller]
-pub(crate) fn asleep(tid: u32) {
-    let call = format!("/proc/self/task/{tid}/syscall");
-    let number = format!("{} ", libc::SYS_futex);
-    soon("it sleeps on a futex", || match std::fs::read_to_string(&call) {
-        Ok(text) => text.starts_with(&number),
-        // Not every kernel tells.
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    });
-}
-
 /// Waits for a state of the shared memory.
 #[track_caller]
 pub(crate) fn soon(what: &str, seen: impl FnMut() -> bool) {
