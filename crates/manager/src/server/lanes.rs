@@ -30,7 +30,7 @@ use std::{os::fd::AsFd, sync::Arc, time::Duration};
 const LOOK: Duration = Duration::from_micros(50);
 /// After so many looks at lanes without anything to do some sleep, though others are awake: so many rounds where two are awake, fewer
 /// where many are.
-const QUIET: usize = 2048;
+const QUIET: usize = 16384;
 /// Where more lanes are awake than this, they are not spun on: a round over them takes long enough.
 const FEW: usize = 32;
 
