@@ -31,7 +31,7 @@ use crate::{
     proto::{self, Header, Kind, Op, Reader},
     wire::Wire,
 };
-use frames::FrameReader;
+pub(crate) use frames::FrameReader;
 use procession_parcel::{Panic, codec};
 use procession_sys::Deadline;
 use row::{Row, Sent};

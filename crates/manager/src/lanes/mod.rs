@@ -58,10 +58,12 @@ mod agree;
 mod row;
 
 pub(crate) use agree::{agree, offer};
+/// For the fuzzer.
+pub(crate) use row::{CAPACITY, RING, ROW, WORDS};
 
 use procession_shm::Segment;
 use procession_sys::{Deadline, Spin, fd};
-use row::{CAPACITY, Corrupt, KIND, ROW, Reader, SIZE, Writer};
+use row::{Corrupt, KIND, Reader, SIZE, Writer};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, Shutdown},
@@ -105,7 +107,7 @@ impl Lanes {
     }
 
     /// The client's side; nothing if there is no memory for it, or it is of another build.
-    fn attach(fd: OwnedFd) -> Option<Lanes> {
+    pub(crate) fn attach(fd: OwnedFd) -> Option<Lanes> {
         let segment = Segment::attach(fd, KIND).ok()?;
         Lanes::of(&segment, false)
     }

@@ -20,7 +20,7 @@ use std::{
 };
 
 /// The bytes that may lie in a row. Larger frames go through it in parts.
-pub(super) const CAPACITY: usize = 512 << 10;
+pub(crate) const CAPACITY: usize = 512 << 10;
 
 /// Lines of 128 bytes, since processors fetch lines in pairs.
 #[repr(C, align(128))]
@@ -48,9 +48,18 @@ struct Words {
 }
 
 /// What one takes in a segment.
-pub(super) const ROW: usize = size_of::<Words>() + CAPACITY;
+pub(crate) const ROW: usize = size_of::<Words>() + CAPACITY;
 /// What both rows take in a segment.
 pub(super) const SIZE: usize = 2 * ROW;
+/// Where a row's bytes are, and where its words: for what plays a hostile peer.
+pub(crate) const RING: usize = size_of::<Words>();
+pub(crate) const WORDS: [usize; 5] = [
+    std::mem::offset_of!(WriterWords, tail),
+    std::mem::offset_of!(WriterWords, waits),
+    std::mem::offset_of!(WriterWords, origin),
+    std::mem::offset_of!(Words, reader) + std::mem::offset_of!(ReaderWords, head),
+    std::mem::offset_of!(Words, reader) + std::mem::offset_of!(ReaderWords, sleeps),
+];
 pub(super) const KIND: Kind = Kind::new(
     "manager",
     u32::from_le_bytes(*b"mlan"),

@@ -223,41 +223,48 @@ impl Server {
     pub(crate) fn run(&mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(256);
         while !self.over {
-            let busy = self.attend();
-            if self.over {
-                break;
-            }
-            let now = (busy || !self.more.is_empty()).then(|| Deadline::from_nanos(0));
-            let looks = [self.watched.first(), self.away.first()].into_iter().flatten();
-            let looks = looks.map(|(time, _)| Deadline::from_nanos(*time));
-            let next =
-                self.world.next_deadline().into_iter().chain(looks).chain(self.paused).chain(now).min();
-            events.clear();
-            let timeout = Deadline::timespec(next);
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            for event in &events {
-                match event.data.u64() {
-                    number @ (PRIVATE | PUBLIC) => self.accept(number),
-                    WORK => self.take_back(),
-                    STOP => self.over = true,
-                    conn => self.ready(conn, event.flags),
-                }
-                self.settle();
-            }
-            self.pass_time();
-            self.settle();
-            for number in std::mem::take(&mut self.more) {
-                if let Some(conn) = self.conns.get_mut(&number) {
-                    conn.yielded = false;
-                    self.go_on(number);
-                    self.settle();
-                }
-            }
+            self.turn(&mut events, true)?;
         }
         Ok(())
+    }
+
+    /// Does what there is to do, after waiting for some if it `waits`; false if there was nothing.
+    fn turn(&mut self, events: &mut Vec<epoll::Event>, waits: bool) -> io::Result<bool> {
+        let busy = self.attend();
+        if self.over {
+            return Ok(true);
+        }
+        let now = (busy || !waits || !self.more.is_empty()).then(|| Deadline::from_nanos(0));
+        let looks = [self.watched.first(), self.away.first()].into_iter().flatten();
+        let looks = looks.map(|(time, _)| Deadline::from_nanos(*time));
+        let next = self.world.next_deadline().into_iter().chain(looks).chain(self.paused).chain(now).min();
+        events.clear();
+        let timeout = Deadline::timespec(next);
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in &*events {
+            match event.data.u64() {
+                number @ (PRIVATE | PUBLIC) => self.accept(number),
+                WORK => self.take_back(),
+                STOP => self.over = true,
+                conn => self.ready(conn, event.flags),
+            }
+            self.settle();
+        }
+        self.pass_time();
+        self.settle();
+        let more = std::mem::take(&mut self.more);
+        let found = busy || !events.is_empty() || !more.is_empty();
+        for number in more {
+            if let Some(conn) = self.conns.get_mut(&number) {
+                conn.yielded = false;
+                self.go_on(number);
+                self.settle();
+            }
+        }
+        Ok(found)
     }
 
     fn pass_time(&mut self) {

@@ -3,6 +3,7 @@
 mod auto_traits;
 mod bounds;
 mod containers;
+mod corpus;
 mod custom;
 mod faults;
 #[cfg(feature = "async")]
