@@ -183,6 +183,18 @@ impl Writer {
         Ok(len)
     }
 
+    /// How many bytes were committed.
+    pub(super) fn written(&self) -> u64 {
+        self.tail.load(Ordering::Relaxed)
+    }
+
+    /// Whether the reader may have copied out what lies before `end`, as it says.
+    pub(super) fn may_be_read(&self, end: u64) -> bool {
+        let head = self.place.words().reader.head.load(Ordering::Acquire);
+        let nonsense = self.written().wrapping_sub(head) > CAPACITY as u64;
+        nonsense || end <= head
+    }
+
     /// Whether the reader is to be rung for: after a commit. It is told once.
     pub(super) fn reader_sleeps(&self) -> bool {
         rung_for(&self.place.words().reader.sleeps)
@@ -241,6 +253,11 @@ impl Reader {
         // Whatever stands there, it is an end.
         let tail = self.place.words().writer.tail.load(Ordering::Acquire).min(NO_END - 1);
         let _ = self.end.compare_exchange(NO_END, tail, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// Nothing is read any more, be it committed.
+    pub(super) fn stop(&self) {
+        self.end.store(self.head.load(Ordering::Relaxed), Ordering::Release);
     }
 
     pub(super) fn is_finished(&self) -> bool {

@@ -8,6 +8,7 @@ mod custom;
 mod faults;
 #[cfg(feature = "async")]
 mod futures;
+mod gone;
 mod hosted;
 mod hostile;
 mod lanes;
