@@ -33,6 +33,7 @@ hosted! {
     ///
     /// The first failure of a call's items is the call's error: a panic, or [`ErrorKind::Lost`] if a worker died, which is
     /// replaced. A client that dies takes back its calls: what has not begun is not run, what runs is asked to end.
+    /// Results that nobody reads wait in the server, up to a bound ([`Builder::max_unread`](crate::Builder::max_unread)).
     /// The workers end with the last proxy.
     PoolProxy<>, Pool
 }

@@ -107,11 +107,19 @@ pub(crate) struct Bounds {
     pub(crate) max_grace: Duration,
     /// Whether local clients get lanes.
     pub(crate) lanes: bool,
+    /// How many bytes of what its calls came to a client may leave unread.
+    pub(crate) max_unread: u64,
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds { max_frame: 1 << 30, max_connections: None, max_grace: Duration::from_secs(60), lanes: true }
+        Bounds {
+            max_frame: 1 << 30,
+            max_connections: None,
+            max_grace: Duration::from_secs(60),
+            lanes: true,
+            max_unread: 1 << 30,
+        }
     }
 }
 
@@ -176,7 +184,7 @@ impl Server {
         secure: Option<Secure>,
     ) -> io::Result<Server> {
         let workers = Workers::new()?;
-        let world = World::new(bounds.max_frame.max(LEAST), workers.completer());
+        let world = World::new(&bounds, workers.completer());
         let server = Server {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             listeners: [private, public],

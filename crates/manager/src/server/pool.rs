@@ -229,10 +229,17 @@ impl Hosted {
             drop(task);
             match (done.outcome, done.state) {
                 (Ok(_), State::Many(values)) => {
-                    world.answer(waiter, |reply| {
-                        reply.u64(values.len() as u64);
-                        values.iter().for_each(|value| reply.parts(value, &[]));
-                    });
+                    // Each with its length, and that it refers to nothing.
+                    let bytes = values.iter().map(|value| value.len() as u64 + 16).sum::<u64>();
+                    if let Err(text) = world.may_keep(waiter.conn, bytes) {
+                        let text = format!("the call was done, but {text}");
+                        world.fail(waiter, ErrorKind::Limit, &text);
+                    } else {
+                        world.answer(waiter, |reply| {
+                            reply.u64(values.len() as u64);
+                            values.iter().for_each(|value| reply.parts(value, &[]));
+                        });
+                    }
                 }
                 (Ok(_), _) => {}
                 (Err(failure), _) => {
