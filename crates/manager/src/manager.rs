@@ -128,6 +128,15 @@ impl Builder {
         self
     }
 
+    /// Whether clients of the public address may [close](crate::PoolProxy::close) and
+    /// [terminate](crate::PoolProxy::terminate) pools that were published, for everybody: they may not by default, as they
+    /// cannot make pools.
+    #[cfg(feature = "pool")]
+    pub fn public_pool_end(mut self, allowed: bool) -> Builder {
+        self.bounds.public_pool_end = allowed;
+        self
+    }
+
     /// TLS at the public address. Clients must show a certificate that one of the authorities has signed, and prove the key
     /// within.
     #[cfg(feature = "tls")]

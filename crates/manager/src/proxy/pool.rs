@@ -208,7 +208,8 @@ impl PoolProxy {
         })
     }
 
-    /// Takes no more calls, from nobody. Those that were made go on.
+    /// Takes no more calls, from nobody. Those that were made go on. [`ErrorKind::Refused`] for clients of a public address, unless
+    /// the manager allows it ([`Builder::public_pool_end`](crate::Builder::public_pool_end)).
     pub fn close(&self) -> Result<()> {
         self.proxy.ask_nothing("close a pool", self.proxy.request(Op::PoolClose))
     }
@@ -220,7 +221,8 @@ impl PoolProxy {
         self.proxy.ask_late("wait for a pool", request, timeout, None, |answer| answer.bool())
     }
 
-    /// Ends the workers, in the middle of work. Calls that have no result get an error.
+    /// Ends the workers, in the middle of work. Calls that have no result get an error, whoever made them. Clients of a public
+    /// address may do it where they may [close](PoolProxy::close) it.
     pub fn terminate(&self) -> Result<()> {
         self.proxy.ask_nothing("end a pool", self.proxy.request(Op::PoolEnd))
     }

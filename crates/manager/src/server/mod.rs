@@ -109,6 +109,8 @@ pub(crate) struct Bounds {
     pub(crate) lanes: bool,
     /// How many bytes of what its calls came to a client may leave unread.
     pub(crate) max_unread: u64,
+    /// Whether clients of the public address may end pools.
+    pub(crate) public_pool_end: bool,
 }
 
 impl Default for Bounds {
@@ -119,6 +121,7 @@ impl Default for Bounds {
             max_grace: Duration::from_secs(60),
             lanes: true,
             max_unread: 1 << 30,
+            public_pool_end: false,
         }
     }
 }

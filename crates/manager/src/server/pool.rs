@@ -160,6 +160,14 @@ impl Hosted {
                 reply.u64(pids.len() as u64);
                 pids.into_iter().for_each(|pid| reply.u64(pid.into()));
             }
+            // For all others as well, whose pool it may be.
+            Op::PoolClose | Op::PoolEnd
+                if !world.public_pool_end
+                    && !world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted) =>
+            {
+                let text = "pools are closed and ended by processes of the manager's own tree only";
+                return Err(Trouble::fault(ErrorKind::Refused, text));
+            }
             Op::PoolClose => {
                 self.closed = true;
                 if let Some(pool) = &self.pool {

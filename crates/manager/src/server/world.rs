@@ -77,6 +77,9 @@ pub(crate) struct World {
     /// How many bytes of results a client may leave unread.
     #[cfg_attr(not(feature = "pool"), allow(dead_code, reason = "only pools have such"))]
     max_unread: u64,
+    /// Whether clients that are not of this tree may end pools.
+    #[cfg_attr(not(feature = "pool"), allow(dead_code, reason = "only pools have such"))]
+    pub(crate) public_pool_end: bool,
     /// (time, number) to (object, connection, request).
     timers: BTreeMap<(u64, u64), (u64, u64, u64)>,
     next_timer: u64,
@@ -183,6 +186,7 @@ impl World {
             counts: Counts::default(),
             limit: bounds.max_frame.max(LEAST),
             max_unread: bounds.max_unread,
+            public_pool_end: bounds.public_pool_end,
             timers: BTreeMap::new(),
             next_timer: 0,
             dirty: Vec::new(),

@@ -235,3 +235,33 @@ fn a_remote_client_calls_what_is_registered_in_a_pool_that_was_published() {
         .unwrap();
     child.join().unwrap_or_else(|error| panic!("{error}"));
 }
+
+#[test]
+fn a_remote_client_ends_a_pool_only_where_it_may() {
+    let _watchdog = test_watchdog();
+    for may in [false, true] {
+        let builder = Manager::builder().address(("127.0.0.1", 0)).authkey("key");
+        let builder = if may { builder.public_pool_end(true) } else { builder };
+        let manager = builder.start().unwrap();
+        let pool = manager.pool(1).unwrap();
+        manager.publish("pool", &pool).unwrap();
+        let session = Session::connect(manager.public_address().unwrap().clone(), "key").unwrap();
+        let theirs = session.find::<PoolProxy>("pool").unwrap();
+        let after = |end: fn(&PoolProxy) -> procession_manager::Result<()>| {
+            let ended = end(&theirs);
+            if !may {
+                let error = ended.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Refused);
+                assert!(error.to_string().contains("own tree"), "{error}");
+                assert_eq!(pool.apply(square, &3).unwrap(), 9);
+                let task = theirs.map_named::<u64, u64>("manager.tests.square", [4]).unwrap();
+                return assert_eq!(task.get().unwrap(), [16]);
+            }
+            ended.unwrap();
+            assert_eq!(pool.apply(square, &3).unwrap_err().kind(), ErrorKind::Refused);
+        };
+        after(PoolProxy::close);
+        after(PoolProxy::terminate);
+        pool.terminate().unwrap();
+    }
+}
