@@ -131,6 +131,9 @@
 //! Each manager draws a key. Proxies and sessions carry it in parcels, so processes that get one can use it, and nobody else
 //! can. The private address is an abstract Unix socket, so the processes must share a network namespace. A public address
 //! ([`Builder::address`]) has a key of its own; nothing on it is encrypted without the feature `tls`.
+//!
+//! Objects and tickets have random numbers of 64 bits. So who is let in reaches what it has made, what was published, and what
+//! lies in values that it reaches; what somebody else keeps to himself it cannot guess.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]

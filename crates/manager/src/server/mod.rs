@@ -30,6 +30,7 @@ pub mod fuzz;
 mod lanes;
 mod locks;
 mod map;
+mod numbers;
 #[cfg(feature = "pool")]
 mod pool;
 mod queue;
@@ -44,6 +45,7 @@ use body::{Object, Task};
 use conn::Conn;
 pub(crate) use entry::Secure;
 use lanes::Awake;
+use numbers::Numbers;
 use procession_channel::net::Listener;
 use procession_sys::Deadline;
 use rustix::{
@@ -158,7 +160,12 @@ pub(crate) struct Server {
     /// Tickets that were not redeemed: the object, and the connection that issued it.
     tickets: HashMap<u64, (u64, u64)>,
     world: World,
+    /// The next connection's number.
     next: u64,
+    /// Where those of objects and tickets come from.
+    numbers: Option<Numbers>,
+    /// The object that was made last.
+    made: u64,
     scratch: Vec<u8>,
     /// Connections whose input is to be gone on with in the next turn.
     more: Vec<u64>,
@@ -212,6 +219,8 @@ impl Server {
             tickets: HashMap::new(),
             world,
             next: FIRST,
+            numbers: Some(Numbers::new()),
+            made: 0,
             scratch: Vec::new(),
             more: Vec::new(),
             awake: Awake::default(),
