@@ -39,8 +39,9 @@
 //! # Invariants
 //! 1. Of who sleeps and who commits at the same time, one sees the other: both have a full fence between the word that they write
 //!    and the one that they read. A flag that was cleared means a byte on the socket, or one about to be there: it stays until
-//!    who sleeps takes it. A socket that takes no byte has some that were not read.
-//! 2. Nothing from the shared memory is used before it was copied and checked (`row.rs`). What is behind the copy is what is
+//!    who sleeps takes it. A socket that takes no byte has some that were not read. A model has all interleavings of that
+//!    (`tests/loom.rs`).
+//! 2. Nothing from the shared memory is used before it was copied and checked (`ends.rs`, `row.rs`). What is behind the copy is what is
 //!    behind a socket: the same lengths are bounded, the same frames are refused. A position that cannot be ends the connection.
 //! 3. Who hangs up by itself, not by its death, reads nothing after that. So once a side has found that the other one hung up first,
 //!    that one's `head` does not move any more, and what lies behind it was never read.
@@ -59,6 +60,8 @@
 //!   its parent's, and connects itself (`site`). It unmaps its copy with the client's.
 
 mod agree;
+mod bug;
+mod ends;
 mod room;
 mod row;
 
@@ -66,10 +69,11 @@ pub(crate) use agree::{agree, offer};
 /// For the fuzzer.
 pub(crate) use row::{CAPACITY, RING, ROW, WORDS};
 
+use ends::{Corrupt, Reader, Writer};
 use procession_shm::Segment;
 use procession_sys::{Deadline, Spin, fd};
 use room::Room;
-use row::{Corrupt, KIND, Reader, SIZE, Writer};
+use row::{KIND, Place, SIZE};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, Shutdown},
@@ -87,8 +91,8 @@ const USUAL: usize = 8 << 10;
 
 /// One side's ends of both lanes.
 pub(crate) struct Lanes {
-    reader: Reader,
-    writer: Writer,
+    reader: Reader<Place>,
+    writer: Writer<Place>,
     /// Something could not be written for lack of room.
     short: AtomicBool,
     /// For who waits for some while another thread reads.
@@ -125,7 +129,8 @@ impl Lanes {
     }
 
     fn of(segment: &Segment, server: bool) -> Option<Lanes> {
-        let (reader, writer) = (Reader::new(segment, !server)?, Writer::new(segment, server)?);
+        let (reader, writer) =
+            (Reader::new(Place::new(segment, !server)?), Writer::new(Place::new(segment, server)?));
         let [short, gone, cut] = [const { AtomicBool::new(false) }; 3];
         Some(Lanes { reader, writer, short, room: Room::default(), gone, cut })
     }
@@ -149,14 +154,11 @@ impl Lanes {
     pub(crate) fn recv(&self, socket: BorrowedFd<'_>, into: &mut Vec<u8>) -> io::Result<usize> {
         // Before the look: nothing is committed after it.
         let finished = self.reader.is_finished();
-        let came = self.reader.read(into).map_err(corrupt)?;
+        let came = self.reader.recv(into, || self.ring(socket)).map_err(corrupt)?;
         if came == 0 {
             return if finished { Ok(0) } else { Err(Errno::AGAIN.into()) };
         }
-        // With a fence: what was read before it may have brought a bell that nobody hears as long as more comes.
-        if self.reader.writer_waits() {
-            self.ring(socket);
-        }
+        // That was a full fence. As long as more comes nobody may hear the bell that told of room.
         self.tell_of_room();
         Ok(came)
     }
@@ -166,32 +168,18 @@ impl Lanes {
         if self.reader.is_finished() {
             return Err(Errno::PIPE.into());
         }
-        let write = || {
-            self.writer.write(bytes).map_err(|nonsense| {
-                // Nobody would look any more: both sides are told.
-                self.hang_up(socket);
-                corrupt(nonsense)
-            })
-        };
-        let mut taken = write()?;
-        if taken == 0 {
-            self.writer.wait();
-            taken = write()?;
-        }
+        let taken = self.writer.send(bytes, || self.ring(socket)).map_err(|nonsense| {
+            // Nobody would look any more: both sides are told.
+            self.hang_up(socket);
+            corrupt(nonsense)
+        })?;
         self.short.store(taken == 0, Ordering::Relaxed);
-        if taken == 0 {
-            return Err(Errno::AGAIN.into());
-        }
-        if self.writer.reader_sleeps() {
-            self.ring(socket);
-        }
-        Ok(taken)
+        if taken == 0 { Err(Errno::AGAIN.into()) } else { Ok(taken) }
     }
 
     /// About to sleep: whether there is nothing to do.
     pub(crate) fn doze(&self) -> bool {
-        self.reader.doze();
-        !self.has_work()
+        self.reader.doze(|| self.has_work())
     }
 
     /// Awake: no bell is needed.
@@ -293,8 +281,7 @@ impl Lanes {
             if if over { self.has_news() } else { spin.until(|| self.has_news()) } {
                 return Ok(true);
             }
-            self.reader.doze();
-            if self.has_news() {
+            if !self.reader.doze(|| self.has_news()) {
                 self.reader.wake();
                 continue;
             }
@@ -320,8 +307,7 @@ impl Lanes {
             return Ok(());
         }
         self.writer.wait();
-        self.reader.doze();
-        if !ready() && fd::readable(socket, Some(deadline))? {
+        if self.reader.doze(ready) && fd::readable(socket, Some(deadline))? {
             self.hear(socket, false);
         }
         self.reader.wake();
