@@ -61,7 +61,8 @@
 //!
 //! # Pools
 //! With the feature `pool` the server keeps pools of worker processes for its clients (`Session::pool`). Their calls run beside
-//! the loop, as those of any pool do; a dead client's are taken back.
+//! the loop, as those of any pool do; a dead client's are taken back. Clients of a public address use pools that were published;
+//! they neither make nor end them, unless the manager allows the latter (`Builder::public_pool_end`).
 //!
 //! # Invariants
 //! 1. An object exists exactly as long as something of the table above refers to it. Each reference is counted where it is
@@ -130,6 +131,11 @@
 //! Each manager draws a key. Proxies and sessions carry it in parcels, so processes that get one can use it, and nobody else
 //! can. The private address is an abstract Unix socket, so the processes must share a network namespace. A public address
 //! ([`Builder::address`]) has a key of its own; nothing on it is encrypted without the feature `tls`.
+//!
+//! Objects and tickets have random numbers of 64 bits. So who is let in reaches what it has made, what was published, and what
+//! lies in values that it reaches; what somebody else keeps to himself it cannot guess.
+// The model has the one module that it checks by itself.
+#![cfg(not(loom))]
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]

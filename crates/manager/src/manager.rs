@@ -119,6 +119,24 @@ impl Builder {
         self
     }
 
+    /// The most bytes of results of hosted pools' calls that wait in the server until their client reads them: 1 GiB for each
+    /// client by default. A call whose results would be more than that is [`ErrorKind::Limit`]; it was done. A client reads
+    /// while one of its threads waits for a call, or a future does.
+    #[cfg(feature = "pool")]
+    pub fn max_unread(mut self, bytes: u64) -> Builder {
+        self.bounds.max_unread = bytes;
+        self
+    }
+
+    /// Whether clients of the public address may [close](crate::PoolProxy::close) and
+    /// [terminate](crate::PoolProxy::terminate) pools that were published, for everybody: they may not by default, as they
+    /// cannot make pools.
+    #[cfg(feature = "pool")]
+    pub fn public_pool_end(mut self, allowed: bool) -> Builder {
+        self.bounds.public_pool_end = allowed;
+        self
+    }
+
     /// TLS at the public address. Clients must show a certificate that one of the authorities has signed, and prove the key
     /// within.
     #[cfg(feature = "tls")]

@@ -124,6 +124,9 @@ impl Wire {
 
     /// Ends it for both sides and all copies.
     pub(crate) fn cut(&self) {
+        if let Some(lanes) = self.lanes() {
+            lanes.note_cut();
+        }
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 

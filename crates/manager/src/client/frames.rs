@@ -20,7 +20,7 @@ pub(crate) struct FrameReader {
 const LARGE: usize = 64 << 10;
 
 impl FrameReader {
-    pub(super) fn new(wire: Arc<Wire>) -> FrameReader {
+    pub(crate) fn new(wire: Arc<Wire>) -> FrameReader {
         FrameReader { wire, input: Vec::new(), start: 0, spin: Spin::adaptive() }
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Begun {
     pub(crate) client: Arc<Client>,
     doing: &'static str,
     pub(crate) number: u64,
+    /// Where its frame ends ([`Client::lay_down`]).
+    end: u64,
     late: Option<Late>,
     /// It is counted in `Futures`.
     counted: bool,
@@ -80,8 +82,8 @@ impl Client {
             }
             state.pending.insert(number, Slot::default());
         }
-        self.lay_down(&request.out);
-        Ok(Begun { client: self.clone(), doing, number, late, counted: false, over: false })
+        let end = self.lay_down(&request.out);
+        Ok(Begun { client: self.clone(), doing, number, end, late, counted: false, over: false })
     }
 
     /// Reads for those who are not there to do it.
@@ -148,7 +150,9 @@ impl Begun {
         let outcome = match (reply, &state.dead) {
             (Some(frame), _) if frame.status == 0 => Ok(frame),
             (Some(frame), _) => Err(refused(self.doing, frame.status, &frame.payload)),
-            (None, Some(cause)) => Err(Error::gone(self.doing, cause.clone())),
+            (None, Some(cause)) => {
+                Err(Error::gone(self.doing, cause.clone()).in_flight(self.client.may_have(self.end)))
+            }
             (None, None) => return None,
         };
         state.pending.remove(&self.number);

@@ -31,7 +31,7 @@ use crate::{
     proto::{self, Header, Kind, Op, Reader},
     wire::Wire,
 };
-use frames::FrameReader;
+pub(crate) use frames::FrameReader;
 use procession_parcel::{Panic, codec};
 use procession_sys::Deadline;
 use row::{Row, Sent};
@@ -249,9 +249,7 @@ impl Client {
         let deadline = timeout.map(|timeout| Deadline::after(timeout.saturating_add(SLACK)));
         let outcome = match self.send(&request.out, deadline) {
             Ok(Sent::Begun(end)) => self.wait(doing, number, deadline, late).map_err(|error| {
-                // Where frames are not kept, `end` is 0.
-                let began = end == 0 || end <= self.went_out();
-                if error.is_server_gone() { error.in_flight(began) } else { error }
+                if error.is_server_gone() { error.in_flight(self.may_have(end)) } else { error }
             }),
             Ok(Sent::Not) => {
                 let mut state = lock(&self.state);
@@ -277,6 +275,7 @@ impl Client {
     fn put_back(&self, reader: FrameReader, read: std::io::Result<Option<(Header, Vec<u8>)>>) {
         let (mut late, mut ack, mut has) = (None, None, 0);
         let (mut broken, mut waker) = (None, None);
+        let awaited;
         {
             let mut state = lock(&self.state);
             match read {
@@ -291,8 +290,13 @@ impl Client {
                 Ok(None) => {}
                 Err(cause) => broken = Some((reader.wire.clone(), format!("the server is gone: {cause}"))),
             }
+            // Who waits for room reads then, if nobody else does.
+            awaited = reader.wire.lanes().filter(|lanes| lanes.is_awaited()).cloned();
             state.reader = Some(reader);
             state.wake_next();
+        }
+        if let Some(lanes) = awaited {
+            lanes.tell();
         }
         if let Some(waker) = waker {
             wake(waker);

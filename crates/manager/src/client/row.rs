@@ -17,7 +17,7 @@ use crate::{
     proto::{self, Kind, Op},
     wire::{Wire, errno},
 };
-use procession_sys::{Deadline, Spin, fd};
+use procession_sys::{Deadline, fd};
 use rustix::{
     event::{PollFd, PollFlags},
     io::Errno,
@@ -31,8 +31,6 @@ use std::{
 
 /// How long a message without a reply may wait for room, before it is left to others.
 const TELL: Duration = Duration::from_secs(1);
-/// How long a sender waits for room in a lane, of which another thread hears, before it looks.
-const GLANCE: Duration = Duration::from_millis(1);
 /// How long the thread that waits for room waits before it looks whether it is still needed.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -130,7 +128,7 @@ impl Row {
 pub(super) enum Sent {
     /// The caller's time was over before it was begun.
     Not,
-    /// It goes out; where frames are kept, up to this byte of all.
+    /// It goes out: up to this byte of all that are kept, or of all in the lane; 0 where neither is.
     Begun(u64),
 }
 
@@ -151,10 +149,19 @@ impl Client {
         self.flush();
     }
 
-    /// Has a frame sent by whoever sends next, at once if nobody does.
-    pub(super) fn lay_down(&self, frame: &[u8]) {
-        lock(&self.row).lay(frame);
+    /// Has a frame sent by whoever sends next, at once if nobody does; tells up to where it goes, as [`Sent::Begun`] does.
+    pub(super) fn lay_down(&self, frame: &[u8]) -> u64 {
+        let mut row = lock(&self.row);
+        row.lay(frame);
+        let end = match row.wire.lanes() {
+            _ if row.keeps => row.laid,
+            Some(lanes) if !row.busy => lanes.written() + row.bytes.len() as u64,
+            // It is not known how much the one who sends has in hand.
+            _ => 0,
+        };
+        drop(row);
         self.flush();
+        end
     }
 
     /// Sends what was laid down, unless somebody sends already, who does it then.
@@ -255,9 +262,14 @@ impl Client {
         }
     }
 
-    /// How many bytes of all ever went out, where frames are kept.
-    pub(super) fn went_out(&self) -> u64 {
-        lock(&self.row).pushed
+    /// Whether the server, which is gone, may have the whole of a frame that ended there ([`Sent::Begun`]).
+    pub(super) fn may_have(&self, end: u64) -> bool {
+        let row = lock(&self.row);
+        match row.wire.lanes() {
+            _ if row.keeps => end <= row.pushed,
+            Some(lanes) => lanes.may_have(end),
+            None => true,
+        }
     }
 
     /// Sends a frame. One that was begun is sent to its end, by whoever sends next.
@@ -300,7 +312,8 @@ impl Client {
         if outcome.is_ok() && rest.is_empty() {
             outcome = self.push(&wire, frame, &mut sent, deadline);
         }
-        let begun = sent > 0;
+        let (begun, whole) = (sent > 0, sent == frame.len());
+        let end = wire.lanes().map_or(0, |lanes| lanes.written() + (frame.len() - sent) as u64);
         if begun {
             rest.extend_from_slice(&frame[sent..]);
         }
@@ -319,8 +332,10 @@ impl Client {
         let failed = sent.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
         self.end_turn(&wire, sent);
         match (failed, begun) {
+            // What broke behind it tells nothing of it.
+            _ if whole => Ok(Sent::Begun(end)),
             (Some(error), _) => Err(error),
-            (None, true) => Ok(Sent::Begun(0)),
+            (None, true) => Ok(Sent::Begun(end)),
             (None, false) => Ok(Sent::Not),
         }
     }
@@ -372,10 +387,8 @@ impl Client {
             let Some(lanes) = wire.lanes() else {
                 return fd::writable(wire.as_fd(), Some(slice)).map(drop);
             };
-            // It takes the bells as well: so they are not waited for here.
-            if !Spin::adaptive().until(|| lanes.has_room()) {
-                fd::wait(&mut [], Some(slice.min(Deadline::after(GLANCE))))?;
-            }
+            // It takes the bells as well, and tells.
+            lanes.wait_behind(deadline, || lock(&self.state).reader.is_some());
             return Ok(());
         };
         if let Some(lanes) = wire.lanes() {

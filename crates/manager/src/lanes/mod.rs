@@ -31,37 +31,49 @@
 //!   committed looks at `sleeps`; if it was set, it clears it and sends a byte.
 //! * Who has no room sets `waits`, looks once more, and sleeps likewise. Who has given room back looks at that.
 //!
-//! A client's threads take turns in reading, as they do on a socket; only who reads takes bells. The server looks at the lanes
+//! A client's threads take turns in reading, as they do on a socket; only who reads takes bells, and tells who waits for room
+//! meanwhile (`room.rs`). The server looks at the lanes
 //! that are *awake* as long as they have something (`server/lanes.rs`), then sleeps in its epoll, where all sockets are: each
 //! client has a bell of its own, and none can ring another's or keep it from ringing.
 //!
 //! # Invariants
 //! 1. Of who sleeps and who commits at the same time, one sees the other: both have a full fence between the word that they write
 //!    and the one that they read. A flag that was cleared means a byte on the socket, or one about to be there: it stays until
-//!    who sleeps takes it. A socket that takes no byte has some that were not read.
-//! 2. Nothing from the shared memory is used before it was copied and checked (`row.rs`). What is behind the copy is what is
+//!    who sleeps takes it. A socket that takes no byte has some that were not read. A model has all interleavings of that
+//!    (`tests/loom.rs`).
+//! 2. Nothing from the shared memory is used before it was copied and checked (`ends.rs`, `row.rs`). What is behind the copy is what is
 //!    behind a socket: the same lengths are bounded, the same frames are refused. A position that cannot be ends the connection.
-//! 3. No loop is as long as the other side likes: one look costs at most one lane's bytes, and the server's spin is bounded by
+//! 3. Who hangs up by itself, not by its death, reads nothing after that. So once a side has found that the other one hung up first,
+//!    that one's `head` does not move any more, and what lies behind it was never read.
+//! 4. No loop is as long as the other side likes: one look costs at most one lane's bytes, and the server's spin is bounded by
 //!    its clock. A client that does not take its replies is not read from, and not looked at until it rings.
 //!
 //! # When a process dies
 //! * **The client**, before a commit: the bytes were never written. After it, be it before the bell: the socket hangs up, and the
 //!   server reads what was committed until then before it ends the connection. So a frame that was committed whole is done, and
 //!   one in parts of which some are missing is not, as on a socket.
-//! * **The server**, likewise: its replies that were committed are heard, then the connection is gone. A request that lies in
-//!   the lane then may have been done or not: the error says that ([`Error`](crate::Error)).
+//! * **The server**, likewise: its replies that were committed are heard, then the connection is gone. A request that it has not
+//!   copied out whole, as its `head` says, was not done; another one may have been: the error says which
+//!   ([`Error::may_have_run`](crate::Error::may_have_run)).
 //! * **Between offer and use**: nothing has changed, and the socket's end is the end. The memory goes with the last who has it.
 //! * **A forked child** has a copy of the mapping and the socket. It uses neither: it sees by the generation that the client is
 //!   its parent's, and connects itself (`site`). It unmaps its copy with the client's.
 
 mod agree;
+mod bug;
+mod ends;
+mod room;
 mod row;
 
 pub(crate) use agree::{agree, offer};
+/// For the fuzzer.
+pub(crate) use row::{CAPACITY, RING, ROW, WORDS};
 
+use ends::{Corrupt, Reader, Writer};
 use procession_shm::Segment;
 use procession_sys::{Deadline, Spin, fd};
-use row::{CAPACITY, Corrupt, KIND, ROW, Reader, SIZE, Writer};
+use room::Room;
+use row::{KIND, Place, SIZE};
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, Shutdown},
@@ -69,7 +81,7 @@ use rustix::{
 use std::{
     io,
     os::fd::{BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, Ordering, fence},
 };
 
 /// How many clients have lanes at a time.
@@ -79,10 +91,16 @@ const USUAL: usize = 8 << 10;
 
 /// One side's ends of both lanes.
 pub(crate) struct Lanes {
-    reader: Reader,
-    writer: Writer,
+    reader: Reader<Place>,
+    writer: Writer<Place>,
     /// Something could not be written for lack of room.
     short: AtomicBool,
+    /// For who waits for some while another thread reads.
+    room: Room,
+    /// The other side has hung up, before we did.
+    gone: AtomicBool,
+    /// We have hung up.
+    cut: AtomicBool,
 }
 
 fn corrupt(_: Corrupt) -> io::Error {
@@ -105,14 +123,16 @@ impl Lanes {
     }
 
     /// The client's side; nothing if there is no memory for it, or it is of another build.
-    fn attach(fd: OwnedFd) -> Option<Lanes> {
+    pub(crate) fn attach(fd: OwnedFd) -> Option<Lanes> {
         let segment = Segment::attach(fd, KIND).ok()?;
         Lanes::of(&segment, false)
     }
 
     fn of(segment: &Segment, server: bool) -> Option<Lanes> {
-        let (reader, writer) = (Reader::new(segment, !server)?, Writer::new(segment, server)?);
-        Some(Lanes { reader, writer, short: AtomicBool::new(false) })
+        let (reader, writer) =
+            (Reader::new(Place::new(segment, !server)?), Writer::new(Place::new(segment, server)?));
+        let [short, gone, cut] = [const { AtomicBool::new(false) }; 3];
+        Some(Lanes { reader, writer, short, room: Room::default(), gone, cut })
     }
 
     /// Whether a look is worth while: something came, or the other side is gone, or its words make no sense.
@@ -134,13 +154,12 @@ impl Lanes {
     pub(crate) fn recv(&self, socket: BorrowedFd<'_>, into: &mut Vec<u8>) -> io::Result<usize> {
         // Before the look: nothing is committed after it.
         let finished = self.reader.is_finished();
-        let came = self.reader.read(into).map_err(corrupt)?;
+        let came = self.reader.recv(into, || self.ring(socket)).map_err(corrupt)?;
         if came == 0 {
             return if finished { Ok(0) } else { Err(Errno::AGAIN.into()) };
         }
-        if self.reader.writer_waits() {
-            ring(socket);
-        }
+        // That was a full fence. As long as more comes nobody may hear the bell that told of room.
+        self.tell_of_room();
         Ok(came)
     }
 
@@ -149,33 +168,18 @@ impl Lanes {
         if self.reader.is_finished() {
             return Err(Errno::PIPE.into());
         }
-        let write = || {
-            self.writer.write(bytes).map_err(|nonsense| {
-                // Nobody would look any more: both sides are told.
-                let _ = rustix::net::shutdown(socket, Shutdown::Both);
-                self.reader.finish();
-                corrupt(nonsense)
-            })
-        };
-        let mut taken = write()?;
-        if taken == 0 {
-            self.writer.wait();
-            taken = write()?;
-        }
+        let taken = self.writer.send(bytes, || self.ring(socket)).map_err(|nonsense| {
+            // Nobody would look any more: both sides are told.
+            self.hang_up(socket);
+            corrupt(nonsense)
+        })?;
         self.short.store(taken == 0, Ordering::Relaxed);
-        if taken == 0 {
-            return Err(Errno::AGAIN.into());
-        }
-        if self.writer.reader_sleeps() {
-            ring(socket);
-        }
-        Ok(taken)
+        if taken == 0 { Err(Errno::AGAIN.into()) } else { Ok(taken) }
     }
 
     /// About to sleep: whether there is nothing to do.
     pub(crate) fn doze(&self) -> bool {
-        self.reader.doze();
-        !self.has_work()
+        self.reader.doze(|| self.has_work())
     }
 
     /// Awake: no bell is needed.
@@ -188,9 +192,75 @@ impl Lanes {
         let flags = if waits { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
         let mut bells = [0; 256];
         match rustix::net::recv(socket, &mut bells[..], flags) {
-            Ok((0, _)) => self.reader.finish(),
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.reader.finish(),
+            Ok((came, _)) if came > 0 => {}
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // It has, or we have.
+            Ok(_) | Err(_) => {
+                self.gone.fetch_or(!self.cut.load(Ordering::SeqCst), Ordering::SeqCst);
+                self.reader.finish();
+            }
+        }
+        fence(Ordering::SeqCst);
+        self.tell_of_room();
+    }
+
+    /// Behind a full fence.
+    fn tell_of_room(&self) {
+        if self.room.is_awaited() && self.has_room() {
+            self.room.tell();
+        }
+    }
+
+    /// Whether somebody waits for room behind the one who reads. To be asked where that one stops, under the lock under which
+    /// `wait_behind` looks for that.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.room.is_awaited()
+    }
+
+    /// Has those look who wait so.
+    pub(crate) fn tell(&self) {
+        self.room.tell();
+    }
+
+    /// Waits until there is room, while another thread reads; or until it does not, or the deadline.
+    pub(crate) fn wait_behind(&self, deadline: Option<Deadline>, nobody_reads: impl Fn() -> bool) {
+        if !Spin::adaptive().until(|| self.has_room()) {
+            self.room.wait(deadline, || self.has_room() || nobody_reads());
+        }
+    }
+
+    /// To be said before this side hangs up.
+    pub(crate) fn note_cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// Reads no more, and hangs up.
+    fn hang_up(&self, socket: BorrowedFd<'_>) {
+        self.note_cut();
+        self.reader.stop();
+        let _ = rustix::net::shutdown(socket, Shutdown::Both);
+    }
+
+    /// How many bytes were ever committed.
+    pub(crate) fn written(&self) -> u64 {
+        self.writer.written()
+    }
+
+    /// Whether the other side may have what lies before `end`, or may still read it.
+    pub(crate) fn may_have(&self, end: u64) -> bool {
+        !self.gone.load(Ordering::SeqCst) || self.writer.may_be_read(end)
+    }
+
+    /// Has the other side look.
+    fn ring(&self, socket: BorrowedFd<'_>) {
+        loop {
+            match rustix::net::send(socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Err(Errno::INTR) => {}
+                // Bells that were not heard; or nobody is there any more, which reading tells.
+                Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => return,
+                // Without a bell somebody might sleep for ever: it is the connection's end, as for a frame.
+                Err(_) => return self.hang_up(socket),
+            }
         }
     }
 
@@ -211,8 +281,7 @@ impl Lanes {
             if if over { self.has_news() } else { spin.until(|| self.has_news()) } {
                 return Ok(true);
             }
-            self.reader.doze();
-            if self.has_news() {
+            if !self.reader.doze(|| self.has_news()) {
                 self.reader.wake();
                 continue;
             }
@@ -238,28 +307,11 @@ impl Lanes {
             return Ok(());
         }
         self.writer.wait();
-        self.reader.doze();
-        if !ready() && fd::readable(socket, Some(deadline))? {
+        if self.reader.doze(ready) && fd::readable(socket, Some(deadline))? {
             self.hear(socket, false);
         }
         self.reader.wake();
         Ok(())
-    }
-}
-
-/// Has the other side look.
-fn ring(socket: BorrowedFd<'_>) {
-    loop {
-        match rustix::net::send(socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(Errno::INTR) => {}
-            // Bells that were not heard; or nobody is there any more, which reading tells.
-            Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => return,
-            Err(_) => {
-                // Without a bell somebody might sleep for ever: it is the connection's end, as for a frame.
-                let _ = rustix::net::shutdown(socket, Shutdown::Both);
-                return;
-            }
-        }
     }
 }
 

@@ -33,6 +33,7 @@ hosted! {
     ///
     /// The first failure of a call's items is the call's error: a panic, or [`ErrorKind::Lost`] if a worker died, which is
     /// replaced. A client that dies takes back its calls: what has not begun is not run, what runs is asked to end.
+    /// Results that nobody reads wait in the server, up to a bound ([`Builder::max_unread`](crate::Builder::max_unread)).
     /// The workers end with the last proxy.
     PoolProxy<>, Pool
 }
@@ -207,7 +208,8 @@ impl PoolProxy {
         })
     }
 
-    /// Takes no more calls, from nobody. Those that were made go on.
+    /// Takes no more calls, from nobody. Those that were made go on. [`ErrorKind::Refused`] for clients of a public address, unless
+    /// the manager allows it ([`Builder::public_pool_end`](crate::Builder::public_pool_end)).
     pub fn close(&self) -> Result<()> {
         self.proxy.ask_nothing("close a pool", self.proxy.request(Op::PoolClose))
     }
@@ -219,7 +221,8 @@ impl PoolProxy {
         self.proxy.ask_late("wait for a pool", request, timeout, None, |answer| answer.bool())
     }
 
-    /// Ends the workers, in the middle of work. Calls that have no result get an error.
+    /// Ends the workers, in the middle of work. Calls that have no result get an error, whoever made them. Clients of a public
+    /// address may do it where they may [close](PoolProxy::close) it.
     pub fn terminate(&self) -> Result<()> {
         self.proxy.ask_nothing("end a pool", self.proxy.request(Op::PoolEnd))
     }

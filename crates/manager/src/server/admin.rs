@@ -37,9 +37,8 @@ impl Server {
             Op::Ticket => {
                 let object = input.u64()?;
                 self.check(object, input.u64()?, input.u64()?)?;
+                let number = self.fresh_number()?;
                 self.world.counts.up(object);
-                let number = self.next;
-                self.next += 1;
                 self.tickets.insert(number, (object, caller.conn));
                 if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
                     peer.issues = true;
@@ -226,8 +225,8 @@ impl Server {
             task
         };
         input.end()?;
-        let number = self.next;
-        self.next += 1;
+        let number = self.fresh_number()?;
+        self.made = number;
         self.world.counts.add(number);
         self.objects.insert(number, object);
         match task {

@@ -118,7 +118,7 @@ impl Server {
         let trusted = self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted);
         if let Apply::New = apply {
             // The object was made for this.
-            caller.object = self.next - 1;
+            caller.object = self.made;
         }
         let Some(object) = self.objects.get_mut(&caller.object) else { return };
         let run = match run {

@@ -1,7 +1,10 @@
 //! The server without a process: what a fuzzer gives it, and what must hold afterwards.
 
+mod lanes;
+
 use super::{Bounds, FIRST, Server};
 use crate::proto::{self, HEADER, Kind, Op};
+pub use lanes::lanes;
 use procession_parcel::function::image;
 use rustix::{
     event::{EventfdFlags, eventfd},
@@ -19,38 +22,12 @@ use std::{os::fd::OwnedFd, sync::Arc};
 ///
 /// If a timer, a wait, or an object that nobody refers to is left.
 pub fn requests(data: &[u8]) {
-    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor"));
-    let mut server = Server::new(
-        None,
-        None,
-        stop,
-        [0; 16],
-        Bounds { max_frame: 1 << 16, lanes: false, ..Bounds::default() },
-        None,
-    )
-    .expect("a server's descriptors");
-    let mut ends: Vec<OwnedFd> = (0..2)
-        .map(|which| {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let (ours, theirs) =
-                socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket pair");
-            server.let_in(theirs, which == 0);
-            ours
-        })
-        .collect();
+    let mut server = server(false);
+    let mut ends: Vec<OwnedFd> = (0..2).map(|which| let_in(&mut server, which == 0)).collect();
     let mut conns = [FIRST, FIRST + 1];
     for (end, conn) in ends.iter().zip(FIRST..) {
-        let mut out = Vec::new();
-        proto::begin(&mut out);
-        proto::put_u64(&mut out, proto::PROTOCOL);
-        proto::put_u64(&mut out, 0);
-        proto::put_u64(&mut out, 1);
-        // Of another build: no function is run.
-        proto::put_bytes(&mut out, &image().build_id().as_bytes()[1..]);
         // A long time to come back, and to be silent.
-        (0..2).for_each(|_| proto::put_u64(&mut out, u64::MAX));
-        proto::end(&mut out, 0, Kind::Request, Op::Hello as u16, 0, 0);
-        say(&mut server, end, conn, &out);
+        say(&mut server, end, conn, &hello(&[u64::MAX; 2]));
     }
     let mut rest = data;
     let mut request = 1;
@@ -64,13 +41,10 @@ pub fn requests(data: &[u8]) {
         } else if what & 2 != 0 {
             say(&mut server, &ends[which], conn, piece);
         } else if let Some((&[method, object], payload)) = piece.split_first_chunk::<2>() {
-            let mut out = Vec::new();
-            proto::begin(&mut out);
-            out.extend_from_slice(payload);
             let kind = if what & 4 == 0 { Kind::Request } else { Kind::OneWay };
             // Objects have the numbers that follow those of the connections.
             let object = if object == 0 { 0 } else { FIRST + 1 + u64::from(object) };
-            proto::end(&mut out, 0, kind, method.into(), request, object);
+            let out = frame(kind, method.into(), request, object, payload);
             request += 1;
             say(&mut server, &ends[which], conn, &out);
         }
@@ -81,6 +55,47 @@ pub fn requests(data: &[u8]) {
         server.end(conn);
     });
     server.settle();
+    is_empty(&mut server);
+}
+
+fn server(lanes: bool) -> Server {
+    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor"));
+    let bounds = Bounds { max_frame: 1 << 16, lanes, ..Bounds::default() };
+    let mut server = Server::new(None, None, stop, [0; 16], bounds, None).expect("a server's descriptors");
+    // So that an input can name objects.
+    server.numbers = None;
+    server
+}
+
+/// A connection, which gets the next number: the client's end.
+fn let_in(server: &mut Server, private: bool) -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket pair");
+    server.let_in(theirs, private);
+    ours
+}
+
+/// What a client says first.
+fn hello(asks: &[u64]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    [proto::PROTOCOL, 0, 1].into_iter().for_each(|word| proto::put_u64(&mut payload, word));
+    // Of another build: no function is run.
+    proto::put_bytes(&mut payload, &image().build_id().as_bytes()[1..]);
+    asks.iter().for_each(|word| proto::put_u64(&mut payload, *word));
+    frame(Kind::Request, Op::Hello as u16, 0, 0, &payload)
+}
+
+fn frame(kind: Kind, method: u16, request: u64, object: u64, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    proto::begin(&mut out);
+    out.extend_from_slice(payload);
+    proto::end(&mut out, 0, kind, method, request, object);
+    out
+}
+
+/// What must hold once everybody is gone.
+fn is_empty(server: &mut Server) {
     for object in std::mem::take(&mut server.names).into_values() {
         server.world.counts.down(object, 1);
     }
@@ -96,21 +111,16 @@ pub fn requests(data: &[u8]) {
 /// it knows the token.
 fn come_back(server: &mut Server, conn: &mut u64, piece: &[u8]) -> OwnedFd {
     server.close(*conn);
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a socket pair");
     let fresh = server.next;
-    server.let_in(theirs, false);
+    let ours = let_in(server, false);
     let knows = piece.first().is_none_or(|first| first & 1 == 0);
     let token = server.tokens.keys().next().filter(|_| knows).copied().unwrap_or_default();
     let received = piece.get(1).map_or(1, |more| u64::from(*more));
-    let mut out = Vec::new();
-    proto::begin(&mut out);
-    proto::put_u64(&mut out, proto::PROTOCOL);
-    proto::put_bytes(&mut out, &token);
-    proto::put_u64(&mut out, received);
-    proto::end(&mut out, 0, Kind::Request, Op::Resume as u16, 0, 0);
-    say(server, &ours, fresh, &out);
+    let mut payload = Vec::new();
+    proto::put_u64(&mut payload, proto::PROTOCOL);
+    proto::put_bytes(&mut payload, &token);
+    proto::put_u64(&mut payload, received);
+    say(server, &ours, fresh, &frame(Kind::Request, Op::Resume as u16, 0, 0, &payload));
     if server.conns.contains_key(conn) {
         assert!(!server.conns.contains_key(&fresh), "one connection stands for two clients");
     }

@@ -62,6 +62,11 @@ impl Awake {
         let some = conn.offer.is_some() || conn.wire.lanes().is_some();
         self.count -= usize::from(some);
     }
+
+    /// Whether nobody has lanes.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty() && self.count == 0
+    }
 }
 
 impl Server {

@@ -30,6 +30,7 @@ pub mod fuzz;
 mod lanes;
 mod locks;
 mod map;
+mod numbers;
 #[cfg(feature = "pool")]
 mod pool;
 mod queue;
@@ -44,6 +45,7 @@ use body::{Object, Task};
 use conn::Conn;
 pub(crate) use entry::Secure;
 use lanes::Awake;
+use numbers::Numbers;
 use procession_channel::net::Listener;
 use procession_sys::Deadline;
 use rustix::{
@@ -107,11 +109,22 @@ pub(crate) struct Bounds {
     pub(crate) max_grace: Duration,
     /// Whether local clients get lanes.
     pub(crate) lanes: bool,
+    /// How many bytes of what its calls came to a client may leave unread.
+    pub(crate) max_unread: u64,
+    /// Whether clients of the public address may end pools.
+    pub(crate) public_pool_end: bool,
 }
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds { max_frame: 1 << 30, max_connections: None, max_grace: Duration::from_secs(60), lanes: true }
+        Bounds {
+            max_frame: 1 << 30,
+            max_connections: None,
+            max_grace: Duration::from_secs(60),
+            lanes: true,
+            max_unread: 1 << 30,
+            public_pool_end: false,
+        }
     }
 }
 
@@ -147,7 +160,12 @@ pub(crate) struct Server {
     /// Tickets that were not redeemed: the object, and the connection that issued it.
     tickets: HashMap<u64, (u64, u64)>,
     world: World,
+    /// The next connection's number.
     next: u64,
+    /// Where those of objects and tickets come from.
+    numbers: Option<Numbers>,
+    /// The object that was made last.
+    made: u64,
     scratch: Vec<u8>,
     /// Connections whose input is to be gone on with in the next turn.
     more: Vec<u64>,
@@ -176,7 +194,7 @@ impl Server {
         secure: Option<Secure>,
     ) -> io::Result<Server> {
         let workers = Workers::new()?;
-        let world = World::new(bounds.max_frame.max(LEAST), workers.completer());
+        let world = World::new(&bounds, workers.completer());
         let server = Server {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             listeners: [private, public],
@@ -201,6 +219,8 @@ impl Server {
             tickets: HashMap::new(),
             world,
             next: FIRST,
+            numbers: Some(Numbers::new()),
+            made: 0,
             scratch: Vec::new(),
             more: Vec::new(),
             awake: Awake::default(),
@@ -223,41 +243,48 @@ impl Server {
     pub(crate) fn run(&mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(256);
         while !self.over {
-            let busy = self.attend();
-            if self.over {
-                break;
-            }
-            let now = (busy || !self.more.is_empty()).then(|| Deadline::from_nanos(0));
-            let looks = [self.watched.first(), self.away.first()].into_iter().flatten();
-            let looks = looks.map(|(time, _)| Deadline::from_nanos(*time));
-            let next =
-                self.world.next_deadline().into_iter().chain(looks).chain(self.paused).chain(now).min();
-            events.clear();
-            let timeout = Deadline::timespec(next);
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            for event in &events {
-                match event.data.u64() {
-                    number @ (PRIVATE | PUBLIC) => self.accept(number),
-                    WORK => self.take_back(),
-                    STOP => self.over = true,
-                    conn => self.ready(conn, event.flags),
-                }
-                self.settle();
-            }
-            self.pass_time();
-            self.settle();
-            for number in std::mem::take(&mut self.more) {
-                if let Some(conn) = self.conns.get_mut(&number) {
-                    conn.yielded = false;
-                    self.go_on(number);
-                    self.settle();
-                }
-            }
+            self.turn(&mut events, true)?;
         }
         Ok(())
+    }
+
+    /// Does what there is to do, after waiting for some if it `waits`; false if there was nothing.
+    fn turn(&mut self, events: &mut Vec<epoll::Event>, waits: bool) -> io::Result<bool> {
+        let busy = self.attend();
+        if self.over {
+            return Ok(true);
+        }
+        let now = (busy || !waits || !self.more.is_empty()).then(|| Deadline::from_nanos(0));
+        let looks = [self.watched.first(), self.away.first()].into_iter().flatten();
+        let looks = looks.map(|(time, _)| Deadline::from_nanos(*time));
+        let next = self.world.next_deadline().into_iter().chain(looks).chain(self.paused).chain(now).min();
+        events.clear();
+        let timeout = Deadline::timespec(next);
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in &*events {
+            match event.data.u64() {
+                number @ (PRIVATE | PUBLIC) => self.accept(number),
+                WORK => self.take_back(),
+                STOP => self.over = true,
+                conn => self.ready(conn, event.flags),
+            }
+            self.settle();
+        }
+        self.pass_time();
+        self.settle();
+        let more = std::mem::take(&mut self.more);
+        let found = busy || !events.is_empty() || !more.is_empty();
+        for number in more {
+            if let Some(conn) = self.conns.get_mut(&number) {
+                conn.yielded = false;
+                self.go_on(number);
+                self.settle();
+            }
+        }
+        Ok(found)
     }
 
     fn pass_time(&mut self) {

@@ -160,6 +160,14 @@ impl Hosted {
                 reply.u64(pids.len() as u64);
                 pids.into_iter().for_each(|pid| reply.u64(pid.into()));
             }
+            // For all others as well, whose pool it may be.
+            Op::PoolClose | Op::PoolEnd
+                if !world.public_pool_end
+                    && !world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted) =>
+            {
+                let text = "pools are closed and ended by processes of the manager's own tree only";
+                return Err(Trouble::fault(ErrorKind::Refused, text));
+            }
             Op::PoolClose => {
                 self.closed = true;
                 if let Some(pool) = &self.pool {
@@ -229,10 +237,17 @@ impl Hosted {
             drop(task);
             match (done.outcome, done.state) {
                 (Ok(_), State::Many(values)) => {
-                    world.answer(waiter, |reply| {
-                        reply.u64(values.len() as u64);
-                        values.iter().for_each(|value| reply.parts(value, &[]));
-                    });
+                    // Each with its length, and that it refers to nothing.
+                    let bytes = values.iter().map(|value| value.len() as u64 + 16).sum::<u64>();
+                    if let Err(text) = world.may_keep(waiter.conn, bytes) {
+                        let text = format!("the call was done, but {text}");
+                        world.fail(waiter, ErrorKind::Limit, &text);
+                    } else {
+                        world.answer(waiter, |reply| {
+                            reply.u64(values.len() as u64);
+                            values.iter().for_each(|value| reply.parts(value, &[]));
+                        });
+                    }
                 }
                 (Ok(_), _) => {}
                 (Err(failure), _) => {

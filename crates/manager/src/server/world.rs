@@ -6,7 +6,7 @@
 //! 2. A reply grants the leases of the proxies inside of it, in the same step.
 
 use super::{
-    Trouble,
+    Bounds, LEAST, Trouble,
     value::{Counts, Value},
     work::Completer,
 };
@@ -74,6 +74,12 @@ pub(crate) struct World {
     pub(crate) counts: Counts,
     /// About how many bytes a reply may have that repeats what is kept, or a list that is repeated.
     pub(crate) limit: u64,
+    /// How many bytes of results a client may leave unread.
+    #[cfg_attr(not(feature = "pool"), allow(dead_code, reason = "only pools have such"))]
+    max_unread: u64,
+    /// Whether clients that are not of this tree may end pools.
+    #[cfg_attr(not(feature = "pool"), allow(dead_code, reason = "only pools have such"))]
+    pub(crate) public_pool_end: bool,
     /// (time, number) to (object, connection, request).
     timers: BTreeMap<(u64, u64), (u64, u64, u64)>,
     next_timer: u64,
@@ -174,11 +180,13 @@ impl<'a> Reply<'a> {
 }
 
 impl World {
-    pub(crate) fn new(limit: u64, completer: Completer) -> World {
+    pub(crate) fn new(bounds: &Bounds, completer: Completer) -> World {
         World {
             peers: HashMap::new(),
             counts: Counts::default(),
-            limit,
+            limit: bounds.max_frame.max(LEAST),
+            max_unread: bounds.max_unread,
+            public_pool_end: bounds.public_pool_end,
             timers: BTreeMap::new(),
             next_timer: 0,
             dirty: Vec::new(),
@@ -273,6 +281,17 @@ impl World {
         self.dirty.push(conn);
         self.grant(conn, grants);
         true
+    }
+
+    /// Whether a client has room for results of so many bytes behind what it has not read yet; or why not.
+    #[cfg_attr(not(feature = "pool"), allow(dead_code, reason = "only pools have such"))]
+    pub(crate) fn may_keep(&self, conn: u64, bytes: u64) -> Result<(), String> {
+        let Some(peer) = self.peers.get(&conn) else { return Ok(()) };
+        let (unread, limit) = ((peer.out.len() - peer.sent) as u64, self.max_unread);
+        if unread.saturating_add(bytes) <= limit {
+            return Ok(());
+        }
+        Err(format!("the results have {bytes} bytes, and {unread} wait to be read: the limit is {limit}"))
     }
 
     /// Ends a wait with an error.

@@ -1,9 +1,11 @@
 //! What a request may make the server do, and what a mistake leaves behind.
 
-use procession_manager::{ErrorKind, List, Manager};
+use crate::lanes::{Raw, mapped};
+use procession_manager::{Address, ErrorKind, List, Manager, Session};
 use procession_parcel::Bytes;
 use procession_process::Process;
-use procession_testkit::{test_watchdog, wait::eventually};
+use procession_testkit::{isolated, test_watchdog, wait::eventually};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::time::Duration;
 
@@ -195,4 +197,54 @@ fn a_client_that_dies_with_many_waits_takes_nothing_along() {
     event.set().unwrap();
     drop(guard);
     assert!(lock.lock_timeout(LONG).unwrap().is_some());
+}
+
+#[test]
+fn one_client_more_than_may_have_lanes_is_served_by_its_socket_until_another_ends() {
+    isolated!({
+        let limit = getrlimit(Resource::Nofile);
+        let soft = |most: u64| setrlimit(Resource::Nofile, Rlimit { current: Some(most), ..limit }).unwrap();
+        // Two descriptors for each here; in the server a client may have lanes for each eight.
+        let all = limit.maximum.unwrap_or(u64::MAX);
+        soft(all.min(4096));
+        for (descriptors, most) in [(170, 21), (all, (all / 8).min(256))] {
+            let name = format!("procession-bound-{}-{most}", std::process::id());
+            let has = |current: u64| {
+                let maximum = getrlimit(Resource::Nofile).maximum;
+                setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).unwrap();
+            };
+            let builder = Manager::builder().address(Address::Abstract(name.into_bytes())).authkey("key");
+            let manager = builder.initializer(has, &descriptors).start().unwrap();
+            let address = manager.public_address().unwrap().clone();
+            let connections = || manager.stats().unwrap().connections;
+            assert_eq!((connections(), mapped()), (1, 1), "the manager's own client has some");
+            // One that was offered some counts as one that uses them.
+            let mut raws: Vec<Raw> = (1..most).map(|_| Raw::asked(&address).expect("lanes")).collect();
+            raws.iter_mut().step_by(2).for_each(Raw::use_them);
+            let (_refused, text) = Raw::asked(&address).err().expect("there are no more");
+            assert!(text.contains("too many have some"), "{text}");
+            let by_socket = Session::connect(address.clone(), "key").unwrap();
+            let dict = by_socket.dict::<u64, u64>().unwrap();
+            dict.set(&1, &2).unwrap();
+            assert_eq!((dict.get(&1).unwrap(), mapped()), (Some(2), 1));
+            // Of one that used them, and of one that did not, the next one has some.
+            for _ in 0..2 {
+                let before = connections();
+                drop(raws.remove(0));
+                eventually("it is gone", LONG, || connections() < before);
+                let mut next = Raw::asked(&address).expect("lanes again");
+                next.use_them();
+                next.ping();
+                raws.push(next);
+                assert!(Raw::asked(&address).is_err(), "and no more than that");
+            }
+            assert_eq!((dict.get(&1).unwrap(), mapped()), (Some(2), 1), "who has its socket keeps to it");
+            drop(raws);
+            eventually("they are gone", LONG, || connections() <= 3);
+            drop((dict, by_socket));
+            let by_lanes = Session::connect(address, "key").unwrap();
+            by_lanes.ping_timeout(LONG).unwrap();
+            assert_eq!(mapped(), 2);
+        }
+    });
 }

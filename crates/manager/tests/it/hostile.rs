@@ -568,3 +568,33 @@ fn a_connection_that_is_closed_ends_although_a_pool_was_made_meanwhile() {
     assert_ne!(raw.status(), Some(0));
     assert_eq!(raw.0.read(&mut [0]).unwrap(), 0, "the end");
 }
+
+#[test]
+fn numbers_of_objects_and_tickets_cannot_be_guessed() {
+    let _watchdog = test_watchdog();
+    let (_manager, address) = manager();
+    let mut raw = Raw::greeted(&address);
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let mut request = 1;
+    let mut ask = |method, payload: &[u64]| {
+        request += 1;
+        raw.0.write_all(&frame(0, method, request, 0, &words(payload))).unwrap();
+        let (status, payload) = raw.reply().unwrap();
+        let number = payload.first_chunk().filter(|_| status == 0);
+        number.map(|number| u64::from_le_bytes(*number))
+    };
+    let mut numbers = Vec::new();
+    for _ in 0..50 {
+        // A dictionary, and a ticket for it.
+        let object = ask(2, &[1, 7]).unwrap();
+        numbers.extend([object, ask(11, &[object, 1, 7]).unwrap()]);
+    }
+    for &number in &numbers {
+        for near in [number.wrapping_sub(1), number.wrapping_add(1)] {
+            assert_eq!((ask(3, &[near, 1, 7]), ask(12, &[near, 1, 7])), (None, None));
+        }
+    }
+    numbers.sort_unstable();
+    // By chance this fails once in a million times.
+    assert!(numbers.windows(2).all(|two| two[1] - two[0] > 1 << 31), "{numbers:x?}");
+}

@@ -38,7 +38,7 @@ fn words(words: &[u64]) -> Vec<u8> {
 }
 
 /// A client that has lanes, and writes into them what it likes.
-struct Raw {
+pub(crate) struct Raw {
     socket: UnixStream,
     memory: File,
     start: u64,
@@ -61,23 +61,45 @@ impl Raw {
 
     /// One that was offered lanes.
     fn offered(address: &Address) -> Raw {
+        Raw::asked(address).expect("lanes are offered")
+    }
+
+    /// One that was offered lanes, or the socket of one that was refused some, and why.
+    pub(crate) fn asked(address: &Address) -> Result<Raw, (UnixStream, String)> {
         let mut socket = Raw::greeted(address);
         socket.write_all(&frame(0, LANES, 2, 0, &[])).unwrap();
         let (mut reply, mut fds) = ([0; 32], Vec::new());
         let slices = &mut [IoSliceMut::new(&mut reply)];
         let (came, _) = ancillary::receive(socket.as_fd(), slices, RecvFlags::WAITALL, &mut fds).unwrap();
-        assert_eq!((came, reply[4], fds.len()), (32, 0, 1), "lanes are offered");
+        assert_eq!(came, 32);
+        if reply[4] != 0 {
+            let mut text = vec![0; usize::from(reply[8])];
+            socket.read_exact(&mut text).unwrap();
+            return Err((socket, String::from_utf8_lossy(&text[8..]).into_owned()));
+        }
+        assert_eq!(fds.len(), 1, "a descriptor comes with the offer");
         let memory = File::from(fds.pop().unwrap());
         let segment = Segment::attach_any(memory.try_clone().unwrap().into()).unwrap();
         assert!(segment.len() as u64 >= 2 * REPLIES);
         let start = memory.metadata().unwrap().len() - segment.len() as u64;
-        Raw { socket, memory, start, sent: 0, heard: 0 }
+        Ok(Raw { socket, memory, start, sent: 0, heard: 0 })
     }
 
     fn laned(address: &Address) -> Raw {
         let mut raw = Raw::offered(address);
-        raw.socket.write_all(&frame(1, LANES, 0, 0, &[])).unwrap();
+        raw.use_them();
         raw
+    }
+
+    pub(crate) fn use_them(&mut self) {
+        self.socket.write_all(&frame(1, LANES, 0, 0, &[])).unwrap();
+    }
+
+    /// Asks for a sign of life, by the lane.
+    pub(crate) fn ping(&mut self) {
+        self.write(&frame(0, PING, 3, 0, &[]));
+        self.ring();
+        assert_eq!(self.reply(), (3, 0, vec![]));
     }
 
     fn put(&self, at: u64, bytes: &[u8]) {
@@ -170,7 +192,7 @@ fn maps() -> Vec<String> {
     lanes.filter_map(|line| line.split_whitespace().nth(4)).map(str::to_owned).collect()
 }
 
-fn mapped() -> usize {
+pub(crate) fn mapped() -> usize {
     maps().len()
 }
 

@@ -3,10 +3,12 @@
 mod auto_traits;
 mod bounds;
 mod containers;
+mod corpus;
 mod custom;
 mod faults;
 #[cfg(feature = "async")]
 mod futures;
+mod gone;
 mod hosted;
 mod hostile;
 mod lanes;

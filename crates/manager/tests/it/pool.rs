@@ -132,6 +132,45 @@ fn a_client_that_dies_takes_back_its_calls() {
     eventually("nobody waits", LONG, || manager.stats().unwrap().waiting == 0);
 }
 
+/// A MiB, once there is a file.
+fn large((gate, n): (PathBuf, u8)) -> Vec<u8> {
+    wait_for(gate);
+    vec![n; 1 << 20]
+}
+
+#[test]
+fn results_that_nobody_reads_are_bounded_by_their_bytes() {
+    let _watchdog = test_watchdog();
+    let builder = Manager::builder().max_unread(8 << 20).address(("127.0.0.1", 0)).authkey("key");
+    let manager = builder.start().unwrap();
+    let pool = manager.pool(2).unwrap();
+    let gate = path("unread");
+    let tasks: Vec<_> = (0..20).map(|n| pool.submit(large, &(gate.clone(), n)).unwrap()).collect();
+    // Another connection: it reads nothing of this one's.
+    let other = Session::connect(manager.public_address().unwrap().clone(), "key").unwrap();
+    eventually("all are there", LONG, || other.stats().unwrap().waiting == 20);
+    std::fs::write(&gate, "").unwrap();
+    eventually("all are done", LONG, || other.stats().unwrap().waiting == 0);
+    std::fs::remove_file(&gate).unwrap();
+    let mut came = 0;
+    for (task, n) in tasks.into_iter().zip(0..) {
+        match task.get() {
+            Ok(bytes) => {
+                assert!(bytes == vec![n; 1 << 20]);
+                came += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Limit);
+                assert!(error.to_string().contains("was done"), "{error}");
+                assert!(error.to_string().contains(&(8 << 20).to_string()), "{error}");
+            }
+        }
+    }
+    // What lies in the lane is with the client.
+    assert!((7..=9).contains(&came), "{came}");
+    assert_eq!(pool.apply(square, &3).unwrap(), 9);
+}
+
 #[test]
 fn a_pool_is_closed_joined_and_ended() {
     let _watchdog = test_watchdog();
@@ -195,4 +234,34 @@ fn a_remote_client_calls_what_is_registered_in_a_pool_that_was_published() {
         )
         .unwrap();
     child.join().unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn a_remote_client_ends_a_pool_only_where_it_may() {
+    let _watchdog = test_watchdog();
+    for may in [false, true] {
+        let builder = Manager::builder().address(("127.0.0.1", 0)).authkey("key");
+        let builder = if may { builder.public_pool_end(true) } else { builder };
+        let manager = builder.start().unwrap();
+        let pool = manager.pool(1).unwrap();
+        manager.publish("pool", &pool).unwrap();
+        let session = Session::connect(manager.public_address().unwrap().clone(), "key").unwrap();
+        let theirs = session.find::<PoolProxy>("pool").unwrap();
+        let after = |end: fn(&PoolProxy) -> procession_manager::Result<()>| {
+            let ended = end(&theirs);
+            if !may {
+                let error = ended.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Refused);
+                assert!(error.to_string().contains("own tree"), "{error}");
+                assert_eq!(pool.apply(square, &3).unwrap(), 9);
+                let task = theirs.map_named::<u64, u64>("manager.tests.square", [4]).unwrap();
+                return assert_eq!(task.get().unwrap(), [16]);
+            }
+            ended.unwrap();
+            assert_eq!(pool.apply(square, &3).unwrap_err().kind(), ErrorKind::Refused);
+        };
+        after(PoolProxy::close);
+        after(PoolProxy::terminate);
+        pool.terminate().unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! A server that is stopped, and clients whose time is over meanwhile.
 
 use procession_manager::{ErrorKind, Lock, Manager, Session, Waited};
-use procession_testkit::{test_watchdog, wait::eventually};
+use procession_testkit::{isolated, test_watchdog, wait::eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::{Duration, Instant};
 
@@ -125,4 +125,74 @@ fn what_is_let_go_while_the_server_is_stopped_is_free_when_it_goes_on() {
     drop(guard);
     signal(&manager, Signal::CONT);
     assert!(theirs.lock_timeout(LONG).unwrap().is_some());
+}
+
+/// How often a thread of this process has gone to sleep, by its name; nothing while it is awake.
+fn sleeps(name: &str) -> Option<u64> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks.flatten().find_map(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let field = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            line.strip_prefix(':').map(str::trim)
+        };
+        let asleep = field("Name")? == name && field("State")?.starts_with('S');
+        asleep.then(|| field("voluntary_ctxt_switches")?.parse().ok())?
+    })
+}
+
+#[test]
+fn who_waits_for_room_behind_one_who_reads_sleeps_until_there_is_some() {
+    isolated!({
+        for leaves in [false, true] {
+            let manager = Manager::start().unwrap();
+            let (queue, idle) = (manager.queue::<Vec<u8>>().unwrap(), manager.queue::<u64>().unwrap());
+            // It reads, for whoever.
+            let reads = std::thread::spawn({
+                let idle = idle.clone();
+                move || if leaves { idle.get_timeout(SHORT).is_ok() } else { idle.get().is_ok() }
+            });
+            eventually("it waits", LONG, || manager.stats().unwrap().waiting == 1);
+            signal(&manager, Signal::STOP);
+            let sends = std::thread::Builder::new().name("sends".to_owned()).spawn({
+                let queue = queue.clone();
+                move || queue.put(&vec![7; 3 << 20]).unwrap()
+            });
+            if leaves {
+                // Its time is over, and that of the server's answer: now who sends reads.
+                eventually("it leaves", LONG, || reads.is_finished());
+            } else {
+                eventually("it sleeps", LONG, || {
+                    sleeps("sends").is_some_and(|before| {
+                        std::thread::sleep(Duration::from_millis(100));
+                        sleeps("sends").is_some_and(|after| after - before < 10)
+                    })
+                });
+            }
+            signal(&manager, Signal::CONT);
+            sends.unwrap().join().unwrap();
+            assert!(queue.get().unwrap() == vec![7; 3 << 20]);
+            if !leaves {
+                idle.put(&5).unwrap();
+            }
+            assert_eq!(reads.join().unwrap(), !leaves);
+        }
+    });
+}
+
+#[test]
+fn who_waits_for_room_behind_one_who_reads_hears_of_the_servers_death() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (queue, idle) = (manager.queue::<Vec<u8>>().unwrap(), manager.queue::<u64>().unwrap());
+    let reads = std::thread::spawn(move || idle.get().unwrap_err());
+    eventually("it waits", LONG, || manager.stats().unwrap().waiting == 1);
+    signal(&manager, Signal::STOP);
+    let sends = std::thread::Builder::new().name("dies".to_owned());
+    let sends = sends.spawn(move || queue.put(&vec![7; 3 << 20]).unwrap_err()).unwrap();
+    eventually("it waits for room", LONG, || sleeps("dies").is_some());
+    signal(&manager, Signal::KILL);
+    let error = sends.join().unwrap();
+    assert!(error.is_server_gone() && !error.may_have_run(), "{error}");
+    assert!(reads.join().unwrap().may_have_run());
 }
