@@ -41,6 +41,8 @@ pub(super) struct Row {
     pub(super) up: bool,
     /// Somebody sends.
     pub(super) busy: bool,
+    /// How many wait until nobody does.
+    waiting: usize,
     /// Frames, or the rest of one that was begun.
     bytes: Vec<u8>,
     sent: usize,
@@ -67,6 +69,7 @@ impl Row {
             wire,
             up: true,
             busy: false,
+            waiting: 0,
             bytes: Vec::new(),
             sent: 0,
             keeps: false,
@@ -243,15 +246,20 @@ impl Client {
 
     /// Lets the next one send.
     fn end_turn(&self, wire: &Arc<Wire>, outcome: io::Result<()>) {
-        if let Err(cause) = outcome {
-            let ends = self.broke(wire, &format!("the connection to the server is gone: {cause}"));
-            let mut row = lock(&self.row);
+        let ends = outcome
+            .err()
+            .map(|cause| self.broke(wire, &format!("the connection to the server is gone: {cause}")));
+        let mut row = lock(&self.row);
+        if let Some(ends) = ends {
             row.busy = false;
             if ends {
                 row.give_up();
             }
         }
-        self.turn.notify_one();
+        // A system call, whether anybody waits or not.
+        if row.waiting > 0 {
+            self.turn.notify_one();
+        }
     }
 
     /// The server is gone for good.
@@ -290,9 +298,11 @@ impl Client {
             return Ok(Sent::Begun(end));
         }
         while row.busy {
+            row.waiting += 1;
             row = match deadline {
                 None => self.turn.wait(row).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) if deadline.passed() => {
+                    row.waiting -= 1;
                     // Perhaps this was the one that was woken.
                     self.turn.notify_one();
                     return Ok(Sent::Not);
@@ -302,6 +312,7 @@ impl Client {
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
+            row.waiting -= 1;
         }
         row.busy = true;
         let (before, wire) = (std::mem::take(&mut row.bytes), row.wire.clone());
