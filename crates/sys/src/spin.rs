@@ -25,12 +25,14 @@
 //! the two system calls of a sleep and a wake: a hand-over there and back takes 2.9 µs where futexes take 4.5. So a waiter
 //! whose spin is over or off yields its turn, [`TURNS`] times at most, and sleeps only then.
 //!
-//! * A spin does so too from time to time ([`ALONE`]): where the processor is wanted by others, it is over.
+//! * A spin does so too from time to time ([`ALONE`]), and is over where the processor is wanted by others. Where that brought what
+//!   is waited for, the other side runs on this processor, and the spin counts as one that failed.
 //! * A yield that comes back within [`NOBODY`] found nobody else who could run: the waiter sleeps at once. That is 0.3 µs in
 //!   front of a sleep.
 //! * A yield that takes longer than [`LONG`] met somebody with much to compute, who has the processor for a whole slice of some
 //!   milliseconds each time, while a sleeper that is woken would run before him. That is so for all waits of this process, so
-//!   none of them yields for the time that was lost times [`HOLD`]: what is lost that way stays below 1 % of the time.
+//!   none of them yields for some time: [`HOLD`] times the time that was lost, and twice as many times for each time in a row that
+//!   this happens, up to [`LONGEST_HOLD`]. So less than 1 % of the time is lost that way for long.
 
 use crate::{Deadline, sync::spin_loop};
 // Not a part of any protocol that is modelled: nobody relies on it.
@@ -58,16 +60,42 @@ const LONGEST_GAP: u64 = 1_000;
 /// How long a spin goes on before it finds out whether others want the processor, in nanoseconds; and then again.
 const ALONE: u64 = 4_000;
 /// How often a wait gives way to others.
-const TURNS: u32 = 4;
+const TURNS: u32 = 16;
 /// A yield that takes less than this let nobody else run, in nanoseconds.
 const NOBODY: u64 = 1_000;
 /// A yield that takes longer than this costs more than a sleep, in nanoseconds.
 const LONG: u64 = 100_000;
 /// For how many times the time lost by a long turn nobody is given way to.
-const HOLD: u64 = 100;
+const HOLD: u64 = 8;
+/// The same at the most.
+const LONGEST_HOLD: u64 = 256;
 
-/// Until when this process gives way to nobody, in nanoseconds of [`Deadline`]'s clock.
-static HELD: AtomicU64 = AtomicU64::new(0);
+/// Whether this process gives way to others.
+static OTHERS: Others = Others { held: AtomicU64::new(0), hold: AtomicU64::new(HOLD) };
+
+struct Others {
+    /// Until when nobody is given way to, in nanoseconds of [`Deadline`]'s clock.
+    held: AtomicU64,
+    /// For how many times the next long turn that will be.
+    hold: AtomicU64,
+}
+
+impl Others {
+    fn may_run(&self, now: u64) -> bool {
+        now >= self.held.load(Ordering::Relaxed)
+    }
+
+    /// A turn took so long.
+    fn ran(&self, took: u64, now: u64) {
+        if took > LONG {
+            let hold = self.hold.load(Ordering::Relaxed);
+            self.held.store(now + took * hold, Ordering::Relaxed);
+            self.hold.store((hold * 2).min(LONGEST_HOLD), Ordering::Relaxed);
+        } else if took >= NOBODY && self.hold.load(Ordering::Relaxed) != HOLD {
+            self.hold.store(HOLD, Ordering::Relaxed);
+        }
+    }
+}
 
 /// How long one waiter spins, and whether it gives way to others, before it sleeps.
 #[derive(Clone, Debug)]
@@ -103,7 +131,7 @@ impl Spin {
     pub fn until(&mut self, mut ready: impl FnMut() -> bool) -> bool {
         ready()
             || self.enabled && self.spin(&mut ready, often)
-            || self.yields && give_way(&mut ready, &HELD, &clock, &yield_now)
+            || self.yields && give_way(&mut ready, &OTHERS, &clock, &yield_now)
     }
 
     /// As [`until`](Spin::until), but looks once in half a microsecond, later in one: for what another side changes again
@@ -113,7 +141,7 @@ impl Spin {
         let mut gap = GAP;
         ready()
             || self.enabled && self.spin(&mut ready, |now, ready| seldom(&mut gap, now, ready))
-            || self.yields && give_way(&mut ready, &HELD, &clock, &yield_now)
+            || self.yields && give_way(&mut ready, &OTHERS, &clock, &yield_now)
     }
 
     /// `look` looks, once or several times, and gives the time when it has not seen it.
@@ -137,18 +165,19 @@ impl Spin {
                 }
                 Err(time) => now = time,
             }
-            if now >= alone && self.yields && now >= HELD.load(Ordering::Relaxed) {
+            if now >= alone && self.yields && OTHERS.may_run(now) {
                 yield_now();
                 let took = clock() - now;
                 now += took;
                 alone = now + ALONE;
-                if took > LONG {
-                    HELD.store(now + took * HOLD, Ordering::Relaxed);
-                }
+                OTHERS.ran(took, now);
                 if took >= NOBODY {
-                    // Somebody else had it, and wants it again.
-                    self.fail();
-                    return ready();
+                    let ready = ready();
+                    if ready {
+                        // By who runs here as well: for that one no spin is of use.
+                        self.fail();
+                    }
+                    return ready;
                 }
             }
             if now >= end {
@@ -172,26 +201,23 @@ impl Spin {
 #[cold]
 fn give_way(
     ready: &mut dyn FnMut() -> bool,
-    held: &AtomicU64,
+    others: &Others,
     now: &dyn Fn() -> u64,
     yield_now: &dyn Fn(),
 ) -> bool {
     let mut before = now();
-    if before < held.load(Ordering::Relaxed) {
+    if !others.may_run(before) {
         return false;
     }
     for _ in 0..TURNS {
         yield_now();
         let after = now();
         let took = after - before;
-        if took > LONG {
-            held.store(after + took * HOLD, Ordering::Relaxed);
-            return ready();
-        }
+        others.ran(took, after);
         if ready() {
             return true;
         }
-        if took < NOBODY {
+        if !(NOBODY..=LONG).contains(&took) {
             return false;
         }
         before = after;
@@ -307,17 +333,17 @@ mod tests {
     }
 
     /// A clock that stands still but for the turns of others, each of which takes so long; and what is held.
-    struct Others {
+    struct Machine {
         clock: Cell<u64>,
         turns: Cell<u32>,
-        held: AtomicU64,
+        others: Others,
     }
 
-    impl Others {
+    impl Machine {
         /// How many turns they get in a wait that `ready` ends.
         fn turns(&self, took: u64, ready: &mut dyn FnMut() -> bool) -> (bool, u32) {
             self.turns.set(0);
-            let ready = give_way(ready, &self.held, &|| self.clock.get(), &|| {
+            let ready = give_way(ready, &self.others, &|| self.clock.get(), &|| {
                 self.turns.set(self.turns.get() + 1);
                 self.clock.set(self.clock.get() + took);
             });
@@ -325,38 +351,48 @@ mod tests {
         }
     }
 
-    fn others() -> Others {
-        Others { clock: Cell::new(1), turns: Cell::new(0), held: AtomicU64::new(0) }
+    fn machine() -> Machine {
+        let others = Others { held: AtomicU64::new(0), hold: AtomicU64::new(HOLD) };
+        Machine { clock: Cell::new(1), turns: Cell::new(0), others }
     }
 
     #[test]
     fn others_have_some_turns_and_who_is_alone_sleeps_at_once() {
-        let others = others();
+        let machine = machine();
         let never = &mut || false;
-        assert_eq!(others.turns(NOBODY, never), (false, TURNS));
-        assert_eq!(others.turns(NOBODY - 1, never), (false, 1));
-        assert_eq!(others.turns(LONG, never), (false, TURNS), "none of that held it off");
+        assert_eq!(machine.turns(NOBODY, never), (false, TURNS));
+        assert_eq!(machine.turns(NOBODY - 1, never), (false, 1));
+        assert_eq!(machine.turns(LONG, never), (false, TURNS), "none of that held it off");
         let mut looks = 0;
         let third = &mut || {
             looks += 1;
             looks == 3
         };
-        assert_eq!(others.turns(NOBODY, third), (true, 3));
+        assert_eq!(machine.turns(NOBODY, third), (true, 3));
     }
 
     #[test]
-    fn after_a_long_turn_nobody_gets_one_for_a_hundred_times_as_long() {
-        let others = others();
+    fn after_a_long_turn_nobody_gets_one_for_many_times_as_long() {
+        let machine = machine();
         let never = &mut || false;
-        assert_eq!(others.turns(LONG + 1, never), (false, 1));
-        let end = others.clock.get() + (LONG + 1) * HOLD;
-        others.clock.set(end - 1);
-        assert_eq!(others.turns(NOBODY, never), (false, 0));
-        others.clock.set(end);
-        assert_eq!(others.turns(2 * LONG, &mut || true), (true, 1), "it came, if late");
-        assert_eq!(others.turns(NOBODY, &mut || true), (false, 0));
-        others.clock.set(others.clock.get() + 2 * LONG * HOLD);
-        assert_eq!(others.turns(NOBODY, &mut || true), (true, 1));
+        let mut hold = HOLD;
+        for long in [LONG + 1, 2 * LONG, 3 * LONG, LONG + 1, LONG + 1, LONG + 1, LONG + 1] {
+            // Also where it came, if late.
+            assert_eq!(machine.turns(long, &mut || hold > HOLD), (hold > HOLD, 1));
+            let end = machine.clock.get() + long * hold;
+            machine.clock.set(end - 1);
+            assert_eq!(machine.turns(NOBODY, never), (false, 0), "{hold} times");
+            machine.clock.set(end);
+            hold = (2 * hold).min(LONGEST_HOLD);
+        }
+        assert_eq!(machine.turns(NOBODY - 1, never), (false, 1));
+        assert_eq!(
+            machine.others.hold.load(Ordering::Relaxed),
+            LONGEST_HOLD,
+            "nobody ran, so nothing is known"
+        );
+        assert_eq!(machine.turns(NOBODY, &mut || true), (true, 1));
+        assert_eq!(machine.others.hold.load(Ordering::Relaxed), HOLD);
     }
 
     #[test]
