@@ -9,6 +9,8 @@
 //! * When a worker dies, it reports [`Event::Ended`] for each task which that worker had, saying how many of its items
 //!   have a result (those results are, or will be, reported as well) and how many of the next ones were in hand.
 
+pub use crate::records::{Layout, Layouts};
+
 use crate::{Death, TaskError, seeing::Name};
 use procession_parcel::{Erased, Parcel};
 use procession_shm::HeapRing;
@@ -49,6 +51,9 @@ pub struct Envelope<'a> {
     pub cancellable: bool,
     /// The number of items.
     pub items: u32,
+    /// How the items follow each other, and how their values are to: records, unless this back [can](Capabilities::plain) do
+    /// with others.
+    pub layouts: Layouts,
     /// The items.
     pub arguments: Arguments<'a>,
 }
@@ -57,7 +62,8 @@ pub struct Envelope<'a> {
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub enum Arguments<'a> {
-    /// One record per item: its length (`u32`, little endian), then the encoded argument.
+    /// One after the other, in the [layout](Envelope::layouts) of items: as a rule, its length (`u32`, little endian), then
+    /// the encoded argument.
     Inline(&'a [u8]),
 }
 
@@ -91,6 +97,8 @@ pub struct Capabilities {
     pub resizes: bool,
     /// Whether it reports [`Event::Started`], for one item at least of each task that may be cancelled.
     pub started: bool,
+    /// Whether items, and their values, may be plain numbers that follow each other without lengths.
+    pub plain: bool,
     /// `None` if no task and no event is ever lost. Otherwise how long to wait for a sign of life of a task before
     /// asking by [`Back::query`].
     pub patience: Option<Duration>,
@@ -289,7 +297,7 @@ pub enum Event {
         first: u32,
         /// How many items.
         count: u32,
-        /// One record per item, as in [`Arguments::Inline`].
+        /// One after the other, in the [layout](Envelope::layouts) of the task's values.
         records: Vec<u8>,
     },
     /// An item has failed without harm to its worker: it panicked, its argument or result could not cross, or it was

@@ -144,7 +144,7 @@ impl Pool {
     pub fn tasks_try_of<A, R, E, I>(&self, work: Work<A, R>, input: I) -> Tasks<A, R, Fallible<I::IntoIter>>
     where
         I: IntoIterator<Item = Result<A, E>>,
-        A: Serialize,
+        A: Serialize + 'static,
         R: DeserializeOwned + 'static,
         E: Into<Box<dyn Error + Send + Sync>>,
     {

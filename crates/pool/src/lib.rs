@@ -49,6 +49,11 @@
 //! | was in hand | the first without a result, in a message that was begun | retried, or [`TaskError::Died`] |
 //! | is behind that | in a message that was not begun, or later in the same one | runs elsewhere, no attempt spent |
 //!
+//! An item and a value are each a record, their encoding behind its length. Plain numbers (integers, floats, `bool`) are their
+//! bytes instead, one after the other, which are cut and copied without a look at each; which of the two it is, on either
+//! side, the compiler knows from the types of the call, and each task's header says. Each value is committed by itself all
+//! the same.
+//!
 //! A worker whose lanes are damaged, by a stray write of code that it ran, is killed, and all items of the messages that
 //! it had begun count as in hand: none of them is run twice unless it may be retried.
 //!

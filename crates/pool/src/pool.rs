@@ -138,7 +138,7 @@ impl Pool {
     pub fn tasks_of<A, R, I>(&self, work: Work<A, R>, input: I) -> Tasks<A, R, I::IntoIter>
     where
         I: IntoIterator<Item = A>,
-        A: Serialize,
+        A: Serialize + 'static,
         R: DeserializeOwned + 'static,
     {
         self.tasks_of_input(work, input.into_iter())
@@ -147,7 +147,7 @@ impl Pool {
     pub(crate) fn tasks_of_input<A, R, I>(&self, work: Work<A, R>, input: I) -> Tasks<A, R, I>
     where
         I: Input<A>,
-        A: Serialize,
+        A: Serialize + 'static,
         R: DeserializeOwned + 'static,
     {
         Tasks::new(self.shared.clone(), work, input, How::new(self.defaults))
@@ -257,7 +257,7 @@ impl Pool {
     /// As [`submit`](Pool::submit).
     pub fn submit_work<A, R>(&self, work: &Work<A, R>, arg: &A) -> Result<Task<R>, TaskError>
     where
-        A: Serialize,
+        A: Serialize + 'static,
         R: DeserializeOwned + 'static,
     {
         handle::submit(&self.shared, work, arg, How::new(self.defaults))

@@ -2,6 +2,94 @@
 //!
 //! A record is its length (`u32`, little endian) and that many bytes. The length makes an item that cannot be decoded
 //! that item's error only, and lets a task be cut between two items without knowing their types.
+//!
+//! Plain numbers need no length: they follow each other, each of the same size. Which of the two it is says the
+//! [`Layout`].
+
+use procession_parcel::{codec::plain::Plain, function::Plainly};
+
+/// How the items of a task, or the values of its items, follow each other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Layout(u8);
+
+impl Layout {
+    /// One record for each: its length (`u32`, little endian), then what it is, [encoded](procession_parcel::codec).
+    pub const RECORDS: Layout = Layout(0);
+
+    /// The bytes of a [plain number](procession_parcel::codec::plain) for each, and nothing between them.
+    #[must_use]
+    pub fn plain(number: Plain) -> Layout {
+        Layout(number.size())
+    }
+
+    /// How many bytes there are for each, where they are plain numbers.
+    #[must_use]
+    pub fn size(self) -> Option<usize> {
+        (self.0 > 0).then_some(self.0.into())
+    }
+
+    pub(crate) fn is_plain(self) -> bool {
+        self.0 > 0
+    }
+
+    /// Any byte is one: that of a layout's size, or 0.
+    pub(crate) fn from_byte(byte: u8) -> Layout {
+        Layout(byte)
+    }
+
+    pub(crate) fn to_byte(self) -> u8 {
+        self.0
+    }
+
+    /// Splits the first one's content off. `None` if it is not there whole.
+    #[inline]
+    pub(crate) fn split(self, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+        match self.size() {
+            None => split(bytes),
+            Some(size) => bytes.split_at_checked(size),
+        }
+    }
+
+    /// How many whole ones there are at the start of `bytes`, at most `most`, and how many bytes they take.
+    pub(crate) fn whole(self, bytes: &[u8], most: u32) -> (u32, usize) {
+        let Some(size) = self.size() else { return whole(bytes, most) };
+        let count = (bytes.len() / size).min(most as usize);
+        // It is at most `most`.
+        (count as u32, count * size)
+    }
+
+    /// The position behind the first `count`, or of the last whole one's end if there are fewer.
+    pub(crate) fn offset_of(self, bytes: &[u8], count: u32) -> usize {
+        self.whole(bytes, count).1
+    }
+
+    /// Appends one with this content; false if that is none of a plain number.
+    #[must_use]
+    pub(crate) fn append(self, buffer: &mut Vec<u8>, content: &[u8]) -> bool {
+        match self.size() {
+            None => append(buffer, content),
+            Some(size) if size != content.len() => return false,
+            Some(_) => buffer.extend_from_slice(content),
+        }
+        true
+    }
+}
+
+/// Those of a task: of its items, and of their values.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Layouts {
+    /// Of the items.
+    pub items: Layout,
+    /// Of the values.
+    pub values: Layout,
+}
+
+impl Layouts {
+    /// The same, as who calls wants to know it.
+    pub(crate) fn plainly(self) -> Plainly {
+        Plainly { argument: self.items.is_plain(), value: self.values.is_plain() }
+    }
+}
 
 /// Bytes before each record's content.
 pub(crate) const PREFIX: usize = 4;
@@ -110,6 +198,22 @@ mod tests {
         let (one, rest) = split(&buffer).unwrap();
         assert_eq!((one, offset_of(&buffer, 1)), (&b"one"[..], 7));
         assert_eq!(split(rest), Some((&b""[..], &b""[..])));
+    }
+
+    #[test]
+    fn plain_numbers_are_cut_by_their_size_alone() {
+        let layout = Plain::of::<u32>().map(Layout::plain).unwrap();
+        let mut buffer = Vec::new();
+        assert!(layout.append(&mut buffer, &[1, 0, 0, 0]) && layout.append(&mut buffer, &[5, 0, 0, 0]));
+        assert!(!layout.append(&mut buffer, &[2; 3]) && !layout.append(&mut buffer, &[2; 5]));
+        assert_eq!(buffer, [1, 0, 0, 0, 5, 0, 0, 0]);
+        buffer.extend_from_slice(&[9; 3]);
+        assert_eq!((layout.whole(&buffer, 9), layout.whole(&buffer, 1)), ((2, 8), (1, 4)));
+        assert_eq!((layout.offset_of(&buffer, 1), layout.offset_of(&buffer, 9)), (4, 8));
+        assert_eq!(layout.split(&buffer).unwrap().0, [1, 0, 0, 0]);
+        assert_eq!(layout.split(&buffer[8..]), None);
+        // The same bytes as records: one of one byte, and what is none.
+        assert_eq!(Layout::RECORDS.whole(&buffer, 9), (1, 5));
     }
 
     #[test]

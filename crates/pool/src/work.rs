@@ -1,7 +1,11 @@
 //! What a pool can be asked to run.
 
-use crate::{TaskError, back::FunctionId};
-use procession_parcel::{Erased, Outcome, Parcel, Task, function::Arguments};
+use crate::{
+    TaskError,
+    back::FunctionId,
+    records::{Layout, Layouts},
+};
+use procession_parcel::{Erased, Outcome, Parcel, Task, codec::plain::Plain, function::Arguments};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt,
@@ -19,6 +23,7 @@ use std::{
 /// A function that cannot be sent is an error of the call that uses it.
 pub struct Work<A, R> {
     callable: Result<Arc<Callable>, TaskError>,
+    layouts: Layouts,
     types: PhantomData<fn(A) -> R>,
 }
 
@@ -128,12 +133,21 @@ where
     R: Serialize + DeserializeOwned + 'static,
 {
     pub(crate) fn new(erased: Result<Erased, procession_parcel::Error>) -> Work<A, R> {
+        let mut layouts = Layouts::default();
         let encoded = erased.and_then(|erased| {
+            // A function that was registered under a name may have other types than these, or be elsewhere.
+            let [argument, value] = erased.plain_types();
+            let shared =
+                |its: Option<Plain>, own| its.filter(|_| its == own).map_or(Layout::RECORDS, Layout::plain);
+            layouts = Layouts {
+                items: shared(argument, Plain::of::<A>()),
+                values: shared(value, Plain::of::<R>()),
+            };
             let encoding = Encoding::new(Parcel::pack(&erased)?);
             Ok(Arc::new(Callable { erased: Arc::new(erased), encoding, known: Mutex::default() }))
         });
         let callable = encoded.map_err(|error| TaskError::BadFunction(error.to_string()));
-        Work { callable, types: PhantomData }
+        Work { callable, layouts, types: PhantomData }
     }
 
     /// A function, or a closure that captures nothing.
@@ -192,11 +206,16 @@ impl<A, R> Work<A, R> {
     pub(crate) fn callable(&self) -> Result<&Arc<Callable>, TaskError> {
         self.callable.as_ref().map_err(Clone::clone)
     }
+
+    /// How items and values may follow each other, where the back can do with plain numbers.
+    pub(crate) fn layouts(&self) -> Layouts {
+        self.layouts
+    }
 }
 
 impl<A, R> Clone for Work<A, R> {
     fn clone(&self) -> Work<A, R> {
-        Work { callable: self.callable.clone(), types: PhantomData }
+        Work { callable: self.callable.clone(), layouts: self.layouts, types: PhantomData }
     }
 }
 

@@ -71,13 +71,13 @@ pub(super) fn in_place<T: 'static>(mut bytes: Vec<u8>, from: usize) -> Result<T,
 }
 
 #[inline(always)]
-fn is<T: 'static, U: 'static>() -> bool {
+pub(super) fn is<T: 'static, U: 'static>() -> bool {
     TypeId::of::<T>() == TypeId::of::<U>()
 }
 
 /// `value`, whose type is `T` under another name.
 #[inline(always)]
-fn same<U: 'static, T: 'static>(value: U) -> T {
+pub(super) fn same<U: 'static, T: 'static>(value: U) -> T {
     let mut slot = Some(value);
     let slot: &mut dyn Any = &mut slot;
     match slot.downcast_mut::<Option<T>>().and_then(Option::take) {

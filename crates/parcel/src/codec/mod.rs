@@ -9,12 +9,15 @@
 //! `Serialize` runs twice, and `Vec<u8>` or `Vec<f64>` is copied as fast as memory allows. Decoding does the
 //! same for these types at the top of a value; elsewhere [`Bytes`](crate::Bytes) and [`Pod`](crate::Pod) do.
 //!
+//! Runs of numbers have an encoding of their own: [`plain`].
+//!
 //! A handle (what carries a descriptor) is refused with an error that says so: a ring carries bytes only.
 
 mod de;
 mod fast;
 mod fault;
 mod output;
+pub mod plain;
 mod ser;
 
 pub(crate) use de::Deserializer;

@@ -7,7 +7,10 @@
 
 use super::signature::signature;
 use crate::carrier::Carrier;
-use crate::codec::{self, Fault};
+use crate::codec::{
+    self, Fault,
+    plain::{self, Plain},
+};
 use crate::panics;
 use crate::{Outcome, Parcel, RemoteError};
 use serde::Serialize;
@@ -35,6 +38,7 @@ pub(super) enum Body<'a, 'i> {
     Parcel(&'a mut Option<Parcel>, &'a mut Outcome),
     Bytes {
         input: &'a [u8],
+        plainly: Plainly,
         trusted: bool,
         output: &'a mut Vec<u8>,
         outcome: &'a mut Outcome<()>,
@@ -42,17 +46,31 @@ pub(super) enum Body<'a, 'i> {
     Records {
         count: usize,
         input: &'a mut &'i [u8],
+        plainly: Plainly,
         trusted: bool,
         output: &'a mut Vec<u8>,
         sink: &'a mut dyn Records,
     },
     Carried {
         input: Cow<'a, [u8]>,
+        plainly: Plainly,
         trusted: bool,
         load: Option<&'a mut dyn Carrying>,
         output: &'a mut Vec<u8>,
         outcome: &'a mut Outcome<()>,
     },
+    /// No call: tells of the types.
+    Types(&'a mut [Option<Plain>; 2]),
+}
+
+/// Which sides of a call come and go as [plain numbers](crate::codec::plain), where the default is the
+/// [codec](crate::codec)'s encoding. A call whose type is none there fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Plainly {
+    /// The argument's bytes are a plain number's.
+    pub argument: bool,
+    /// So are the value's to be.
+    pub value: bool,
 }
 
 /// What the argument and the value of one call bring along beside their bytes: see [`carrier`](crate::carrier).
@@ -83,8 +101,8 @@ const PREFIX: usize = 4;
 ///
 /// Where it returns false, no further call is made. A panic of it goes through.
 pub trait Records {
-    /// A call has returned a value: its record, the length in front included. (That is `u32::MAX` for a value of more
-    /// bytes.)
+    /// A call has returned a value: its record, the length in front included (that is `u32::MAX` for a value of more
+    /// bytes), or its bytes alone where values are [plain](Plainly).
     fn value(&mut self, record: &[u8]) -> bool;
 
     /// A call has come to something other than a value.
@@ -136,18 +154,18 @@ impl Failure {
 /// A kind of function: how its address becomes a call.
 pub(super) trait Call {
     type Argument: DeserializeOwned + 'static;
-    type Value: Serialize;
+    type Value: Serialize + 'static;
 
     fn call(&self, argument: Self::Argument) -> Result<Self::Value, Failure>;
 }
 
-struct Plain<A, R>(fn(A) -> R);
+struct Simple<A, R>(fn(A) -> R);
 struct Fallible<A, T, E>(fn(A) -> Result<T, E>);
 struct OfTask<'s, C, A, R>(&'s State, fn(&C, A) -> R);
 struct OfFallibleTask<'s, C, A, T, E>(&'s State, fn(&C, A) -> Result<T, E>);
 struct OfState<S, A, R>(fn(&mut S, A) -> R);
 
-impl<A: DeserializeOwned + 'static, R: Serialize> Call for Plain<A, R> {
+impl<A: DeserializeOwned + 'static, R: Serialize + 'static> Call for Simple<A, R> {
     type Argument = A;
     type Value = R;
     #[inline(always)]
@@ -159,7 +177,7 @@ impl<A: DeserializeOwned + 'static, R: Serialize> Call for Plain<A, R> {
 impl<A, T, E> Call for Fallible<A, T, E>
 where
     A: DeserializeOwned + 'static,
-    T: Serialize,
+    T: Serialize + 'static,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
     type Argument = A;
@@ -178,7 +196,7 @@ impl<C, A, R> Call for OfTask<'_, C, A, R>
 where
     C: DeserializeOwned + Send + Sync + 'static,
     A: DeserializeOwned + 'static,
-    R: Serialize,
+    R: Serialize + 'static,
 {
     type Argument = A;
     type Value = R;
@@ -192,7 +210,7 @@ impl<C, A, T, E> Call for OfFallibleTask<'_, C, A, T, E>
 where
     C: DeserializeOwned + Send + Sync + 'static,
     A: DeserializeOwned + 'static,
-    T: Serialize,
+    T: Serialize + 'static,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
     type Argument = A;
@@ -207,7 +225,7 @@ impl<S, A, R> Call for OfState<S, A, R>
 where
     S: 'static,
     A: DeserializeOwned + 'static,
-    R: Serialize,
+    R: Serialize + 'static,
 {
     type Argument = A;
     type Value = R;
@@ -245,7 +263,7 @@ where
     }
     // SAFETY: a target whose signature is this one holds the address of an `fn(A) -> R` (invariants 1 and 2).
     let function = unsafe { transmute::<usize, fn(A) -> R>(target.function) };
-    run(&Plain(function), body);
+    run(&Simple(function), body);
 }
 
 pub(super) fn fallible<A, T, E>(target: &Target, body: Body<'_, '_>)
@@ -321,10 +339,13 @@ pub(super) fn refuse_with(body: Body<'_, '_>, cause: &str) {
         Body::Bytes { outcome, .. } | Body::Carried { outcome, .. } => {
             *outcome = Outcome::BadArguments(cause());
         }
-        Body::Records { count, input, sink, .. } => {
+        Body::Types(_) => {}
+        Body::Records { count, input, plainly, sink, .. } => {
             for _ in 0..count {
-                let Some((_, rest)) = split(input) else { break };
-                *input = rest;
+                if !plainly.argument {
+                    let Some((_, rest)) = split(input) else { break };
+                    *input = rest;
+                }
                 if !sink.failed(Outcome::BadArguments(cause())) {
                     break;
                 }
@@ -336,14 +357,15 @@ pub(super) fn refuse_with(body: Body<'_, '_>, cause: &str) {
 #[inline]
 pub(super) fn run<C: Call>(call: &C, body: Body<'_, '_>) {
     match body {
-        Body::Bytes { input, trusted, output, outcome } => {
-            *outcome = once(call, input, trusted, output);
+        Body::Bytes { input, plainly, trusted, output, outcome } => {
+            *outcome = once(call, input, plainly, trusted, output);
         }
-        Body::Records { mut count, input, trusted, output, sink } => {
+        Body::Types(types) => *types = [Plain::of::<C::Argument>(), Plain::of::<C::Value>()],
+        Body::Records { mut count, input, plainly, trusted, output, sink } => {
             // The catch is around all calls up to one that panics: it costs as much as a small call.
             let mut calling = false;
             while let Err(panic) =
-                panics::catch(|| many(call, &mut count, input, trusted, output, sink, &mut calling))
+                panics::catch(|| many(call, &mut count, input, plainly, trusted, output, sink, &mut calling))
             {
                 if !calling {
                     panic.resume();
@@ -353,8 +375,8 @@ pub(super) fn run<C: Call>(call: &C, body: Body<'_, '_>) {
                 }
             }
         }
-        Body::Carried { input, trusted, load, output, outcome } => {
-            *outcome = carried(call, input, trusted, load, output);
+        Body::Carried { input, plainly, trusted, load, output, outcome } => {
+            *outcome = carried(call, input, plainly, trusted, load, output);
         }
         Body::Parcel(input, outcome) => {
             let input = input.take().unwrap_or_else(|| Parcel::new(Vec::new(), Vec::new()));
@@ -374,8 +396,14 @@ pub(super) fn run<C: Call>(call: &C, body: Body<'_, '_>) {
 
 /// One call.
 #[inline]
-fn once<C: Call>(call: &C, input: &[u8], trusted: bool, output: &mut Vec<u8>) -> Outcome<()> {
-    match panics::catch(|| bare(call, input, trusted, output)) {
+fn once<C: Call>(
+    call: &C,
+    input: &[u8],
+    plainly: Plainly,
+    trusted: bool,
+    output: &mut Vec<u8>,
+) -> Outcome<()> {
+    match panics::catch(|| bare(call, input, plainly, trusted, output)) {
         Ok(Ok(())) => Outcome::Value(()),
         Ok(Err(failure)) => failure.into_outcome(),
         Err(panic) => Outcome::Panicked(panic),
@@ -387,6 +415,7 @@ fn once<C: Call>(call: &C, input: &[u8], trusted: bool, output: &mut Vec<u8>) ->
 fn carried<C: Call>(
     call: &C,
     input: Cow<'_, [u8]>,
+    plainly: Plainly,
     trusted: bool,
     load: Option<&mut dyn Carrying>,
     output: &mut Vec<u8>,
@@ -404,6 +433,7 @@ fn carried<C: Call>(
     let result = panics::catch(|| {
         let argument = match (&load, input) {
             (Some(load), input) => codec::decode_carried(&input, load.incoming(), trusted),
+            (None, input) if plainly.argument => plain_number(&input),
             (None, Cow::Owned(bytes)) => codec::decode_vec_raw(bytes, 0, trusted),
             (None, Cow::Borrowed(bytes)) => codec::decode_raw(bytes, None, trusted),
         };
@@ -412,7 +442,7 @@ fn carried<C: Call>(
         // Dropped before the value.
         let mut going = Stays(load);
         let Some(load) = &mut going.0 else {
-            return codec::encode_raw(&value, None, output).map_err(bad_result::<C::Value>);
+            return encode(&value, plainly.value, output);
         };
         let outgoing = load.outgoing().clone();
         codec::encode_carried(&value, &outgoing, output).map_err(bad_result::<C::Value>)?;
@@ -433,36 +463,68 @@ fn carried<C: Call>(
 
 /// One call, whose panic goes through.
 #[inline(always)]
-fn bare<C: Call>(call: &C, input: &[u8], trusted: bool, output: &mut Vec<u8>) -> Result<(), Failure> {
-    let argument = codec::decode_raw::<C::Argument>(input, None, trusted)
-        .map_err(|fault| bad_argument::<C::Argument>(input.len(), fault))?;
+fn bare<C: Call>(
+    call: &C,
+    input: &[u8],
+    plainly: Plainly,
+    trusted: bool,
+    output: &mut Vec<u8>,
+) -> Result<(), Failure> {
+    let argument =
+        if plainly.argument { plain_number(input) } else { codec::decode_raw(input, None, trusted) };
+    let argument = argument.map_err(|fault| bad_argument::<C::Argument>(input.len(), fault))?;
     let value = call.call(argument)?;
-    codec::encode_raw(&value, None, output).map_err(bad_result::<C::Value>)
+    encode(&value, plainly.value, output)
 }
 
-/// At most `count` calls, whose arguments are records; `calling` says whether it was a call that panicked.
+#[inline(always)]
+fn plain_number<A: 'static>(input: &[u8]) -> Result<A, Fault> {
+    plain::get(input).ok_or_else(|| Fault::new("they are not a plain number of this type"))
+}
+
+/// Appends what a call returned.
+#[inline(always)]
+fn encode<R: Serialize + 'static>(value: &R, plain: bool, output: &mut Vec<u8>) -> Result<(), Failure> {
+    let encoded = match plain {
+        false => codec::encode_raw(value, None, output),
+        true if plain::put(value, output) => Ok(()),
+        true => Err(Fault::new("it is no plain number")),
+    };
+    encoded.map_err(bad_result::<R>)
+}
+
+/// At most `count` calls, whose arguments are records or plain numbers; `calling` says whether it was a call that panicked.
 #[inline]
-fn many<C: Call>(
+#[expect(clippy::too_many_arguments, reason = "the parts of a `Body::Records`, some of them by reference")]
+fn many<'i, C: Call>(
     call: &C,
     count: &mut usize,
-    input: &mut &[u8],
+    input: &mut &'i [u8],
+    plainly: Plainly,
     trusted: bool,
     output: &mut Vec<u8>,
     sink: &mut dyn Records,
     calling: &mut bool,
 ) {
     *calling = false;
+    let next = |input: &mut &'i [u8]| match plainly.argument {
+        true => input.split_at_checked(Plain::of::<C::Argument>().map_or(0, |plain| plain.size().into())),
+        false => split(input),
+    };
     while *count > 0
-        && let Some((argument, rest)) = split(input)
+        && let Some((argument, rest)) = next(input)
     {
         // Before the call: if that panics, the next one comes next.
         (*count, *input) = (*count - 1, rest);
         *calling = true;
         output.clear();
-        output.extend_from_slice(&[0; PREFIX]);
-        let result = bare(call, argument, trusted, output);
+        if !plainly.value {
+            output.extend_from_slice(&[0; PREFIX]);
+        }
+        let result = bare(call, argument, plainly, trusted, output);
         *calling = false;
         let more = match result {
+            Ok(()) if plainly.value => sink.value(output),
             Ok(()) => {
                 let len = u32::try_from(output.len() - PREFIX).unwrap_or(u32::MAX);
                 output[..PREFIX].copy_from_slice(&len.to_le_bytes());

@@ -1,12 +1,13 @@
 //! A function with its types forgotten.
 #![expect(unsafe_code, reason = "turns a checked address into an entry; takes the caller's promise of trust")]
 
-use super::call::{self, Body, Carrying, Entry, Records, State, Target};
+use super::call::{self, Body, Carrying, Entry, Plainly, Records, State, Target};
 use super::named;
 use super::seal::{Form, seal};
 use super::spread::Arguments;
 use super::task::Task;
 use super::{BuildId, image};
+use crate::codec::plain::Plain;
 use crate::error::Error;
 use crate::{Outcome, Parcel, trust};
 use serde::de::{DeserializeOwned, Error as _};
@@ -255,32 +256,55 @@ impl Erased {
     /// unchanged unless the outcome is a value.
     #[inline]
     pub fn call_bytes(&self, input: &[u8], output: &mut Vec<u8>) -> Outcome<()> {
+        self.call_plainly(input, Plainly::default(), output)
+    }
+
+    /// As [`call_bytes`](Erased::call_bytes), where the argument, the value or both are plain numbers.
+    #[inline]
+    pub fn call_plainly(&self, input: &[u8], plainly: Plainly, output: &mut Vec<u8>) -> Outcome<()> {
         let mut outcome = Outcome::Value(());
-        self.enter(Body::Bytes { input, trusted: self.trusts_inputs, output, outcome: &mut outcome });
+        let trusted = self.trusts_inputs;
+        self.enter(Body::Bytes { input, plainly, trusted, output, outcome: &mut outcome });
         outcome
+    }
+
+    /// Which plain numbers the argument and the value are, as far as they are, and the function is here.
+    #[must_use]
+    pub fn plain_types(&self) -> [Option<Plain>; 2] {
+        let mut types = [None; 2];
+        self.enter(Body::Types(&mut types));
+        types
     }
 
     /// As [`call_bytes`](Erased::call_bytes), for a ring that brings something along beside the bytes.
     pub fn call_carried(&self, input: &[u8], load: &mut dyn Carrying, output: &mut Vec<u8>) -> Outcome<()> {
         let mut outcome = Outcome::Value(());
         let trusted = self.trusts_inputs;
-        let input = Cow::Borrowed(input);
-        self.enter(Body::Carried { input, trusted, load: Some(load), output, outcome: &mut outcome });
+        let (input, plainly) = (Cow::Borrowed(input), Plainly::default());
+        self.enter(Body::Carried {
+            input,
+            plainly,
+            trusted,
+            load: Some(load),
+            output,
+            outcome: &mut outcome,
+        });
         outcome
     }
 
-    /// As [`call_bytes`](Erased::call_bytes), for bytes that are not needed any more: see
+    /// As [`call_plainly`](Erased::call_plainly), for bytes that are not needed any more: see
     /// [`codec::decode_vec`](crate::codec::decode_vec).
-    pub fn call_vec(&self, input: Vec<u8>, output: &mut Vec<u8>) -> Outcome<()> {
+    pub fn call_vec(&self, input: Vec<u8>, plainly: Plainly, output: &mut Vec<u8>) -> Outcome<()> {
         let mut outcome = Outcome::Value(());
         let (input, trusted) = (Cow::Owned(input), self.trusts_inputs);
-        self.enter(Body::Carried { input, trusted, load: None, output, outcome: &mut outcome });
+        self.enter(Body::Carried { input, plainly, trusted, load: None, output, outcome: &mut outcome });
         outcome
     }
 
     /// Calls the function for at most `count` arguments that follow each other in `input`, which is moved past them. Each is
     /// a record: the length of its encoding, as a little-endian `u32`, and that. `sink` is told of each call when it is over.
-    /// It ends early at what is no whole record, and where `sink` says so.
+    /// It ends early at what is no whole record, and where `sink` says so. Where arguments are plain numbers, they follow
+    /// each other without lengths.
     ///
     /// `output` is room for one value at a time; what is in it does not matter.
     #[inline]
@@ -288,10 +312,11 @@ impl Erased {
         &self,
         count: usize,
         input: &mut &[u8],
+        plainly: Plainly,
         output: &mut Vec<u8>,
         sink: &mut dyn Records,
     ) {
-        self.enter(Body::Records { count, input, trusted: self.trusts_inputs, output, sink });
+        self.enter(Body::Records { count, input, plainly, trusted: self.trusts_inputs, output, sink });
     }
 
     #[inline]

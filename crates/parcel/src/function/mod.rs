@@ -40,7 +40,7 @@ mod spread;
 mod task;
 mod typed;
 
-pub use call::{Carrying, Records};
+pub use call::{Carrying, Plainly, Records};
 pub use erased::Erased;
 pub use image::{BuildId, Image, image};
 pub use local::{drop_local_state, set_local_state};

@@ -32,7 +32,7 @@ macro_rules! arguments {
         impl<$($argument,)+ R> Call for Spread<($($argument,)+), fn($($argument),+) -> R, R>
         where
             $($argument: DeserializeOwned + 'static,)+
-            R: Serialize,
+            R: Serialize + 'static,
         {
             type Argument = ($($argument,)+);
             type Value = R;

@@ -1,6 +1,8 @@
 //! References to functions, within one process.
 
-use procession_parcel::function::{BuildId, Function, Records, Registration, Task, image, registered};
+use procession_parcel::function::{
+    BuildId, Function, Plainly, Records, Registration, Task, image, registered,
+};
 use procession_parcel::{Erased, Fd, Outcome, Panic, Parcel, RemoteError, codec, register, task};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -456,7 +458,7 @@ fn many_calls_are_each_for_itself() {
     let mut input = records(&[&[10], &[7], &[0xff], &[0xd8, 4], &[4, 4], &[9]]);
     input.push(0xee);
     let (mut sink, mut rest) = (Sink::default(), input.as_slice());
-    Erased::new(half).unwrap().call_records(5, &mut rest, &mut Vec::new(), &mut sink);
+    Erased::new(half).unwrap().call_records(5, &mut rest, Plainly::default(), &mut Vec::new(), &mut sink);
     assert_eq!(rest.len(), 6, "the sixth record, and a byte that is none");
     assert_eq!((&sink.log[0], &sink.log[3], sink.log.len()), (&Ok(5), &Ok(300), 5));
     let error = |index: usize| sink.log[index].as_ref().unwrap_err();
@@ -471,15 +473,15 @@ fn many_calls_end_where_the_sink_says_and_at_what_is_no_record() {
     for (stop_after, left) in [(1, 10), (2, 5)] {
         let mut sink = Sink { stop_after: Some(stop_after), ..Sink::default() };
         let mut rest = input.as_slice();
-        half.call_records(3, &mut rest, &mut Vec::new(), &mut sink);
+        half.call_records(3, &mut rest, Plainly::default(), &mut Vec::new(), &mut sink);
         assert_eq!((sink.log.len(), rest.len()), (stop_after, left));
     }
     let mut sink = Sink::default();
-    half.call_records(9, &mut &input[..13], &mut Vec::new(), &mut sink);
+    half.call_records(9, &mut &input[..13], Plainly::default(), &mut Vec::new(), &mut sink);
     assert_eq!(sink.log.len(), 2);
     let mut sink = Sink::default();
     let nowhere = Erased::named_unchecked("tests.nowhere");
-    nowhere.call_records(2, &mut input.as_slice(), &mut Vec::new(), &mut sink);
+    nowhere.call_records(2, &mut input.as_slice(), Plainly::default(), &mut Vec::new(), &mut sink);
     assert!(sink.log.iter().all(|result| result.is_err()) && sink.log.len() == 2);
 }
 
@@ -488,7 +490,7 @@ fn a_panic_of_the_sink_is_not_taken_for_a_calls() {
     let (input, mut sink) = (records(&[&[2], &[4]]), Sink { panics: true, ..Sink::default() });
     let half = Erased::new(half).unwrap();
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        half.call_records(2, &mut input.as_slice(), &mut Vec::new(), &mut sink);
+        half.call_records(2, &mut input.as_slice(), Plainly::default(), &mut Vec::new(), &mut sink);
     }));
     assert!(caught.is_err() && sink.log.is_empty());
 }

@@ -9,6 +9,7 @@ mod functions;
 mod handles;
 mod packet;
 mod panics;
+mod plain;
 mod refused;
 mod roles;
 mod sealed;

@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     missed: AtomicBool,
     /// Whether the back tells of each item that it has been started.
     pub(crate) tells_starts: bool,
+    /// Whether it can do with plain numbers.
+    pub(crate) takes_plain: bool,
     workers: AtomicUsize,
     /// Where it can be seen.
     pub(crate) view: View,
@@ -188,6 +190,8 @@ impl Shared {
             waiter,
             missed: AtomicBool::new(false),
             tells_starts: capabilities.started,
+            // What brings blocks along is a record, whatever it is.
+            takes_plain: capabilities.plain && loads.is_none(),
             workers: AtomicUsize::new(back.workers().max(1)),
             view: View::default(),
             born: Deadline::now(),

@@ -5,7 +5,8 @@ use crate::{
     Cause, Death, TaskError,
     back::{Event, Key},
     bug::{Bug, planted},
-    loads, records,
+    loads,
+    records::{self, Layout},
     seeing::log,
 };
 use procession_sys::Deadline;
@@ -86,15 +87,17 @@ impl Front {
             return None;
         }
         // Some of it was reported before: take what is new, one by one.
+        let layout = self.layouts(job).values;
         let mut rest = &records[..];
         for item in first..end {
-            let Some((record, behind)) = records::split(rest) else { break };
+            let Some((record, behind)) = layout.split(rest) else { break };
             rest = behind;
             let Some(task) = self.task(key) else { break };
             if task.settled.is_free(&(item..item + 1)) {
                 task.settled.add(item..item + 1);
                 let mut body = Vec::with_capacity(records::PREFIX + record.len());
-                records::append(&mut body, record);
+                // It was one of this layout.
+                let _ = layout.append(&mut body, record);
                 let first = start + u64::from(item);
                 self.settle(job, Segment { first, count: 1, body: Body::Values(body) });
             }
@@ -181,7 +184,8 @@ impl Front {
         let (again, beyond) = (range.start..range.start + count, range.start + count..range.end);
         if !again.is_empty() {
             task.settled.add(again.clone());
-            let arguments = cut(&mut task.arguments, again.clone(), self.loads.is_some());
+            let layout = state.options.layouts.items;
+            let arguments = cut(&mut task.arguments, again.clone(), layout, self.loads.is_some());
             let attempt = task.attempt.saturating_add(1);
             log::retried(count, attempt, || error(again.start));
             let first = start + u64::from(again.start);
@@ -216,9 +220,11 @@ impl Front {
             }
             return;
         }
+        let (layout, loaded) = (self.layouts(job).items, self.loads.is_some());
+        let Some(task) = self.tasks.get_mut(key) else { return };
         let mut parts = Vec::new();
         for gap in task.settled.gaps(range) {
-            parts.push((gap.clone(), cut(&mut task.arguments, gap.clone(), self.loads.is_some())));
+            parts.push((gap.clone(), cut(&mut task.arguments, gap.clone(), layout, loaded)));
             task.settled.add(gap);
         }
         // From the back, since each goes to the head of the queue.
@@ -229,11 +235,11 @@ impl Front {
     }
 }
 
-/// The records of `range`, and their loads with them.
-fn cut(arguments: &mut [u8], range: Range<u32>, loaded: bool) -> Vec<u8> {
-    let start = records::offset_of(arguments, range.start);
+/// The items of `range`, and their loads with them.
+fn cut(arguments: &mut [u8], range: Range<u32>, layout: Layout, loaded: bool) -> Vec<u8> {
+    let start = layout.offset_of(arguments, range.start);
     let rest = &mut arguments[start..];
-    let end = records::offset_of(rest, range.end - range.start);
+    let end = layout.offset_of(rest, range.end - range.start);
     let copy = rest[..end].to_vec();
     if loaded {
         loads::disown(&mut rest[..end]);

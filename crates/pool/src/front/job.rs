@@ -1,6 +1,6 @@
 //! One call of a user, as the front keeps it.
 
-use crate::{TaskError, back::FunctionId};
+use crate::{TaskError, back::FunctionId, records::Layouts};
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
@@ -14,6 +14,7 @@ pub(crate) struct JobId(pub(super) u64);
 #[derive(Clone, Debug)]
 pub(crate) struct JobOptions {
     pub(crate) function: FunctionId,
+    pub(crate) layouts: Layouts,
     /// Further tries of an item that was in hand when its worker died, or that panicked.
     pub(crate) retries: u32,
     /// How many further tries all items of the job may have together.
@@ -50,7 +51,7 @@ pub(crate) type Rest = Vec<Segment>;
 /// What a segment's items came to.
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// One record per item.
+    /// One after the other, in the layout of the job's values.
     Values(Vec<u8>),
     /// Each of them failed with this.
     Failed(TaskError),

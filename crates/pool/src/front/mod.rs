@@ -30,6 +30,7 @@ use crate::{
     TaskError,
     back::{Arguments, Envelope, FunctionId, Key},
     loads::Loads,
+    records::Layouts,
     slab::Slab,
 };
 use job::Job;
@@ -141,7 +142,7 @@ impl Front {
         JobId(self.jobs.insert(Job::new(options)))
     }
 
-    /// Adds the job's next `items` items as one task; `arguments` has a record for each.
+    /// Adds the job's next `items` items as one task; `arguments` has each in the job's layout.
     pub(crate) fn add(&mut self, job: JobId, items: u32, arguments: Vec<u8>) {
         let Some(state) = self.jobs.get_mut(job.0) else { return };
         let first = state.added;
@@ -183,6 +184,11 @@ impl Front {
 
     pub(crate) fn has_output(&self, job: JobId) -> bool {
         self.jobs.get(job.0).is_some_and(|job| !job.out.is_empty())
+    }
+
+    /// How the job's items and values follow each other. It does not matter once the job is gone.
+    fn layouts(&self, job: JobId) -> Layouts {
+        self.jobs.get(job.0).map_or_else(Layouts::default, |job| job.options.layouts)
     }
 
     /// The function that the job calls.
@@ -384,6 +390,7 @@ impl Front {
             priority: options.priority,
             limit: options.limit,
             cancellable: options.cancellable,
+            layouts: options.layouts,
             items: task.items,
             arguments: Arguments::Inline(&task.arguments),
         })

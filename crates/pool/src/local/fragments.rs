@@ -66,6 +66,7 @@ mod tests {
             items: 1,
             priority: 0,
             limit: 0,
+            layouts: Default::default(),
         };
         [&header.encode()[..], &length.to_le_bytes(), b"abc"].concat()
     }

@@ -264,7 +264,7 @@ impl Local {
 
 impl Back for Local {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { kills: true, resizes: true, started: true, ..Capabilities::default() }
+        Capabilities { kills: true, resizes: true, started: true, plain: true, ..Capabilities::default() }
     }
 
     fn workers(&self) -> usize {

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Cause, Error, TaskError,
     back::{Attendant, Event, Events, FunctionId, Key},
-    records,
+    records::{self, Layout},
     seeing::{Span, Timeline},
     work::judge,
 };
@@ -234,6 +234,8 @@ struct Given {
     whole: Option<u64>,
     pieces: Vec<(u32, u64)>,
     watched: Option<Box<Watched>>,
+    /// Of its values.
+    layout: Layout,
 }
 
 impl Given {

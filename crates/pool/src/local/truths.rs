@@ -89,6 +89,7 @@ impl Rig {
             priority: 0,
             limit,
             cancellable,
+            layouts: Default::default(),
             items: items.len() as u32,
             arguments: Arguments::Inline(&bytes),
         };

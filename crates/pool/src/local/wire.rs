@@ -6,7 +6,7 @@
 //! | `UNDEFINE` | kind, function id (`u32`) |
 //! | `DEFINE_PARCEL` | kind, function id (`u32`): the encoded function and its descriptors are in the socket |
 //! | `REFUSE` | kind, function id (`u32`), why the function could not be sent, as text |
-//! | `TASK` | [`TaskHeader`], then [`Watched`] if it is flagged so, then one record per item |
+//! | `TASK` | [`TaskHeader`], then [`Watched`] if it is flagged so, then the items, each a record or a plain number |
 //! | `LEAVE` | kind: it is to end; what was sent before is still run, unless its control words say otherwise |
 //! | `FRAGMENT`, `LAST_FRAGMENT` | kind, bytes of one message that is larger than a piece |
 //!
@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `BEGUN` | kind: the initialiser is called now |
 //! | `READY` | kind: the initialiser is done |
-//! | `VALUES` | kind, then one record per value of the next items. It [grows](procession_channel::lane) while they run |
+//! | `VALUES` | kind, then the values of the next items, each as its task's header wants it. It [grows](procession_channel::lane) while they run |
 //! | `VALUE` | kind, the encoded value of the next item, where that is large or there is little room |
 //! | `LARGE_VALUE` | kind, three bytes of nothing, the encoded value of the next item, of more than half a lane |
 //! | `FAILURE` | kind, the encoded outcome of the next item |
@@ -33,6 +33,7 @@
 
 use crate::{
     back::{ENVELOPE_VERSION, Envelope, FunctionId, Key},
+    records::{Layout, Layouts},
     seeing::Span,
 };
 
@@ -81,10 +82,12 @@ pub(super) struct TaskHeader {
     pub(super) priority: i32,
     /// How long an item may run, in nanoseconds, 0 for any time.
     pub(super) limit: u64,
+    /// Of these items, and of their values.
+    pub(super) layouts: Layouts,
 }
 
 impl TaskHeader {
-    pub(super) const SIZE: usize = 40;
+    pub(super) const SIZE: usize = 42;
 
     /// The head of the whole task.
     pub(super) fn of(task: &Envelope<'_>) -> TaskHeader {
@@ -96,6 +99,7 @@ impl TaskHeader {
             items: task.items,
             priority: task.priority,
             limit: task.limit.map_or(0, |limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1)),
+            layouts: task.layouts,
         }
     }
 
@@ -111,10 +115,12 @@ impl TaskHeader {
         bytes[24..28].copy_from_slice(&self.items.to_le_bytes());
         bytes[28..32].copy_from_slice(&self.priority.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.limit.to_le_bytes());
+        bytes[40] = self.layouts.items.to_byte();
+        bytes[41] = self.layouts.values.to_byte();
         bytes
     }
 
-    /// The head and the records behind it. `None` for what no parent of this version sends.
+    /// The head and the items behind it. `None` for what no parent of this version sends.
     pub(super) fn decode(message: &[u8]) -> Option<(TaskHeader, &[u8])> {
         let (head, records) = message.split_first_chunk::<{ TaskHeader::SIZE }>()?;
         if head[0] != TASK || u16::from_le_bytes([head[2], head[3]]) != ENVELOPE_VERSION {
@@ -128,6 +134,7 @@ impl TaskHeader {
             items: u32_at(head, 24)?,
             priority: i32::from_le_bytes(u32_at(head, 28)?.to_le_bytes()),
             limit: u64_at(head, 32)?,
+            layouts: Layouts { items: Layout::from_byte(head[40]), values: Layout::from_byte(head[41]) },
         };
         Some((header, records))
     }
@@ -237,6 +244,7 @@ mod tests {
             items: 9,
             priority: -2,
             limit: 11,
+            layouts: Layouts { items: Layout::from_byte(8), values: Layout::RECORDS },
         };
         let mut message = header.encode().to_vec();
         message.extend_from_slice(b"rest");

@@ -25,7 +25,11 @@ use super::{
     memory::{Heap, Resident},
     wire::{self, TaskHeader, Times, Watched},
 };
-use crate::{back::FunctionId, records, token};
+use crate::{
+    back::FunctionId,
+    records::{self, Layout},
+    token,
+};
 use procession_channel::lane::{RawReceiver, RawSender, RecvError, TrySendError};
 use procession_parcel::{
     Erased, Fd, Outcome, Parcel, codec,
@@ -359,8 +363,10 @@ impl Worker {
         };
         let told = match (&*function, &watched) {
             (Ok(function), None) if !self.traced && self.cargo.is_none() && large.is_none() => {
-                let mut telling = Telling { worker: self, told: 0, end: Ok(()) };
-                function.call_records(header.items as usize, &mut records, &mut output, &mut telling);
+                let layouts = header.layouts;
+                let mut telling = Telling { worker: self, layout: layouts.values, told: 0, end: Ok(()) };
+                let (items, plainly) = (header.items as usize, layouts.plainly());
+                function.call_records(items, &mut records, plainly, &mut output, &mut telling);
                 let Telling { told, end, .. } = telling;
                 end.map(|()| told)
             }
@@ -387,7 +393,7 @@ impl Worker {
             let argument = if large.is_some() {
                 &[]
             } else {
-                let (argument, rest) = records::split(records).ok_or(Nonsense)?;
+                let (argument, rest) = header.layouts.items.split(records).ok_or(Nonsense)?;
                 records = rest;
                 argument
             };
@@ -395,7 +401,14 @@ impl Worker {
             let cargo = self.cargo.as_mut();
             let call = || {
                 let outcome = match function {
-                    Ok(function) => call_specially(function, cargo, large.take(), argument, output),
+                    Ok(function) => call_specially(
+                        function,
+                        cargo,
+                        large.take(),
+                        argument,
+                        header.layouts.plainly(),
+                        output,
+                    ),
                     Err(why) => Outcome::BadArguments(why.clone()),
                 };
                 // Before it lets go of the item.
@@ -437,9 +450,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Commits a value, with its record's length in front.
+    /// Commits a value: a record with its length in front, or a plain number.
     #[inline]
-    fn commit_record(&mut self, record: &[u8]) -> Result<(), End> {
+    fn commit_record(&mut self, layout: Layout, record: &[u8]) -> Result<(), End> {
         if record.len() <= SMALL {
             match self.results.append_quiet(&[wire::VALUES], record) {
                 Ok(()) => return Ok(()),
@@ -447,7 +460,7 @@ impl Worker {
                 Err(_) => return Err(Gone),
             }
         }
-        self.commit(wire::VALUE, &record[records::PREFIX..])
+        self.commit(wire::VALUE, if layout.is_plain() { record } else { &record[records::PREFIX..] })
     }
 
     #[cold]

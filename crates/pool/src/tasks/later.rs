@@ -26,7 +26,7 @@ impl<A, R, I> Unpin for Collecting<A, R, I> {}
 impl<A, R, I> Future for Collecting<A, R, I>
 where
     I: Input<A>,
-    A: Serialize,
+    A: Serialize + 'static,
     R: DeserializeOwned + 'static,
 {
     type Output = Result<Vec<R>, TaskError>;
@@ -50,7 +50,7 @@ where
 impl<A, R, I> IntoFuture for Tasks<A, R, I>
 where
     I: Input<A>,
-    A: Serialize,
+    A: Serialize + 'static,
     R: DeserializeOwned + 'static,
 {
     type Output = Result<Vec<R>, TaskError>;

@@ -1,14 +1,15 @@
 //! The lazy builder under all of map's kin.
 
 mod input;
+mod job;
 mod later;
 mod results;
 mod timed_out;
 mod zipped;
 
 pub use input::{Fallible, Input};
+pub(crate) use job::Job;
 pub use later::Collecting;
-pub(crate) use results::Job;
 pub use results::Results;
 pub use timed_out::TimedOut;
 pub use zipped::{Inputs, Zipped};
@@ -20,8 +21,9 @@ use crate::{
     front::JobOptions,
     handle::{self, Inner},
     pool::Defaults,
+    records::Layouts,
 };
-use results::{Chunk, Window};
+use results::Window;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
@@ -67,6 +69,19 @@ impl ChunkSize {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Chunk {
+    Fixed(usize),
+    Adaptive(usize),
+}
+
+impl Chunk {
+    /// A task counts its items in 32 bits.
+    fn fixed(items: usize) -> Chunk {
+        Chunk::Fixed(items.min(u32::MAX as usize))
+    }
+}
+
 /// How each item of a call is to be run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct How {
@@ -94,6 +109,7 @@ impl How {
     pub(crate) fn job(self, function: FunctionId) -> JobOptions {
         JobOptions {
             function,
+            layouts: Layouts::default(),
             retries: self.retries,
             budget: self.budget,
             quarantine: self.quarantine,
@@ -129,7 +145,7 @@ pub struct Tasks<A, R, I> {
 impl<A, R, I> Tasks<A, R, I>
 where
     I: Input<A>,
-    A: Serialize,
+    A: Serialize + 'static,
     R: DeserializeOwned + 'static,
 {
     pub(crate) fn new(shared: Arc<Shared>, work: Work<A, R>, input: I, how: How) -> Tasks<A, R, I> {
@@ -388,8 +404,15 @@ where
         how.cancellable |= total.is_some();
         // Two for each worker: while one is handed out to it, the next is there.
         let ahead = if how.priority > 0 { shared.workers().saturating_mul(2) } else { 0 };
+        let layouts = if shared.takes_plain { work.layouts() } else { Layouts::default() };
         let opened = work.callable().and_then(|function| {
-            shared.open(function, |function| JobOptions { ordered, eager, ahead, ..how.job(function) })
+            shared.open(function, |function| JobOptions {
+                layouts,
+                ordered,
+                eager,
+                ahead,
+                ..how.job(function)
+            })
         });
         let chunk = chunk_size.chunk(input.bounds(), shared.workers(), collected);
         let window = match window {
@@ -398,7 +421,7 @@ where
             Some(items) => Window::Items(items as u64),
         };
         let job = Job { shared, id: opened.as_ref().ok().copied() };
-        let mut results = Results::new(work, job, input, chunk, window, ahead);
+        let mut results = Results::new(work, job, layouts, input, (chunk, window, ahead));
         #[cfg(feature = "progress")]
         results.show(progress);
         if let Err(error) = opened {
@@ -414,7 +437,7 @@ where
 impl<A, R, I> IntoIterator for Tasks<A, R, I>
 where
     I: Input<A>,
-    A: Serialize,
+    A: Serialize + 'static,
     R: DeserializeOwned + 'static,
 {
     type Item = Result<R, TaskError>;

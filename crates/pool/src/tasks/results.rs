@@ -1,13 +1,14 @@
 //! The iterator over results.
 
-use super::{Input, TimedOut};
+use super::{Chunk, Input, Job, TimedOut};
 use crate::{
     TaskError, Work,
-    driver::{Listener, Shared},
+    driver::Listener,
     front::{Body, JobId, Segment, Want},
     loads::{self, Loads},
-    records::{self, PushError},
+    records::{self, Layouts, PushError},
 };
+use procession_parcel::codec::plain::{self, Plain};
 use procession_sys::Deadline;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -18,19 +19,6 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Chunk {
-    Fixed(usize),
-    Adaptive(usize),
-}
-
-impl Chunk {
-    /// A task counts its items in 32 bits.
-    pub(super) fn fixed(items: usize) -> Chunk {
-        Chunk::Fixed(items.min(u32::MAX as usize))
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Window {
@@ -50,23 +38,6 @@ const LARGEST_BATCH: usize = 64;
 /// A chunk is cut short when its encoding reaches this size.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
 
-/// A job that ends with its owner.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) id: Option<JobId>,
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        if let Some(id) = self.id.take()
-            && !self.shared.leak_in_copy()
-        {
-            self.shared.drop_job(id);
-        }
-    }
-}
-
 /// An iterator over results; made by [`Tasks`](crate::Tasks) and by [`Pool::imap`](crate::Pool::imap) and its kin.
 ///
 /// It takes from its input as workers have room, within its window, so the input may be infinite. Dropping it
@@ -81,6 +52,7 @@ pub struct Results<A, R, I> {
     /// Before the job, whose end looks whether somebody still holds the function.
     work: Work<A, R>,
     job: Job,
+    layouts: Layouts,
     /// How blocks of a heap go along.
     loads: Option<Arc<Loads>>,
     input: Option<I>,
@@ -148,19 +120,19 @@ impl<A, R, I> Unpin for Results<A, R, I> {}
 impl<A, R, I> Results<A, R, I>
 where
     I: Input<A>,
-    A: Serialize,
+    A: Serialize + 'static,
     R: DeserializeOwned + 'static,
 {
     pub(super) fn new(
         work: Work<A, R>,
         job: Job,
+        layouts: Layouts,
         input: I,
-        chunk: Chunk,
-        window: Window,
-        ahead: usize,
+        (chunk, window, ahead): (Chunk, Window, usize),
     ) -> Results<A, R, I> {
         Results {
             work,
+            layouts,
             loads: job.shared.loads.clone(),
             job,
             input: Some(input),
@@ -298,7 +270,15 @@ where
         };
         let count = std::mem::take(left);
         let mut rest = &records[*at..];
-        for _ in 0..count {
+        let mut missing = count;
+        if self.layouts.values.is_plain() {
+            for value in plain::values(rest).take(count as usize) {
+                missing -= 1;
+                each(value.ok_or_else(not_plain::<R>));
+            }
+            rest = &[];
+        }
+        for _ in 0..missing {
             let Some((record, behind)) = records::split(rest) else {
                 each(Err(TaskError::BadResult(TOO_FEW.to_owned())));
                 continue;
@@ -318,6 +298,14 @@ where
                 // Before user code: its panic leaves the books right.
                 self.outstanding -= 1;
                 self.index += 1;
+                if let Some(size) = self.layouts.values.size() {
+                    let value = records.get(*at..*at + size);
+                    *at += size;
+                    return Some(match value {
+                        Some(value) => plain::get(value).ok_or_else(not_plain::<R>),
+                        None => Err(TaskError::BadResult(TOO_FEW.to_owned())),
+                    });
+                }
                 if *left == 0 && *at == 0 && records.len() > records::LARGE {
                     let records = std::mem::take(records);
                     return Some(loads::decode_only(self.loads.as_deref(), records));
@@ -472,6 +460,8 @@ where
         arguments.truncate(*whole);
         let mut failure = None;
         let loads = self.loads.as_deref();
+        // Known to the compiler, but for whether this pool can do with it.
+        let plain = Plain::of::<A>().is_some() && self.layouts.items.is_plain();
         while *items < size && arguments.len() < CHUNK_BYTES && failure.is_none() {
             let item = match self.input.as_mut().and_then(Input::next_item) {
                 Some(Ok(item)) => item,
@@ -484,6 +474,10 @@ where
                     break;
                 }
             };
+            if plain && plain::put(&item, arguments) {
+                (*items, *whole) = (*items + 1, arguments.len());
+                continue;
+            }
             let why = match records::push(arguments, |bytes| loads::encode(loads, &item, bytes)) {
                 Ok(()) => {
                     (*items, *whole) = (*items + 1, arguments.len());
@@ -506,6 +500,11 @@ where
         self.prepared.extend(failure.map(Prepared::Failed));
         found
     }
+}
+
+#[cold]
+fn not_plain<R>() -> TaskError {
+    TaskError::BadResult(format!("the worker sent what is no `{}`", std::any::type_name::<R>()))
 }
 
 impl<A, R, I> Results<A, R, I> {
@@ -544,7 +543,7 @@ impl<A, R, I> Drop for Results<A, R, I> {
 impl<A, R, I> Iterator for Results<A, R, I>
 where
     I: Input<A>,
-    A: Serialize,
+    A: Serialize + 'static,
     R: DeserializeOwned + 'static,
 {
     type Item = Result<R, TaskError>;
@@ -559,7 +558,7 @@ where
 impl<A, R, I> FusedIterator for Results<A, R, I>
 where
     I: Input<A>,
-    A: Serialize,
+    A: Serialize + 'static,
     R: DeserializeOwned + 'static,
 {
 }
@@ -577,7 +576,7 @@ impl<A, R, I> fmt::Debug for Results<A, R, I> {
 impl<A, R, I> futures_core::Stream for Results<A, R, I>
 where
     I: Input<A>,
-    A: Serialize,
+    A: Serialize + 'static,
     R: DeserializeOwned + 'static,
 {
     type Item = Result<R, TaskError>;

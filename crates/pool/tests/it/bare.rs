@@ -90,6 +90,7 @@ impl<B: Back> Bare<B> {
                 priority: 0,
                 limit: *limit,
                 cancellable: true,
+                layouts: Default::default(),
                 items: self.items[key],
                 arguments: Arguments::Inline(records),
             };

@@ -25,6 +25,7 @@ mod lazy;
 mod lent;
 mod lifetimes;
 mod live;
+mod plain;
 mod policies;
 #[cfg(feature = "progress")]
 mod progress;

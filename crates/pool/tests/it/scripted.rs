@@ -3,7 +3,10 @@
 use procession_parcel::{Erased, Parcel};
 use procession_pool::{
     Cause, Death, Pool, TaskError,
-    back::{Back, Cancel, Capabilities, Envelope, Event, Events, FunctionId, Key, NoSleep, Submit, Waiter},
+    back::{
+        Back, Cancel, Capabilities, Envelope, Event, Events, FunctionId, Key, Layouts, NoSleep, Submit,
+        Waiter,
+    },
 };
 use procession_process::ExitStatus;
 use procession_sys::Deadline;
@@ -23,6 +26,7 @@ pub(crate) struct Seen {
     pub(crate) items: Vec<u32>,
     pub(crate) limit: Option<Duration>,
     pub(crate) cancellable: bool,
+    pub(crate) layouts: Layouts,
 }
 
 /// Shares what a script is told beside its tasks.
@@ -39,6 +43,8 @@ struct Scripted {
     room: usize,
     /// Whether its waiter sleeps, as that of a back whose time passes by itself.
     sleeps: bool,
+    /// Whether it takes plain numbers.
+    plain: bool,
 }
 
 #[derive(Debug)]
@@ -62,6 +68,7 @@ impl Back for Scripted {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.started = true;
+        capabilities.plain = self.plain;
         capabilities
     }
     fn workers(&self) -> usize {
@@ -75,12 +82,20 @@ impl Back for Scripted {
         }
         // An item's encoding is one byte for small numbers, after a length of four.
         let records = task.arguments.inline().unwrap();
-        let items: Vec<u32> = records.chunks(5).map(|record| u32::from(record[4])).collect();
+        let items: Vec<u32> = match task.layouts.items.size() {
+            None => records.chunks(5).map(|record| u32::from(record[4])).collect(),
+            Some(size) => records.chunks(size).map(|n| u32::from_le_bytes(n.try_into().unwrap())).collect(),
+        };
+        assert_eq!(
+            (task.layouts.items.size(), task.layouts.values.size()),
+            (self.plain.then_some(4), self.plain.then_some(4))
+        );
         assert_eq!(items.len(), task.items as usize);
         if items == [99] {
             return Submit::Refused(TaskError::BadArguments("99 has descriptors".to_owned()));
         }
-        let seen = Seen { key: task.key, items, limit: task.limit, cancellable: task.cancellable };
+        let Envelope { key, limit, cancellable, layouts, .. } = *task;
+        let seen = Seen { key, items, limit, cancellable, layouts };
         self.all.lock().unwrap().push(seen.clone());
         self.tasks.push_back(seen);
         Submit::Accepted
@@ -111,21 +126,45 @@ pub(crate) fn pool(
     (pool, all)
 }
 
+/// A pool over a back that takes plain numbers, or does not.
+fn plain_pool(
+    plain: bool,
+    room: usize,
+    script: impl FnMut(&mut VecDeque<Seen>) -> Vec<Event> + Send + 'static,
+) -> (Pool, Arc<Mutex<Vec<Seen>>>) {
+    let (back, all, _) = scripted(room, false, script);
+    (Pool::with_back(Scripted { plain, ..back }), all)
+}
+
 pub(crate) fn cancellable(
     room: usize,
     sleeps: bool,
     script: impl FnMut(&mut VecDeque<Seen>) -> Vec<Event> + Send + 'static,
 ) -> (Pool, Arc<Mutex<Vec<Seen>>>, Cancels) {
+    let (back, all, cancels) = scripted(room, sleeps, script);
+    (Pool::with_back(back), all, cancels)
+}
+
+fn scripted(
+    room: usize,
+    sleeps: bool,
+    script: impl FnMut(&mut VecDeque<Seen>) -> Vec<Event> + Send + 'static,
+) -> (Scripted, Arc<Mutex<Vec<Seen>>>, Cancels) {
     let (all, cancels) = (Arc::new(Mutex::new(Vec::new())), Cancels::default());
     let tasks = VecDeque::new();
     let script = Box::new(script);
-    let back = Scripted { script, tasks, all: all.clone(), cancels: cancels.clone(), room, sleeps };
-    (Pool::with_back(back), all, cancels)
+    let back =
+        Scripted { script, tasks, all: all.clone(), cancels: cancels.clone(), room, sleeps, plain: false };
+    (back, all, cancels)
 }
 
 /// Results of the items from `first` on, each twice its argument.
 pub(crate) fn doubled(task: &Seen, first: usize, count: usize) -> Event {
-    let records = task.items[first..first + count].iter().flat_map(|n| [1, 0, 0, 0, 2 * *n as u8]).collect();
+    let value = |n: &u32| match task.layouts.values.size() {
+        None => vec![1, 0, 0, 0, 2 * *n as u8],
+        Some(_) => (2 * *n).to_le_bytes().to_vec(),
+    };
+    let records = task.items[first..first + count].iter().flat_map(value).collect();
     Event::Results { key: task.key, first: first as u32, count: count as u32, records }
 }
 
@@ -147,25 +186,57 @@ pub(crate) fn unused(n: u32) -> u32 {
 #[test]
 fn results_in_any_order_and_more_than_once_are_handed_out_once_and_in_order() {
     let _watchdog = procession_testkit::test_watchdog();
-    let (pool, _) = pool(10, |tasks| {
-        let tasks: Vec<Seen> = tasks.drain(..).collect();
-        let late = tasks.iter().rev().flat_map(|task| {
-            let count = task.items.len();
-            let mut events = vec![doubled(task, count / 2, count - count / 2), doubled(task, 0, count)];
-            events.extend([doubled(task, 0, count), doubled(task, count - 1, 1)]);
-            events
+    for plain in [false, true] {
+        let (pool, _) = plain_pool(plain, 10, |tasks| {
+            let tasks: Vec<Seen> = tasks.drain(..).collect();
+            let late = tasks.iter().rev().flat_map(|task| {
+                let count = task.items.len();
+                let mut events = vec![doubled(task, count / 2, count - count / 2), doubled(task, 0, count)];
+                events.extend([doubled(task, 0, count), doubled(task, count - 1, 1)]);
+                events
+            });
+            late.collect()
         });
-        late.collect()
-    });
-    let values = pool.tasks(unused, 0..30).chunk_size(4).collect().unwrap();
-    assert!(values.into_iter().eq((0..30).map(|n| 2 * n)));
+        let values = pool.tasks(unused, 0..30).chunk_size(4).collect().unwrap();
+        assert!(values.into_iter().eq((0..30).map(|n| 2 * n)));
+        let mut values =
+            pool.tasks(unused, 0..30).chunk_size(4).unordered().map(Result::unwrap).collect::<Vec<_>>();
+        values.sort_unstable();
+        assert!(values.into_iter().eq((0..30).map(|n| 2 * n)));
+    }
+}
+
+#[test]
+fn fewer_plain_values_than_a_back_says_are_errors_of_those_that_are_missing() {
+    let _watchdog = procession_testkit::test_watchdog();
+    for iterated in [false, true] {
+        let (pool, _) = plain_pool(true, 1, |tasks| {
+            let cut = |task: Seen| match doubled(&task, 0, task.items.len()) {
+                Event::Results { key, first, count, mut records } => {
+                    records.truncate(9);
+                    Event::Results { key, first, count, records }
+                }
+                other => other,
+            };
+            tasks.drain(..).map(cut).collect()
+        });
+        let tasks = pool.tasks(unused, 0..5).chunk_size(5);
+        let results: Vec<_> = if iterated { tasks.ordered().collect() } else { tasks.collect_results() };
+        assert_eq!(results.len(), 5);
+        assert!(matches!(results[..2], [Ok(0), Ok(2)]), "{results:?}");
+        assert!(results[2..].iter().all(|result| matches!(result, Err(TaskError::BadResult(_)))));
+    }
 }
 
 #[test]
 fn a_death_costs_the_item_in_hand_and_what_was_behind_is_sent_again() {
     let _watchdog = procession_testkit::test_watchdog();
+    [false, true].into_iter().for_each(a_death_costs_one);
+}
+
+fn a_death_costs_one(plain: bool) {
     let mut deaths = 0;
-    let (pool, all) = pool(1, move |tasks| {
+    let (pool, all) = plain_pool(plain, 1, move |tasks| {
         let Some(task) = tasks.pop_front() else { return Vec::new() };
         deaths += 1;
         match deaths {
@@ -198,8 +269,12 @@ fn a_death_costs_the_item_in_hand_and_what_was_behind_is_sent_again() {
 #[test]
 fn a_retried_item_gets_its_next_attempt_and_old_news_of_it_is_ignored() {
     let _watchdog = procession_testkit::test_watchdog();
+    [false, true].into_iter().for_each(old_news_is_ignored);
+}
+
+fn old_news_is_ignored(plain: bool) {
     let mut first: Option<Seen> = None;
-    let (pool, all) = pool(4, move |tasks| {
+    let (pool, all) = plain_pool(plain, 4, move |tasks| {
         let mut events = Vec::new();
         while let Some(task) = tasks.pop_front() {
             match &first {

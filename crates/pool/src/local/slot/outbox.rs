@@ -4,7 +4,7 @@ use super::{Given, Slot};
 use crate::{
     back::{Envelope, FunctionId, Key},
     local::wire::{self, PIECE, TaskHeader},
-    records,
+    records::{self, Layout},
 };
 use procession_channel::lane::{RawSender, TrySendError};
 use procession_parcel::{Parcel, wire::packet::Packet};
@@ -107,6 +107,7 @@ impl Slot {
             whole: None,
             pieces: Vec::new(),
             watched,
+            layout: task.layouts.values,
         });
         if self.outbox.is_empty() && Head::SIZE + records.len() <= PIECE && self.send_head(&head, records) {
             self.sent_items(task.key, task.items);
@@ -255,8 +256,7 @@ impl Slot {
             Outgoing::Items { mut head, records, mut at, mut piece } => {
                 let key = head.header.key;
                 while head.header.items > 0 {
-                    let (count, end) =
-                        piece.take().unwrap_or_else(|| fitting(&records, at, head.header.items));
+                    let (count, end) = piece.take().unwrap_or_else(|| fitting(&records, at, &head.header));
                     if count == 0 {
                         // One item that is larger than a piece.
                         let end = at + records::offset_of(&records[at..], 1);
@@ -288,11 +288,15 @@ impl Slot {
     }
 }
 
-/// How many of the next `items` records, from `at`, go into one piece, and where they end.
-fn fitting(records: &[u8], at: usize, items: u32) -> (u32, usize) {
-    let room = PIECE - Head::SIZE;
+/// How many of the items that are left, from `at`, go into one piece, and where they end.
+fn fitting(records: &[u8], at: usize, left: &TaskHeader) -> (u32, usize) {
+    let (room, items) = (PIECE - Head::SIZE, left.items);
     if records.len() - at <= room {
         return (items, records.len());
+    }
+    if left.layouts.items != Layout::RECORDS {
+        let (count, len) = left.layouts.items.whole(&records[at..at + room], items);
+        return (count, at + len);
     }
     let (mut count, mut end) = (0, at);
     while count < items {

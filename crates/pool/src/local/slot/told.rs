@@ -4,7 +4,7 @@ use super::Given;
 use crate::{
     TaskError,
     back::{Event, Events, Key},
-    loads, records,
+    loads,
 };
 use std::collections::VecDeque;
 
@@ -21,12 +21,12 @@ pub(super) struct Told<'a> {
 }
 
 impl Told<'_> {
-    /// Records of the next values; false if that is nonsense.
+    /// The next values; false if that is nonsense.
     pub(super) fn values(&mut self, mut records: &[u8], events: &mut Events) -> bool {
         while !records.is_empty() {
             let Some(task) = self.given.front_mut() else { return false };
             let most = task.items - task.done;
-            let (count, len) = records::whole(records, most);
+            let (count, len) = task.layout.whole(records, most);
             if count == 0 {
                 return false;
             }
@@ -47,7 +47,9 @@ impl Told<'_> {
         if self.run.count == 0 {
             self.run.begin(task, events);
         }
-        records::append(&mut self.run.records, value);
+        if !task.layout.append(&mut self.run.records, value) {
+            return false;
+        }
         self.settled(1, events);
         true
     }
@@ -61,7 +63,7 @@ impl Told<'_> {
     /// A large value of the next item: which that is.
     pub(super) fn large(&mut self, events: &mut Events) -> Option<(Key, u32)> {
         self.run.flush(events);
-        let task = self.given.front()?;
+        let task = self.given.front().filter(|task| !task.layout.is_plain())?;
         let item = (task.key, task.done);
         self.items += 1;
         self.done(1);
@@ -121,5 +123,53 @@ impl Run {
             events.push(Event::Results { key, first, count, records: std::mem::take(&mut self.records) });
             self.count = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::Layout;
+    use procession_parcel::codec::plain::Plain;
+
+    #[test]
+    fn what_does_not_fit_the_layout_of_the_values_is_nonsense() {
+        let key = Key { task: 1, attempt: 1 };
+        let layout = Plain::of::<u16>().map(Layout::plain).unwrap();
+        let task = |layout| Given {
+            key,
+            items: 3,
+            done: 0,
+            time: 0,
+            whole: None,
+            pieces: Vec::new(),
+            watched: None,
+            layout,
+        };
+        let mut given = VecDeque::from([task(layout), task(Layout::RECORDS)]);
+        let (mut load, mut watched, mut events) = (0, 0, Events::default());
+        let run = Run { key, first: 0, count: 0, records: Vec::new() };
+        let mut told = Told {
+            given: &mut given,
+            load: &mut load,
+            watched: &mut watched,
+            last_load: None,
+            items: 0,
+            run,
+        };
+        assert!(!told.value(&[1], &mut events) && !told.value(&[1, 2, 3], &mut events));
+        assert!(told.large(&mut events).is_none(), "none of them is large");
+        assert!(!told.values(&[9], &mut events), "half of one");
+        assert_eq!(told.items, 0);
+        // The rest of a task, and the first value of one with another layout.
+        assert!(told.value(&[1, 2], &mut events) && told.values(&[3, 4, 5, 6, 1, 0, 0, 0, 7], &mut events));
+        assert_eq!((told.items, told.given[0].done), (4, 1));
+        assert!(!told.values(&[3, 4, 5, 6], &mut events), "no record");
+        told.run.flush(&mut events);
+        let came = events.drain().map(|event| match event {
+            Event::Results { count, records, .. } => (count, records),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(came.collect::<Vec<_>>(), [(3, vec![1, 2, 3, 4, 5, 6]), (1, vec![1, 0, 0, 0, 7])]);
     }
 }

@@ -1,12 +1,17 @@
 //! Running items, and committing what they come to.
 
 use super::{End, Worker, copies};
-use crate::local::cargo::Cargo;
-use procession_parcel::{Erased, Outcome, function::Records};
+use crate::{local::cargo::Cargo, records::Layout};
+use procession_parcel::{
+    Erased, Outcome,
+    function::{Plainly, Records},
+};
 
 /// Commits what the items of one message come to.
 pub(super) struct Telling<'a> {
     pub(super) worker: &'a mut Worker,
+    /// Of the values.
+    pub(super) layout: Layout,
     /// How many items are over.
     pub(super) told: u32,
     pub(super) end: Result<(), End>,
@@ -25,7 +30,8 @@ impl Telling<'_> {
 impl Records for Telling<'_> {
     #[inline]
     fn value(&mut self, record: &[u8]) -> bool {
-        self.tell(|worker| worker.commit_record(record))
+        let layout = self.layout;
+        self.tell(|worker| worker.commit_record(layout, record))
     }
 
     #[cold]
@@ -40,11 +46,12 @@ pub(super) fn call_specially(
     cargo: Option<&mut Cargo>,
     large: Option<Vec<u8>>,
     argument: &[u8],
+    plainly: Plainly,
     output: &mut Vec<u8>,
 ) -> Outcome<()> {
     match (cargo, large) {
-        (None, None) => function.call_bytes(argument, output),
-        (None, Some(argument)) => function.call_vec(argument, output),
+        (None, None) => function.call_plainly(argument, plainly, output),
+        (None, Some(argument)) => function.call_vec(argument, plainly, output),
         (Some(cargo), large) => cargo.call(function, large.as_deref().unwrap_or(argument), output),
     }
 }
