@@ -81,8 +81,7 @@ fn round_trips() -> Vec<Scenario> {
     const AWAKE: &str =
         "16 bytes there and back, a core for each side, both awake; crossbeam: between threads";
     const ASLEEP: &str = "as before, but the far side sleeps when the message comes";
-    const ONE_CORE: &str =
-        "16 bytes there and back, both sides on one core, so that each message finds its receiver asleep";
+    const ONE_CORE: &str = "16 bytes there and back, both sides on one core, so that each message waits until the other side gives way or sleeps";
     let scenario =
         |id, what, regime, goal, field| Scenario { id, what, unit: Unit::Nanoseconds, regime, goal, field };
     let lines = |text| Goal { text, bounds: &[CACHE_LINES, FIFTY_TIMES] };
