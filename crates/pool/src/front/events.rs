@@ -87,7 +87,14 @@ impl Front {
             return None;
         }
         // Some of it was reported before: take what is new, one by one.
-        let layout = self.layouts(job).values;
+        let Some(layout) = self.jobs.get(job.0).map(|job| job.options.layouts.values) else {
+            // Nobody wants it, nor knows any more how it is laid out.
+            if let Some(task) = self.task(key) {
+                task.settled.gaps(first..end).into_iter().for_each(|gap| task.settled.add(gap));
+            }
+            self.retire_if_complete(key);
+            return Some(records);
+        };
         let mut rest = &records[..];
         for item in first..end {
             let Some((record, behind)) = layout.split(rest) else { break };

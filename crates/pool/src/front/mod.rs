@@ -186,7 +186,7 @@ impl Front {
         self.jobs.get(job.0).is_some_and(|job| !job.out.is_empty())
     }
 
-    /// How the job's items and values follow each other. It does not matter once the job is gone.
+    /// How the job's items and values follow each other. Once the job is gone nobody is to read them.
     fn layouts(&self, job: JobId) -> Layouts {
         self.jobs.get(job.0).map_or_else(Layouts::default, |job| job.options.layouts)
     }

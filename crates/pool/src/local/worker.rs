@@ -368,7 +368,10 @@ impl Worker {
                 let (items, plainly) = (header.items as usize, layouts.plainly());
                 function.call_records(items, &mut records, plainly, &mut output, &mut telling);
                 let Telling { told, end, .. } = telling;
-                end.map(|()| told)
+                // What is left over was meant as items of another size.
+                end.and_then(|()| {
+                    if told < header.items || records.is_empty() { Ok(told) } else { Err(Nonsense.into()) }
+                })
             }
             _ => self.run_each(header, watched.as_ref(), (records, large), &function, &mut output),
         };

@@ -300,7 +300,7 @@ where
                 self.index += 1;
                 if let Some(size) = self.layouts.values.size() {
                     let value = records.get(*at..*at + size);
-                    *at += size;
+                    *at = records.len().min(*at + size);
                     return Some(match value {
                         Some(value) => plain::get(value).ok_or_else(not_plain::<R>),
                         None => Err(TaskError::BadResult(TOO_FEW.to_owned())),

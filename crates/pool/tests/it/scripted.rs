@@ -209,11 +209,14 @@ fn results_in_any_order_and_more_than_once_are_handed_out_once_and_in_order() {
 #[test]
 fn fewer_plain_values_than_a_back_says_are_errors_of_those_that_are_missing() {
     let _watchdog = procession_testkit::test_watchdog();
-    for iterated in [false, true] {
-        let (pool, _) = plain_pool(true, 1, |tasks| {
+    // Two and a bit, a bit, nothing.
+    for (iterated, bytes, whole) in
+        [(false, 9, 2), (true, 9, 2), (false, 3, 0), (true, 3, 0), (false, 0, 0), (true, 0, 0)]
+    {
+        let (pool, _) = plain_pool(true, 1, move |tasks| {
             let cut = |task: Seen| match doubled(&task, 0, task.items.len()) {
                 Event::Results { key, first, count, mut records } => {
-                    records.truncate(9);
+                    records.truncate(bytes);
                     Event::Results { key, first, count, records }
                 }
                 other => other,
@@ -223,8 +226,29 @@ fn fewer_plain_values_than_a_back_says_are_errors_of_those_that_are_missing() {
         let tasks = pool.tasks(unused, 0..5).chunk_size(5);
         let results: Vec<_> = if iterated { tasks.ordered().collect() } else { tasks.collect_results() };
         assert_eq!(results.len(), 5);
-        assert!(matches!(results[..2], [Ok(0), Ok(2)]), "{results:?}");
-        assert!(results[2..].iter().all(|result| matches!(result, Err(TaskError::BadResult(_)))));
+        assert!(
+            results[..whole].iter().zip([0, 2]).all(|(result, n)| matches!(result, Ok(value) if *value == n))
+        );
+        assert!(results[whole..].iter().all(|result| matches!(result, Err(TaskError::BadResult(_)))));
+    }
+}
+
+#[test]
+fn results_that_come_again_after_nobody_wants_them_any_more_end_their_task() {
+    let _watchdog = procession_testkit::test_watchdog();
+    for plain in [false, true] {
+        let mut first = true;
+        let (pool, _) = plain_pool(plain, 1, move |tasks| {
+            if std::mem::take(&mut first) {
+                return tasks.iter().map(|task| doubled(task, 0, 2)).collect();
+            }
+            tasks.drain(..).map(|task| doubled(&task, 0, task.items.len())).collect()
+        });
+        let mut results = pool.tasks(unused, 0..4).chunk_size(4).ordered();
+        assert!(matches!(results.next(), Some(Ok(0))));
+        drop(results);
+        pool.close();
+        pool.join();
     }
 }
 
