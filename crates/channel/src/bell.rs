@@ -107,7 +107,7 @@ impl BellWords {
         spin: &mut Spin,
         mut ready: impl FnMut() -> bool,
     ) -> Waited {
-        if spin.until(&mut ready) {
+        if spin.until(deadline, &mut ready) {
             return Waited::Ready;
         }
         self.sleep(deadline, &mut ready)

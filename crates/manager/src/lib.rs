@@ -62,7 +62,7 @@
 //! # Pools
 //! With the feature `pool` the server keeps pools of worker processes for its clients (`Session::pool`). Their calls run beside
 //! the loop, as those of any pool do; a dead client's are taken back. Clients of a public address use pools that were published;
-//! they neither make nor end them, unless the manager allows the latter (`Builder::public_pool_end`).
+//! they neither make nor end them, nor take their names away, unless the manager allows that (`Builder::public_pool_end`).
 //!
 //! # Invariants
 //! 1. An object exists exactly as long as something of the table above refers to it. Each reference is counted where it is

@@ -129,8 +129,8 @@ impl Builder {
     }
 
     /// Whether clients of the public address may [close](crate::PoolProxy::close) and
-    /// [terminate](crate::PoolProxy::terminate) pools that were published, for everybody: they may not by default, as they
-    /// cannot make pools.
+    /// [terminate](crate::PoolProxy::terminate) pools that were published, for everybody, and take their names away: they may not by
+    /// default, as they cannot make pools.
     #[cfg(feature = "pool")]
     pub fn public_pool_end(mut self, allowed: bool) -> Builder {
         self.bounds.public_pool_end = allowed;

@@ -136,7 +136,7 @@ impl EventWord {
     #[cold]
     fn wait_since(&self, first: u32, deadline: Option<Deadline>, spin: &mut Spin) -> bool {
         let was_set = |word: u32| word & SET != 0 || (word ^ first) & !(SET | SLEEPERS) != 0;
-        if spin.until(|| was_set(self.word.load(Ordering::Acquire))) {
+        if spin.until(deadline, || was_set(self.word.load(Ordering::Acquire))) {
             return true;
         }
         loop {

@@ -184,10 +184,10 @@ thread_local! {
 
 /// Looks at `ready` for as long as spinning has paid for this thread; whether it held. Seldom, since the holder keeps
 /// what it works on only while nobody looks.
-fn spin(ready: impl FnMut() -> bool) -> bool {
+fn spin(deadline: Option<Deadline>, ready: impl FnMut() -> bool) -> bool {
     SPIN.with(|spin| {
         spin.try_borrow_mut()
-            .is_ok_and(|mut spin| spin.get_or_insert_with(Spin::adaptive).until_seldom(ready))
+            .is_ok_and(|mut spin| spin.get_or_insert_with(Spin::adaptive).until_seldom(deadline, ready))
     })
 }
 
@@ -331,7 +331,7 @@ impl<W: Words> Mutual<W> {
         }
         let mutex = &self.words().mutex;
         let mut locked = Err(NotLocked::TimedOut);
-        let spun = spin(|| {
+        let spun = spin(deadline, || {
             if mutex.looks_free() {
                 locked = mutex.try_lock();
             }

@@ -96,7 +96,7 @@ impl Entry {
 
     /// Its owner waits until it is in another state, for a slice at most.
     pub fn wait_slice(&self, state: u32, deadline: Option<Deadline>, spin: &mut Spin) {
-        if spin.until(|| self.state() != state) {
+        if spin.until(deadline, || self.state() != state) {
             return;
         }
         let Some(asleep) = self.flag(state) else { return };

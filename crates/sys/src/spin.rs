@@ -26,13 +26,14 @@
 //! whose spin is over or off yields its turn, [`TURNS`] times at most, and sleeps only then.
 //!
 //! * A spin does so too from time to time ([`ALONE`]), and is over where the processor is wanted by others. Where that brought what
-//!   is waited for, the other side runs on this processor, and the spin counts as one that failed.
+//!   is waited for, the other side runs on this processor, and the spin counts as one that failed; otherwise it counts for nothing.
 //! * A yield that comes back within [`NOBODY`] found nobody else who could run: the waiter sleeps at once. That is 0.3 µs in
 //!   front of a sleep.
 //! * A yield that takes longer than [`LONG`] met somebody with much to compute, who has the processor for a whole slice of some
 //!   milliseconds each time, while a sleeper that is woken would run before him. That is so for all waits of this process, so
 //!   none of them yields for some time: [`HOLD`] times the time that was lost, and twice as many times for each time in a row that
-//!   this happens, up to [`LONGEST_HOLD`]. So less than 1 % of the time is lost that way for long.
+//!   this happens, up to [`LONGEST_HOLD`]. In a row means: not later than [`KNOWN`] times the hold before. So whatever others do,
+//!   it costs less than 2 % of the time in the long run.
 
 use crate::{Deadline, sync::spin_loop};
 // Not a part of any protocol that is modelled: nobody relies on it.
@@ -69,31 +70,46 @@ const LONG: u64 = 100_000;
 const HOLD: u64 = 8;
 /// The same at the most.
 const LONGEST_HOLD: u64 = 256;
+/// A long turn is one more in a row until so many times the hold after the last one are over.
+const KNOWN: u64 = 8;
+/// The longest time that counts as lost by a turn, in nanoseconds.
+const LONGEST_TURN: u64 = 100_000_000;
 
 /// Whether this process gives way to others.
-static OTHERS: Others = Others { held: AtomicU64::new(0), hold: AtomicU64::new(HOLD) };
+static OTHERS: Others = Others::new();
 
 struct Others {
     /// Until when nobody is given way to, in nanoseconds of [`Deadline`]'s clock.
     held: AtomicU64,
-    /// For how many times the next long turn that will be.
+    /// For how many times the last long turn that was.
     hold: AtomicU64,
+    /// Until when a long turn is one more in a row.
+    known: AtomicU64,
 }
 
 impl Others {
+    const fn new() -> Others {
+        Others { held: AtomicU64::new(0), hold: AtomicU64::new(HOLD), known: AtomicU64::new(0) }
+    }
+
     fn may_run(&self, now: u64) -> bool {
         now >= self.held.load(Ordering::Relaxed)
     }
 
     /// A turn took so long.
     fn ran(&self, took: u64, now: u64) {
-        if took > LONG {
-            let hold = self.hold.load(Ordering::Relaxed);
-            self.held.store(now + took * hold, Ordering::Relaxed);
-            self.hold.store((hold * 2).min(LONGEST_HOLD), Ordering::Relaxed);
-        } else if took >= NOBODY && self.hold.load(Ordering::Relaxed) != HOLD {
-            self.hold.store(HOLD, Ordering::Relaxed);
+        let began = now - took;
+        // Several threads may come back from the same turn: it counts once.
+        if took <= LONG || !self.may_run(began) {
+            return;
         }
+        let again = began < self.known.load(Ordering::Relaxed);
+        let hold = if again { (self.hold.load(Ordering::Relaxed) * 2).min(LONGEST_HOLD) } else { HOLD };
+        // Who was stopped by a debugger lost more than that, and not to others.
+        let length = took.min(LONGEST_TURN) * hold;
+        self.hold.store(hold, Ordering::Relaxed);
+        self.held.store(now + length, Ordering::Relaxed);
+        self.known.store(now + length * KNOWN, Ordering::Relaxed);
     }
 }
 
@@ -108,6 +124,8 @@ pub struct Spin {
     rest: u32,
     /// Whether waits give way to others.
     yields: bool,
+    /// The last wait ended before anybody was given way to.
+    spun: bool,
 }
 
 impl Spin {
@@ -121,32 +139,52 @@ impl Spin {
     /// No spin: every wait sleeps at once.
     #[must_use]
     pub const fn none() -> Spin {
-        Spin { enabled: false, failures: 0, resting: 0, rest: REST, yields: false }
+        Spin { enabled: false, failures: 0, resting: 0, rest: REST, yields: false, spun: false }
     }
 
-    /// Looks at `ready` until it holds or the spin is over and others have had their turns; tells whether it held.
+    /// Looks at `ready` until it holds, the deadline has come, or the spin is over and others have had their turns; tells
+    /// whether it held.
     ///
-    /// It is looked at once even where spinning is off.
+    /// It is looked at once even where spinning is off or the deadline has passed. The last turn of others may go beyond that.
     #[inline]
-    pub fn until(&mut self, mut ready: impl FnMut() -> bool) -> bool {
-        ready()
-            || self.enabled && self.spin(&mut ready, often)
-            || self.yields && give_way(&mut ready, &OTHERS, &clock, &yield_now)
+    pub fn until(&mut self, deadline: Option<Deadline>, mut ready: impl FnMut() -> bool) -> bool {
+        self.spun = true;
+        ready() || self.wait(deadline, &mut ready, often)
+    }
+
+    /// Whether looking alone has ended the last wait, without a turn of others.
+    #[must_use]
+    pub fn has_spun(&self) -> bool {
+        self.spun
     }
 
     /// As [`until`](Spin::until), but looks once in half a microsecond, later in one: for what another side changes again
     /// and again, as the word of a lock, which it does the faster the longer the word's cache line stays with it.
     #[inline]
-    pub fn until_seldom(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+    pub fn until_seldom(&mut self, deadline: Option<Deadline>, mut ready: impl FnMut() -> bool) -> bool {
         let mut gap = GAP;
-        ready()
-            || self.enabled && self.spin(&mut ready, |now, ready| seldom(&mut gap, now, ready))
-            || self.yields && give_way(&mut ready, &OTHERS, &clock, &yield_now)
+        self.spun = true;
+        ready() || self.wait(deadline, &mut ready, |now, ready| seldom(&mut gap, now, ready))
     }
 
     /// `look` looks, once or several times, and gives the time when it has not seen it.
+    fn wait(
+        &mut self,
+        deadline: Option<Deadline>,
+        ready: &mut dyn FnMut() -> bool,
+        look: impl FnMut(u64, &mut dyn FnMut() -> bool) -> Result<(), u64>,
+    ) -> bool {
+        let latest = deadline.map_or(u64::MAX, Deadline::as_nanos);
+        if self.enabled && self.spin(latest, ready, look) {
+            return true;
+        }
+        self.spun = false;
+        self.yields && give_way(latest, ready, &OTHERS, &clock, &yield_now)
+    }
+
     fn spin(
         &mut self,
+        latest: u64,
         ready: &mut dyn FnMut() -> bool,
         mut look: impl FnMut(u64, &mut dyn FnMut() -> bool) -> Result<(), u64>,
     ) -> bool {
@@ -172,6 +210,7 @@ impl Spin {
                 alone = now + ALONE;
                 OTHERS.ran(took, now);
                 if took >= NOBODY {
+                    self.spun = false;
                     let ready = ready();
                     if ready {
                         // By who runs here as well: for that one no spin is of use.
@@ -182,6 +221,9 @@ impl Spin {
             }
             if now >= end {
                 self.fail();
+                return false;
+            }
+            if now >= latest {
                 return false;
             }
         }
@@ -200,6 +242,7 @@ impl Spin {
 /// Lets others run, who may bring what is waited for; tells whether it is there.
 #[cold]
 fn give_way(
+    latest: u64,
     ready: &mut dyn FnMut() -> bool,
     others: &Others,
     now: &dyn Fn() -> u64,
@@ -210,6 +253,9 @@ fn give_way(
         return false;
     }
     for _ in 0..TURNS {
+        if before >= latest {
+            return false;
+        }
         yield_now();
         let after = now();
         let took = after - before;
@@ -262,7 +308,7 @@ mod tests {
     /// Whether a wait spins: it then looks more than once.
     fn spins(spin: &mut Spin) -> bool {
         let mut looks = 0;
-        spin.until(|| {
+        spin.until(None, || {
             looks += 1;
             false
         });
@@ -297,7 +343,7 @@ mod tests {
         }
         assert!(waits < REST);
         let mut looks = 0;
-        assert!(spin.until(|| {
+        assert!(spin.until(None, || {
             looks += 1;
             looks > 3
         }));
@@ -312,7 +358,7 @@ mod tests {
     fn who_looks_seldom_leaves_the_word_alone_in_between() {
         let mut spin = enabled();
         let mut looks = Vec::new();
-        assert!(!spin.until_seldom(|| {
+        assert!(!spin.until_seldom(None, || {
             looks.push(clock());
             false
         }));
@@ -320,7 +366,7 @@ mod tests {
         assert!((2..=2 + BUDGET / GAP).contains(&(looks.len() as u64)), "{} looks", looks.len());
         assert!(looks[1] - looks[0] >= GAP, "{looks:?}");
         let mut looks = 0;
-        assert!(spin.until_seldom(|| {
+        assert!(spin.until_seldom(None, || {
             looks += 1;
             looks > 2
         }));
@@ -343,7 +389,7 @@ mod tests {
         /// How many turns they get in a wait that `ready` ends.
         fn turns(&self, took: u64, ready: &mut dyn FnMut() -> bool) -> (bool, u32) {
             self.turns.set(0);
-            let ready = give_way(ready, &self.others, &|| self.clock.get(), &|| {
+            let ready = give_way(u64::MAX, ready, &self.others, &|| self.clock.get(), &|| {
                 self.turns.set(self.turns.get() + 1);
                 self.clock.set(self.clock.get() + took);
             });
@@ -352,8 +398,7 @@ mod tests {
     }
 
     fn machine() -> Machine {
-        let others = Others { held: AtomicU64::new(0), hold: AtomicU64::new(HOLD) };
-        Machine { clock: Cell::new(1), turns: Cell::new(0), others }
+        Machine { clock: Cell::new(1), turns: Cell::new(0), others: Others::new() }
     }
 
     #[test]
@@ -385,14 +430,46 @@ mod tests {
             machine.clock.set(end);
             hold = (2 * hold).min(LONGEST_HOLD);
         }
-        assert_eq!(machine.turns(NOBODY - 1, never), (false, 1));
-        assert_eq!(
-            machine.others.hold.load(Ordering::Relaxed),
-            LONGEST_HOLD,
-            "nobody ran, so nothing is known"
-        );
-        assert_eq!(machine.turns(NOBODY, &mut || true), (true, 1));
+        // Many short ones in between change nothing.
+        for _ in 0..100 {
+            assert_eq!(machine.turns(NOBODY, &mut || true), (true, 1));
+        }
+        assert_eq!(machine.turns(LONG + 1, never), (false, 1));
+        assert_eq!(machine.others.hold.load(Ordering::Relaxed), LONGEST_HOLD);
+        // A long time without any does.
+        machine.clock.set(machine.clock.get() + (LONG + 1) * LONGEST_HOLD * KNOWN);
+        assert_eq!(machine.turns(LONG + 1, never), (false, 1));
         assert_eq!(machine.others.hold.load(Ordering::Relaxed), HOLD);
+    }
+
+    #[test]
+    fn threads_that_come_back_from_the_same_turn_count_it_once_and_a_stop_is_not_lost_to_others() {
+        let others = Others::new();
+        others.ran(2 * LONG, 10 * LONG);
+        others.ran(2 * LONG, 10 * LONG + 1);
+        assert!(!others.may_run(26 * LONG - 1) && others.may_run(26 * LONG));
+        others.ran(1 << 50, 1 << 51);
+        assert!(others.may_run((1 << 51) + LONGEST_TURN * HOLD));
+    }
+
+    #[test]
+    fn nobody_is_given_way_to_at_a_deadline_that_has_passed() {
+        let past = Some(Deadline::from_nanos(1));
+        let mut spin = Spin { yields: true, ..enabled() };
+        let mut looks = 0;
+        assert!(!spin.until(past, || {
+            looks += 1;
+            false
+        }));
+        assert!(looks <= 1 + LOOKS, "{looks}");
+        let turns = Cell::new(0);
+        let count = || turns.set(turns.get() + 1);
+        assert!(!give_way(10, &mut || false, &Others::new(), &|| 10, &count));
+        assert_eq!(turns.get(), 0);
+        let machine = machine();
+        let pass = || machine.clock.set(machine.clock.get() + NOBODY);
+        assert!(!give_way(1 + 2 * NOBODY, &mut || false, &machine.others, &|| machine.clock.get(), &pass));
+        assert_eq!(machine.clock.get(), 1 + 2 * NOBODY);
     }
 
     #[test]
@@ -410,7 +487,7 @@ mod tests {
             let mut spin = Spin::adaptive();
             assert!(!spin.enabled && spin.yields);
             for round in 0..100 {
-                while !spin.until(|| turn.load(Ordering::Acquire) == 2 * round + mine) {}
+                while !spin.until(None, || turn.load(Ordering::Acquire) == 2 * round + mine) {}
                 turn.fetch_add(1, Ordering::Release);
             }
         };

@@ -235,9 +235,13 @@ impl<M: Memory> Consumer<M> {
             };
             let waited = self.memory.receiver_bell().wait_slice(deadline, spin, news);
             if waited == Waited::Ready || self.look_after_peer() {
-                let there =
-                    || self.memory.words().sender.tail.load(Ordering::Relaxed).wrapping_sub(self.head);
-                self.pace.learn(looks, paused.then(there));
+                let (here, tail) = ((self.head, self.taken), &self.memory.words().sender.tail);
+                let there = || {
+                    let bytes = tail.load(Ordering::Relaxed).wrapping_sub(self.head);
+                    self.pace.messages(bytes, self.head, self.taken)
+                };
+                let brought = paused.then(there);
+                self.pace.learn(here, spin.has_spun().then_some(looks), brought);
                 return true;
             }
             if waited == Waited::Deadline {

@@ -112,7 +112,7 @@ impl Gate {
         spin: &mut Spin,
         mut ready: impl FnMut() -> bool,
     ) -> Waited {
-        if spin.until(&mut ready) {
+        if spin.until(deadline, &mut ready) {
             return Waited::Ready;
         }
         let seen = self.announce();

@@ -276,9 +276,13 @@ impl Memory for Mapped {
         if locked != Err(NotLocked::TimedOut) && locked != Err(NotLocked::TooMany) {
             return found(locked);
         }
+        let latest = match patience {
+            Patience::Brief => None,
+            Patience::Until(deadline) => deadline,
+        };
         let spun = SPIN.with(|spin| {
             spin.try_borrow_mut().is_ok_and(|mut spin| {
-                spin.get_or_insert_with(Spin::adaptive).until(|| {
+                spin.get_or_insert_with(Spin::adaptive).until(latest, || {
                     if mutex.looks_free() {
                         locked = mutex.try_lock();
                     }

@@ -274,7 +274,8 @@ impl Client {
     pub(super) fn may_have(&self, end: u64) -> bool {
         let row = lock(&self.row);
         match row.wire.lanes() {
-            _ if row.keeps => end <= row.pushed,
+            // Who sends has yet to say how far that went.
+            _ if row.keeps => row.busy || end <= row.pushed,
             Some(lanes) => lanes.may_have(end),
             None => true,
         }
@@ -328,6 +329,7 @@ impl Client {
         if begun {
             rest.extend_from_slice(&frame[sent..]);
         }
+        let tried = outcome.is_ok();
         let sent = match outcome {
             Ok(_) => {
                 let mut row = lock(&self.row);
@@ -342,13 +344,11 @@ impl Client {
         };
         let failed = sent.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
         self.end_turn(&wire, sent);
-        match (failed, begun) {
-            // What broke behind it tells nothing of it.
-            _ if whole => Ok(Sent::Begun(end)),
-            (Some(error), _) => Err(error),
-            (None, true) => Ok(Sent::Begun(end)),
-            (None, false) => Ok(Sent::Not),
+        // What broke behind it tells nothing of it, nor what broke while its rest was sent with what is behind that.
+        if whole || (begun && tried) {
+            return Ok(Sent::Begun(end));
         }
+        failed.map_or(Ok(Sent::Not), Err)
     }
 
     /// Sends what the wire takes of `bytes[*at..]` until the deadline; tells whether all of that went out. How much it took is

@@ -195,10 +195,12 @@ impl Lanes {
             Ok((came, _)) if came > 0 => {}
             Err(Errno::AGAIN | Errno::INTR) => {}
             // It has, or we have.
-            Ok(_) | Err(_) => {
+            Ok(_) | Err(Errno::CONNRESET) => {
                 self.gone.fetch_or(!self.cut.load(Ordering::SeqCst), Ordering::SeqCst);
                 self.reader.finish();
             }
+            // That tells nothing of the other side.
+            Err(_) => self.reader.finish(),
         }
         fence(Ordering::SeqCst);
         self.tell_of_room();
@@ -224,7 +226,7 @@ impl Lanes {
 
     /// Waits until there is room, while another thread reads; or until it does not, or the deadline.
     pub(crate) fn wait_behind(&self, deadline: Option<Deadline>, nobody_reads: impl Fn() -> bool) {
-        if !Spin::adaptive().until(|| self.has_room()) {
+        if !Spin::adaptive().until(deadline, || self.has_room()) {
             self.room.wait(deadline, || self.has_room() || nobody_reads());
         }
     }
@@ -278,7 +280,7 @@ impl Lanes {
     ) -> io::Result<bool> {
         loop {
             let over = deadline.is_some_and(Deadline::passed);
-            if if over { self.has_news() } else { spin.until(|| self.has_news()) } {
+            if if over { self.has_news() } else { spin.until(deadline, || self.has_news()) } {
                 return Ok(true);
             }
             if !self.reader.doze(|| self.has_news()) {
@@ -303,7 +305,7 @@ impl Lanes {
     /// Waits until there is room, or something to read, or the end; or until the deadline. For who reads as well.
     pub(crate) fn wait_for_room(&self, socket: BorrowedFd<'_>, deadline: Deadline) -> io::Result<()> {
         let ready = || self.has_room() || self.has_news();
-        if Spin::adaptive().until(ready) {
+        if Spin::adaptive().until(Some(deadline), ready) {
             return Ok(());
         }
         self.writer.wait();

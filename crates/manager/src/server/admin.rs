@@ -75,6 +75,7 @@ impl Server {
             }
             Op::Publish => {
                 let (name, object) = (input.text()?.to_owned(), input.u64()?);
+                self.check_name(caller, &name)?;
                 if !self.world.counts.up(object) {
                     return Err(Trouble::fault(ErrorKind::ObjectGone, "the object is not there any more"));
                 }
@@ -94,7 +95,9 @@ impl Server {
                 reply.lease(object);
             }
             Op::Unpublish => {
-                let object = self.names.remove(input.text()?);
+                let name = input.text()?;
+                self.check_name(caller, name)?;
+                let object = self.names.remove(name);
                 reply.bool(object.is_some());
                 if let Some(object) = object {
                     self.world.counts.down(object, 1);
@@ -237,5 +240,16 @@ impl Server {
                 Ok(Answer::Now)
             }
         }
+    }
+
+    /// Whether a client may take a name away: its object may end with it, and a pool ends at the word of few only.
+    fn check_name(&self, caller: Caller, name: &str) -> Result<(), Trouble> {
+        let kind = self.names.get(name).and_then(|object| self.objects.get(object)).map(|object| object.kind);
+        let trusted = self.world.peers.get(&caller.conn).is_some_and(|peer| peer.trusted);
+        if kind != Some(Type::Pool) || trusted || self.world.public_pool_end {
+            return Ok(());
+        }
+        let text = "the names of pools are taken away by processes of the manager's own tree only";
+        Err(Trouble::fault(ErrorKind::Refused, text))
     }
 }

@@ -166,7 +166,7 @@ impl Server {
             let has_work = || lanes.iter().any(|entry| entry.lanes.has_work());
             // Others wait for their turn meanwhile.
             let spins = self.more.is_empty() && lanes.len() <= FEW;
-            let found = if spins { spin.until(has_work) } else { has_work() };
+            let found = if spins { spin.until(None, has_work) } else { has_work() };
             if found {
                 self.serve_awake(until);
             } else if self.more.is_empty() {

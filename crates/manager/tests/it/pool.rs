@@ -262,6 +262,15 @@ fn a_remote_client_ends_a_pool_only_where_it_may() {
         };
         after(PoolProxy::close);
         after(PoolProxy::terminate);
+        // Its name may be all that keeps it.
+        let other = session.list::<u64>().unwrap();
+        for taken in [session.publish("pool", &other), session.unpublish("pool").map(drop)] {
+            assert_eq!(
+                taken.map_err(|error| error.kind()),
+                if may { Ok(()) } else { Err(ErrorKind::Refused) }
+            );
+        }
+        assert_eq!(session.find::<PoolProxy>("pool").is_ok(), !may);
         pool.terminate().unwrap();
     }
 }

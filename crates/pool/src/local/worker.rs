@@ -363,15 +363,13 @@ impl Worker {
         };
         let told = match (&*function, &watched) {
             (Ok(function), None) if !self.traced && self.cargo.is_none() && large.is_none() => {
-                let layouts = header.layouts;
+                let (items, layouts) = (header.items as usize, header.layouts);
                 let mut telling = Telling { worker: self, layout: layouts.values, told: 0, end: Ok(()) };
-                let (items, plainly) = (header.items as usize, layouts.plainly());
-                function.call_records(items, &mut records, plainly, &mut output, &mut telling);
+                function.call_records(items, &mut records, layouts.plainly(), &mut output, &mut telling);
                 let Telling { told, end, .. } = telling;
                 // What is left over was meant as items of another size.
-                end.and_then(|()| {
-                    if told < header.items || records.is_empty() { Ok(told) } else { Err(Nonsense.into()) }
-                })
+                let left = told == header.items && !records.is_empty();
+                end.and(if left { Err(Nonsense) } else { Ok(told) })
             }
             _ => self.run_each(header, watched.as_ref(), (records, large), &function, &mut output),
         };

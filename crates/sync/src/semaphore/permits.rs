@@ -185,7 +185,7 @@ impl Permits {
 
     /// Waits until there are `count` permits, for one slice at most: spins first, then sleeps.
     pub fn wait_slice(&self, count: u32, deadline: Option<Deadline>, spin: &mut Spin) -> Waited {
-        if spin.until(|| self.value() >= count) {
+        if spin.until(deadline, || self.value() >= count) {
             return Waited::Ready;
         }
         let Some(seen) = self.flag(count) else { return Waited::Ready };

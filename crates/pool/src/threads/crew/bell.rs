@@ -63,7 +63,7 @@ impl Waiter for CrewWaiter {
             if time.is_zero() {
                 return;
             }
-            if spin.until(|| self.crew.has_news()) {
+            if spin.until(deadline, || self.crew.has_news()) {
                 continue;
             }
             let lock = locked(&bell.lock);

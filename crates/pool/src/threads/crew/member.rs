@@ -282,7 +282,7 @@ impl Crew {
                 drop(board);
                 // There is room for tasks now, and perhaps nobody else who hands them out.
                 self.attend();
-                hands.spin.until(|| self.queued.load(Ordering::Relaxed) > 0);
+                hands.spin.until(None, || self.queued.load(Ordering::Relaxed) > 0);
                 continue;
             }
             // There is nothing to do, and nothing comes as long as the lock is held.
