@@ -26,7 +26,8 @@
 //! - What waits, reads or writes: `EINTR`, as if a signal had come; sending also `ENOBUFS`.
 //! - Growing a file: `ENOSPC`. What a container or a sandbox may forbid (`prctl`, priorities, limits, signals): `EPERM`.
 //!
-//! Calls of the child's first thread are counted, those of threads and processes that it starts are not. Each try is made
+//! Calls of the child's first thread are counted, those of threads and processes that it starts are not; nor are yields of the
+//! processor, which cannot fail, and of which a wait makes some or none as others run meanwhile. Each try is made
 //! twice: in a child where the operation has not run yet, so that what is made at the first use fails as well, and in one
 //! where it has, which is where leaks can be told from what is kept for good reason.
 
@@ -220,6 +221,9 @@ fn attempt<E: fmt::Debug>(
                 let entered = tracee.entered();
                 let entered = entered.unwrap_or_else(|error| panic!("failed to read a system call: {error}"));
                 let Some(entered) = entered else { continue };
+                if entered.number == libc::SYS_sched_yield.cast_unsigned() {
+                    continue;
+                }
                 if calls < *index {
                     calls += 1;
                     continue;
