@@ -24,8 +24,12 @@ fn work(parent: Connection<String, ()>) {
     parent.send(&"done".to_owned()).expect("the parent listens");
 }
 
-/// Starts both and returns: its process ends.
-fn family(daemon: Connection<String, ()>, other: Connection<String, ()>) -> Result<(), String> {
+/// Starts both, and returns when it is told to: its process ends.
+fn family(
+    daemon: Connection<String, ()>,
+    other: Connection<String, ()>,
+    end: Connection<(), ()>,
+) -> Result<(), String> {
     for (end, daemonic) in [(daemon, true), (other, false)] {
         let child =
             Process::builder().daemon(daemonic).spawn(work, end).map_err(|error| error.to_string())?;
@@ -33,15 +37,17 @@ fn family(daemon: Connection<String, ()>, other: Connection<String, ()>) -> Resu
         // left to the end of this process, as every process is in Python.
         child.detach();
     }
-    Ok(())
+    end.recv().map_err(|error| error.to_string())
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (daemon, its) = Pipe::<(), String>::duplex()?;
     let (other, others) = Pipe::<(), String>::duplex()?;
-    let parent = spawn!(family(its, others))?;
+    let (end, told) = Pipe::<(), ()>::duplex()?;
+    let parent = spawn!(family(its, others, told))?;
     assert_eq!((daemon.recv()?, other.recv()?), ("started".to_owned(), "started".to_owned()));
-    // The process of `family` is at its end now, and waits for one child only.
+    end.send(&())?;
+    // The process of `family` comes to its end now, and waits for one child only.
     assert!(daemon.recv().is_err_and(|error| error.is_eof()), "the daemon's end of the pipe is closed");
     other.send(&())?;
     assert_eq!(other.recv()?, "done");
