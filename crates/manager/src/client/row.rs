@@ -390,7 +390,7 @@ impl Client {
 
     /// The server reads from nobody who does not read its replies: so they are read meanwhile.
     fn wait_for_room(&self, wire: &Arc<Wire>, deadline: Option<Deadline>) -> io::Result<()> {
-        // In slices: who reads may leave.
+        // Who reads may leave: it tells of that by lanes only, so a socket is waited for in slices.
         let slice = Deadline::after(SLICE);
         let slice = deadline.map_or(slice, |deadline| deadline.min(slice));
         let Some(mut reader) = self.take_reader(wire) else {

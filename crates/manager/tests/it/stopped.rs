@@ -164,6 +164,7 @@ fn who_waits_for_room_behind_one_who_reads_sleeps_until_there_is_some() {
             } else {
                 eventually("it sleeps", LONG, || {
                     sleeps("sends").is_some_and(|before| {
+                        // How often it wakes meanwhile is what is asked: a hundred times, if it looked once a millisecond.
                         std::thread::sleep(Duration::from_millis(100));
                         sleeps("sends").is_some_and(|after| after - before < 10)
                     })
