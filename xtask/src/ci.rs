@@ -15,6 +15,7 @@ Runs everything that CI runs, and stops at the first step that fails.
 Usage: cargo xtask ci [OPTION…]
 
   --after-tests   leave out the README's test command: it ran just before
+  --quiet         what the steps print goes to target/ci, and here only the last of it where one fails
   --only PATTERN  only steps whose name contains PATTERN
   --list          print the steps and their commands, run nothing
 
@@ -34,6 +35,7 @@ const README_SECONDS: u32 = 900;
 /// The first step that failed, and the line to run it by hand; or what the run left behind.
 pub fn run(args: &[String]) -> Outcome {
     let mut after_tests = false;
+    let mut quiet = false;
     let mut list = false;
     let mut only = None;
     let mut args = args.iter();
@@ -44,6 +46,7 @@ pub fn run(args: &[String]) -> Outcome {
                 return Ok(());
             }
             "--after-tests" => after_tests = true,
+            "--quiet" => quiet = true,
             "--list" => list = true,
             "--only" => only = Some(args.next().ok_or("--only needs a pattern")?.clone()),
             other => return Err(format!("unknown option `{other}`; see `cargo xtask ci --help`")),
@@ -60,9 +63,18 @@ pub fn run(args: &[String]) -> Outcome {
     }
     let started = Instant::now();
     let before = Before::take(after_tests)?;
+    let logs = workspace::target().join("ci");
+    if quiet {
+        fs::create_dir_all(&logs)
+            .map_err(|error| format!("failed to make folder `{}`: {error}", logs.display()))?;
+    }
     for (index, step) in steps.iter().enumerate() {
-        eprintln!("xtask: [{}/{}] {}: {}", index + 1, steps.len(), step.name, step.by_hand());
-        step.run(before.temp())?;
+        if quiet {
+            step.run_quietly(before.temp(), &logs.join(format!("{:03}.log", index + 1)))?;
+        } else {
+            eprintln!("xtask: [{}/{}] {}: {}", index + 1, steps.len(), step.name, step.by_hand());
+            step.run(before.temp())?;
+        }
     }
     before.check()?;
     eprintln!(

@@ -1,7 +1,8 @@
 //! Steps: commands with a name, an environment and a clock.
 
+use std::fs::{self, File};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use crate::{Outcome, root};
@@ -74,20 +75,41 @@ impl Step {
 
     /// Runs it with `temp` as its folder for temporary files; its output goes to the user, its input is empty.
     pub(crate) fn run(&self, temp: &Path) -> Outcome {
+        let mut command = self.command(temp);
         let started = Instant::now();
-        let mut command = Command::new(&self.program);
-        command.args(&self.args).current_dir(root()).stdin(Stdio::null()).env("TMPDIR", temp);
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        let result = match &self.expected {
-            None => command.status().map(|status| (status, None)),
+        let (status, output) = match &self.expected {
+            None => command.status().map(|status| (status, String::new())),
             Some(_) => command
                 .stderr(Stdio::inherit())
                 .output()
-                .map(|output| (output.status, Some(String::from_utf8_lossy(&output.stdout).into_owned()))),
-        };
+                .map(|output| (output.status, String::from_utf8_lossy(&output.stdout).into_owned())),
+        }
+        .map_err(|error| format!("failed to run `{}`: {error}", self.by_hand()))?;
+        self.judge(status, &output, started).inspect_err(|_| eprint!("{output}"))
+    }
+
+    /// The same, but its output goes to the file `log`, and the user sees only the last of it, and only if it fails.
+    pub(crate) fn run_quietly(&self, temp: &Path, log: &Path) -> Outcome {
+        let file = File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
+        let (stdout, stderr) =
+            file.map_err(|error| format!("failed to make `{}`: {error}", log.display()))?;
+        let started = Instant::now();
+        let status = self.command(temp).stdout(stdout).stderr(stderr).status();
+        let status = status.map_err(|error| format!("failed to run `{}`: {error}", self.by_hand()))?;
+        let output = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let output = output.map_err(|error| format!("failed to read `{}`: {error}", log.display()))?;
+        self.judge(status, &output, started).inspect_err(|_| eprint!("{}", last_of(&output)))
+    }
+
+    fn command(&self, temp: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).current_dir(root()).stdin(Stdio::null()).env("TMPDIR", temp);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn judge(&self, status: ExitStatus, output: &str, started: Instant) -> Outcome {
         let seconds = started.elapsed().as_secs_f64();
-        let (status, output) =
-            result.map_err(|error| format!("failed to run `{}`: {error}", self.by_hand()))?;
         if !status.success() {
             return Err(format!(
                 "step `{}` failed after {seconds:.0} s ({status}); by hand: {}",
@@ -95,11 +117,11 @@ impl Step {
                 self.by_hand()
             ));
         }
-        if let (Some(expected), Some(output)) = (&self.expected, &output)
+        if let Some(expected) = &self.expected
             && !output.contains(expected.as_str())
         {
             return Err(format!(
-                "step `{}` did not print `{expected}` but:\n{output}by hand: {}",
+                "step `{}` did not print `{expected}`; by hand: {}",
                 self.name,
                 self.by_hand()
             ));
@@ -109,7 +131,38 @@ impl Step {
     }
 }
 
+/// The last lines of a long output, which say why it failed; and before them those further up that may.
+fn last_of(output: &str) -> String {
+    const LINES: usize = 80;
+    const MARKS: [&str; 5] = ["panicked at", "watchdog: ", "FAILED", "error: ", "error["];
+    let lines: Vec<&str> = output.lines().collect();
+    let (above, last) = lines.split_at(lines.len().saturating_sub(LINES));
+    let marked = above.iter().filter(|line| MARKS.iter().any(|mark| line.contains(mark)));
+    let mut shown: Vec<&str> = marked.copied().collect();
+    shown.drain(..shown.len().saturating_sub(LINES / 4));
+    if !above.is_empty() {
+        shown.push("[…]");
+    }
+    shown.extend(last);
+    shown.iter().map(|line| format!("{line}\n")).collect()
+}
+
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@".contains(c);
     if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("'{text}'") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_of;
+
+    #[test]
+    fn of_a_long_output_the_end_is_shown_and_what_looks_like_the_cause() {
+        let long: String = (0..200).map(|n| format!("line {n}\n")).collect();
+        assert_eq!(last_of("one\ntwo"), "one\ntwo\n");
+        let shown = last_of(&format!("thread 'x' panicked at y\n{long}"));
+        assert!(
+            shown.starts_with("thread 'x' panicked at y\n[…]\nline 120\n") && shown.ends_with("line 199\n")
+        );
+    }
 }
