@@ -14,10 +14,11 @@ Runs everything that CI runs, and stops at the first step that fails.
 
 Usage: cargo xtask ci [OPTION…]
 
-  --after-tests   leave out the README's test command: it ran just before
-  --quiet         what the steps print goes to target/ci, and here only the last of it where one fails
-  --only PATTERN  only steps whose name contains PATTERN
-  --list          print the steps and their commands, run nothing
+  --before FILE       write down in FILE what is there now, and run nothing
+  --after-tests FILE  leave out the README's test command: it ran since FILE was written; what it left behind counts
+  --quiet             what the steps print goes to target/ci, and here only the last of it where one fails
+  --only PATTERN      only steps whose name contains PATTERN
+  --list              print the steps and their commands, run nothing
 
 After the steps: no process of the run may be left, nothing in /dev/shm, no temporary file.
 An example tells in its source how to run it and what it prints: `// ci: ARGUMENTS => FRAGMENT`.";
@@ -34,7 +35,7 @@ const README_SECONDS: u32 = 900;
 ///
 /// The first step that failed, and the line to run it by hand; or what the run left behind.
 pub fn run(args: &[String]) -> Outcome {
-    let mut after_tests = false;
+    let mut after_tests = None;
     let mut quiet = false;
     let mut list = false;
     let mut only = None;
@@ -45,7 +46,8 @@ pub fn run(args: &[String]) -> Outcome {
                 println!("{HELP}");
                 return Ok(());
             }
-            "--after-tests" => after_tests = true,
+            "--before" => return Before::write(args.next().ok_or("--before needs a file")?),
+            "--after-tests" => after_tests = Some(args.next().ok_or("--after-tests needs a file")?),
             "--quiet" => quiet = true,
             "--list" => list = true,
             "--only" => only = Some(args.next().ok_or("--only needs a pattern")?.clone()),
@@ -53,7 +55,7 @@ pub fn run(args: &[String]) -> Outcome {
         }
     }
     let mut steps = steps()?;
-    steps.retain(|step| !(after_tests && step.name == TESTS));
+    steps.retain(|step| !(after_tests.is_some() && step.name == TESTS));
     steps.retain(|step| only.as_ref().is_none_or(|pattern| step.name.contains(pattern.as_str())));
     if list {
         for step in &steps {
@@ -62,7 +64,7 @@ pub fn run(args: &[String]) -> Outcome {
         return Ok(());
     }
     let started = Instant::now();
-    let before = Before::take(after_tests)?;
+    let before = after_tests.map_or_else(Before::take, |file| Before::since(file))?;
     let logs = workspace::target().join("ci");
     if quiet {
         fs::create_dir_all(&logs)
@@ -113,7 +115,7 @@ pub(crate) fn run_some(command: &str, help: &str, args: &[String], mut steps: Ve
         steps.iter().for_each(|step| println!("{:40} {}", step.name, step.by_hand()));
         return Ok(());
     }
-    let before = Before::take(false)?;
+    let before = Before::take()?;
     for step in &steps {
         eprintln!("xtask: {}: {}", step.name, step.by_hand());
         step.run(before.temp())?;
@@ -147,6 +149,7 @@ fn steps() -> Result<Vec<Step>, String> {
     if answers("cargo", &["deny", "--version"]) {
         steps.push(Step::cargo("deny", "deny --offline check bans licenses sources"));
     }
+    steps.extend(breaking_changes());
     steps.push(Step::cargo("newcomer", "xtask newcomer"));
     steps.push(Step::cargo("bench", "xtask bench --quick"));
     Ok(steps)
@@ -167,6 +170,18 @@ fn least_version() -> Result<Option<Step>, String> {
     }
     let line = format!("+{least} check --workspace --all-targets --all-features");
     Ok(Some(Step::cargo("least Rust version", &line).env("CARGO_TARGET_DIR", &folder("least"))))
+}
+
+/// What breaks users of the last published version, which has a tag; where the tool for that is installed.
+fn breaking_changes() -> Option<Step> {
+    if !answers("cargo", &["semver-checks", "--version"]) {
+        return None;
+    }
+    let tag =
+        Command::new("git").args(["describe", "--tags", "--abbrev=0", "--match", "v*"]).output().ok()?;
+    let tag = String::from_utf8(tag.stdout).ok().filter(|_| tag.status.success())?;
+    let line = format!("semver-checks --workspace --baseline-rev {}", tag.trim());
+    Some(Step::cargo("breaking changes", &line).env("CARGO_TARGET_DIR", &folder("semver")))
 }
 
 /// Whether a program is there and knows that.

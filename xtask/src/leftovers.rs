@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use crate::Outcome;
 use crate::workspace::target;
 
@@ -26,23 +28,43 @@ struct Process {
 
 impl Before {
     /// Takes down what is there, and makes an empty folder for the run's temporary files.
-    /// With `strict`, what is ours and there already counts as left by a run just before.
-    pub(crate) fn take(strict: bool) -> Result<Before, String> {
+    pub(crate) fn take() -> Result<Before, String> {
         let temp = std::env::temp_dir().join(format!("procession-ci-{}", std::process::id()));
         fs::create_dir_all(&temp)
             .map_err(|error| format!("failed to create folder `{}`: {error}", temp.display()))?;
-        let mut before = Before {
+        Ok(Before {
             processes: processes(),
             shared: names(Path::new("/dev/shm")),
             temp_names: ours_in_temp(),
             temp,
+        })
+    }
+
+    /// Takes down what is there into a file, for a [run](Before::since) that is to begin with what comes now.
+    pub(crate) fn write(path: &str) -> Outcome {
+        let processes: Vec<_> = processes().into_iter().map(|p| json!([p.pid, p.start, p.command])).collect();
+        let shared = names(Path::new("/dev/shm"));
+        let all = json!({ "processes": processes, "shared": shared, "temporary": ours_in_temp() });
+        fs::write(path, all.to_string()).map_err(|error| format!("failed to write `{path}`: {error}"))
+    }
+
+    /// As [`take`](Before::take), but what came since that file was [written](Before::write) is the run's.
+    pub(crate) fn since(path: &str) -> Result<Before, String> {
+        let text = fs::read_to_string(path).map_err(|error| format!("failed to read `{path}`: {error}"))?;
+        let all: Value =
+            serde_json::from_str(&text).map_err(|error| format!("`{path}` is nothing of ours: {error}"))?;
+        let each = |name: &str| all[name].as_array().into_iter().flatten().cloned().collect::<Vec<_>>();
+        let texts = |name| each(name).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        let process = |p: &Value| {
+            let (pid, start) = (u32::try_from(p[0].as_u64()?).ok()?, p[1].as_u64()?);
+            Some(Process { pid, start, command: p[2].as_str()?.to_owned() })
         };
-        if strict {
-            before.processes.clear();
-            before.temp_names.clear();
-            before.shared.retain(|name| !name.contains("procession"));
-        }
-        Ok(before)
+        Ok(Before {
+            processes: each("processes").iter().filter_map(process).collect(),
+            shared: texts("shared"),
+            temp_names: texts("temporary"),
+            ..Before::take()?
+        })
     }
 
     /// The folder for the run's temporary files.
@@ -140,6 +162,24 @@ fn stat(pid: u32) -> Option<(u64, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_there_when_that_was_written_down_was_not_left_behind() {
+        let file =
+            |name: &str| std::env::temp_dir().join(format!("procession-test-{}-{name}", std::process::id()));
+        let [old, new, list] = ["old", "new", "list"].map(file);
+        fs::write(&old, "").expect("a file");
+        Before::write(list.to_str().expect("a path in UTF-8")).expect("written");
+        fs::write(&new, "").expect("a file");
+        let before = Before::since(list.to_str().expect("a path in UTF-8")).expect("read");
+        let left = before.left().join("; ");
+        [&old, &new, &list].iter().for_each(|file| fs::remove_file(file).expect("removed"));
+        let _ = fs::remove_dir(&before.temp);
+        let is_left = |file: &Path| left.contains(&file.display().to_string());
+        assert!(!is_left(&old) && is_left(&new), "{left}");
+        let own = before.processes.iter().map(|process| process.pid).collect::<Vec<_>>();
+        assert!(!own.contains(&std::process::id()), "{own:?}");
+    }
 
     #[test]
     fn own_start_time_and_parent_are_read_from_stat() {

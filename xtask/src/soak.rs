@@ -56,7 +56,7 @@ pub fn run(args: &[String]) -> Outcome {
         // Any number will do, as long as it is another one each time.
         let seed = RandomState::new().hash_one(0);
         eprintln!("xtask: a round of storms with seed {seed:#x}");
-        let before = Before::take(false)?;
+        let before = Before::take()?;
         for step in packages.iter().filter_map(|package| storms(package, [kills, seeds], seed)) {
             step.run(before.temp())?;
         }
