@@ -16,7 +16,7 @@ Usage: cargo xtask ci [OPTION…]
 
   --before FILE       write down in FILE what is there now, and run nothing
   --after-tests FILE  leave out the README's test command: it ran since FILE was written; what it left behind counts
-  --quiet             what the steps print goes to target/ci, and here only the last of it where one fails
+  --quiet             what the steps print goes to target/ci/steps, and here only the last of it where one fails
   --only PATTERN      only steps whose name contains PATTERN
   --list              print the steps and their commands, run nothing
 
@@ -65,8 +65,9 @@ pub fn run(args: &[String]) -> Outcome {
     }
     let started = Instant::now();
     let before = after_tests.map_or_else(Before::take, |file| Before::since(file))?;
-    let logs = workspace::target().join("ci");
+    let logs = workspace::target().join("ci/steps");
     if quiet {
+        let _ = fs::remove_dir_all(&logs);
         fs::create_dir_all(&logs)
             .map_err(|error| format!("failed to make folder `{}`: {error}", logs.display()))?;
     }

@@ -88,17 +88,28 @@ impl Step {
         self.judge(status, &output, started).inspect_err(|_| eprint!("{output}"))
     }
 
-    /// The same, but its output goes to the file `log`, and the user sees only the last of it, and only if it fails.
+    /// The same, but what it prints goes to the file `log`, and the user sees only the last of it, and only if it fails.
     pub(crate) fn run_quietly(&self, temp: &Path, log: &Path) -> Outcome {
-        let file = File::create(log).and_then(|file| Ok((file.try_clone()?, file)));
+        // Of what is expected on standard output nothing may come from the other one.
+        let stderr_log = log.with_extension("stderr.log");
+        let make = || -> std::io::Result<(File, File)> {
+            let stdout = File::create(log)?;
+            let stderr =
+                if self.expected.is_some() { File::create(&stderr_log)? } else { stdout.try_clone()? };
+            Ok((stdout, stderr))
+        };
         let (stdout, stderr) =
-            file.map_err(|error| format!("failed to make `{}`: {error}", log.display()))?;
+            make().map_err(|error| format!("failed to make `{}`: {error}", log.display()))?;
+        eprintln!("xtask: {} …", self.name);
         let started = Instant::now();
         let status = self.command(temp).stdout(stdout).stderr(stderr).status();
         let status = status.map_err(|error| format!("failed to run `{}`: {error}", self.by_hand()))?;
-        let output = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let output = output.map_err(|error| format!("failed to read `{}`: {error}", log.display()))?;
-        self.judge(status, &output, started).inspect_err(|_| eprint!("{}", last_of(&output)))
+        let read = |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let output = read(log).map_err(|error| format!("failed to read `{}`: {error}", log.display()))?;
+        self.judge(status, &output, started).inspect_err(|_| {
+            let stderr = self.expected.as_ref().and_then(|_| read(&stderr_log).ok());
+            eprint!("{}{}", last_of(&stderr.unwrap_or_default()), last_of(&output));
+        })
     }
 
     fn command(&self, temp: &Path) -> Command {
