@@ -1,5 +1,8 @@
 //! Byte strings and plain data that are copied whole, wherever they stand in a value.
-#![expect(unsafe_code, reason = "copies plain data out of unaligned bytes into a vector's spare capacity")]
+#![expect(
+    unsafe_code,
+    reason = "copies plain data out of unaligned bytes into a vector's spare capacity; reads a reference as what it is"
+)]
 
 use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -7,6 +10,30 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
+
+/// How many elements a sequence has, and their memory, if that is their encoding: a reference to bytes or floats.
+#[inline(always)]
+pub(crate) fn memory_of<I>(sequence: &I) -> Option<(usize, &[u8])> {
+    macro_rules! elements {
+        ($($element:ty)+) => {$(
+            if typeid::of::<I>() == typeid::of::<&Vec<$element>>() {
+                // SAFETY: it is such a reference, but for its lifetime, which is longer than that of what is returned.
+                let elements = unsafe { *ptr::from_ref(sequence).cast::<&Vec<$element>>() };
+                return Some((elements.len(), bytemuck::cast_slice(elements)));
+            }
+            if typeid::of::<I>() == typeid::of::<&[$element]>() {
+                // SAFETY: as above.
+                let elements = unsafe { *ptr::from_ref(sequence).cast::<&[$element]>() };
+                return Some((elements.len(), bytemuck::cast_slice(elements)));
+            }
+        )+};
+    }
+    elements!(u8 i8);
+    if cfg!(target_endian = "little") {
+        elements!(f32 f64);
+    }
+    None
+}
 
 /// A byte string that encodes and decodes at the speed of a copy, wherever it stands in a value.
 ///

@@ -106,6 +106,8 @@ impl Output for Writer<'_> {
     }
 }
 
+const LARGE: usize = 64 << 10;
+const BEHIND: usize = 64;
 const GREW: &str = "its Serialize implementation wrote more on the second pass than on the first";
 
 /// Appends what `write` puts into a [`Writer`] over `size` bytes of room; on an error `into` is unchanged.
@@ -115,9 +117,10 @@ pub(crate) fn append<R>(
     size: usize,
     write: impl FnOnce(Writer<'_>) -> Result<(Writer<'_>, R), Fault>,
 ) -> Result<R, Fault> {
-    into.reserve(size);
+    // A little that comes behind a large value is not to have it copied.
+    into.reserve(if size > LARGE { size + BEHIND } else { size });
     let start = into.spare_capacity_mut().as_mut_ptr().cast::<u8>();
-    // SAFETY: `reserve` made room for `size` bytes behind the vector's length.
+    // SAFETY: `reserve` made room for `size` bytes or more behind the vector's length.
     let end = unsafe { start.add(size) };
     let (writer, result) = write(Writer { cursor: start, end, memory: PhantomData })?;
     let written = writer.cursor as usize - start as usize;

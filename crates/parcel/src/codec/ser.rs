@@ -3,6 +3,7 @@
 use super::fault::Fault;
 use super::output::Output;
 use super::{MAX_DEPTH, TOO_DEEP};
+use crate::bytes::memory_of;
 use crate::carrier::{self, Carrier};
 use crate::handle::{self, Outgoing};
 use serde::ser::{self, Serialize};
@@ -193,6 +194,26 @@ impl<O: Output> ser::Serializer for &mut Serializer<'_, O> {
         self.varint(len as u64)?;
         self.enter()?;
         Ok(self)
+    }
+    #[inline]
+    fn collect_seq<I>(self, sequence: I) -> Done
+    where
+        I: IntoIterator,
+        I::Item: Serialize,
+    {
+        if let Some((len, memory)) = memory_of(&sequence) {
+            ser::Serializer::serialize_seq(&mut *self, Some(len))?;
+            self.output.extend(memory)?;
+            return ser::SerializeSeq::end(self);
+        }
+        let mut items = sequence.into_iter();
+        let len = match items.size_hint() {
+            (least, most) if most == Some(least) => most,
+            _ => None,
+        };
+        let mut seq = self.serialize_seq(len)?;
+        items.try_for_each(|item| ser::SerializeSeq::serialize_element(&mut seq, &item))?;
+        ser::SerializeSeq::end(seq)
     }
     #[inline]
     fn serialize_tuple(self, _: usize) -> Result<Self, Fault> {

@@ -101,6 +101,32 @@ fn flat_vectors_take_the_fast_path_with_the_same_bytes() {
 }
 
 #[test]
+fn flat_vectors_within_others_and_borrowed_ones_have_the_same_bytes() {
+    same(vec![vec![1_u8, 2], vec![], vec![255; 300]]);
+    same((vec![-1_i8, 1], vec![f32::NAN.to_bits(), 1], vec![1.5_f32, -0.0], Some(vec![f64::MIN, 2.5])));
+    let (bytes, floats): (Vec<u8>, Vec<f64>) = (vec![9; 200], vec![1.5, f64::INFINITY]);
+    let borrowed = (&bytes[3..], &&bytes, &floats[1..], Box::<[u8]>::from(&bytes[..]), [&floats; 2]);
+    let mut ours = Vec::new();
+    codec::encode(&borrowed, &mut ours).unwrap();
+    assert_eq!(ours, postcard::to_stdvec(&borrowed).unwrap());
+}
+
+#[test]
+fn a_byte_string_counts_in_depth_though_it_is_copied_whole() {
+    #[derive(Serialize)]
+    enum Nest {
+        Within(Box<Nest>),
+        Bytes(Vec<u8>),
+    }
+    // Each of these is one level, the bytes one more.
+    let nest = |levels| (1..levels).fold(Nest::Bytes(vec![1]), |nest, _| Nest::Within(Box::new(nest)));
+    let most = codec::MAX_DEPTH - 1;
+    codec::encode(&nest(most), &mut Vec::new()).unwrap();
+    let error = codec::encode(&nest(most + 1), &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("nests deeper than"), "{error}");
+}
+
+#[test]
 fn byte_arrays_take_the_fast_path_with_the_same_bytes() {
     fn whole_or_refused<const N: usize>()
     where
