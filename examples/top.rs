@@ -4,7 +4,7 @@
 //!
 //!     cargo run --example top -- PID [--once]
 //!
-//! It needs no preparation in that process: each pool of worker processes can be seen by its user. `--once` prints one
+//! It needs no preparation in that process: each pool of processes can be seen by its user, and those of threads that want to. `--once` prints one
 //! picture and ends; without a PID, it starts a process with a pool that has something to do, and shows that.
 // ci: --once => items in
 

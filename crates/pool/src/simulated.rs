@@ -33,6 +33,7 @@ use crate::{
         WorkerState,
     },
     pool::Defaults,
+    records::{Layout, Layouts},
 };
 use procession_parcel::{Erased, Parcel};
 use procession_sys::Deadline;
@@ -184,6 +185,8 @@ pub struct Simulated {
     functions: HashMap<FunctionId, Arc<Erased>>,
     closed: bool,
     deaths: u64,
+    /// Whether it can do with plain numbers: as the seed decides.
+    plain: bool,
 }
 
 #[derive(Debug, Default)]
@@ -221,6 +224,7 @@ struct Job {
     key: Key,
     function: Arc<Erased>,
     arguments: Vec<u8>,
+    layouts: Layouts,
     limit: Option<Duration>,
     /// Items that are done, and how many of them were reported. The one behind them may run.
     done: u32,
@@ -235,6 +239,7 @@ struct Job {
 struct Record {
     lost: bool,
     cancelled: bool,
+    layout: Layout,
     results: Vec<Option<Result<Vec<u8>, TaskError>>>,
     ended: Option<(u32, bool, Arc<Death>)>,
 }
@@ -267,6 +272,7 @@ impl Simulated {
             functions: HashMap::new(),
             closed: false,
             deaths: 0,
+            plain: seed.count_ones().is_multiple_of(2),
         }
     }
 
@@ -314,6 +320,7 @@ impl Back for Simulated {
             resizes: true,
             started: true,
             patience: Some(PATIENCE),
+            plain: self.plain,
             ..Capabilities::default()
         }
     }
@@ -343,6 +350,7 @@ impl Back for Simulated {
             key: task.key,
             function: function.clone(),
             arguments: arguments.to_vec(),
+            layouts: task.layouts,
             limit: task.limit,
             done: 0,
             reported: 0,
@@ -352,7 +360,8 @@ impl Back for Simulated {
         let worker = free[self.random.below(free.len() as u64) as usize];
         let lost = self.chance(self.faults.loss);
         let results = (0..task.items).map(|_| None).collect();
-        self.ledger.insert(task.key, Record { lost, results, ..Record::default() });
+        self.ledger
+            .insert(task.key, Record { lost, results, layout: task.layouts.values, ..Record::default() });
         if !lost {
             self.workers[worker].given += 1;
             self.workers[worker].bytes_in += arguments.len() as u64;
@@ -485,10 +494,15 @@ impl Back for Simulated {
 }
 
 /// Calls a function as an item that was asked to end, or was not; tells what it came to, and how much longer it takes.
-fn call(function: &Erased, argument: &[u8], asked: bool) -> (Result<Vec<u8>, TaskError>, u64) {
+fn call(
+    function: &Erased,
+    argument: &[u8],
+    layouts: Layouts,
+    asked: bool,
+) -> (Result<Vec<u8>, TaskError>, u64) {
     let before = PASSED.replace(0);
     let mut output = Vec::new();
-    let call = || crate::work::judge(function.call_bytes(argument, &mut output));
+    let call = || crate::work::judge(function.call_plainly(argument, layouts.plainly(), &mut output));
     let result = crate::token::with_token(Rc::new(move || asked), call);
     (result.map(|()| output), PASSED.replace(before))
 }

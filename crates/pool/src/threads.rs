@@ -33,7 +33,7 @@ use crate::{
         Waiter, WorkerInfo,
     },
     pool::Defaults,
-    seeing::Timeline,
+    seeing::{self, Timeline},
 };
 use procession_parcel::{Erased, Parcel};
 use procession_process::cpu_count;
@@ -87,6 +87,7 @@ pub struct Builder {
     retries: u32,
     initializer: Option<Result<(Erased, Parcel)>>,
     timeline: Option<PathBuf>,
+    visible: bool,
 }
 
 impl Builder {
@@ -133,6 +134,14 @@ impl Builder {
         self
     }
 
+    /// Whether other processes of the same user can see what the pool does: see [`Builder::visible`](crate::Builder::visible).
+    /// The default is no: it takes the thread that watches for who looks, which is the process's, and stays when the pool has
+    /// ended. A process with threads cannot start others by `fork`.
+    pub fn visible(mut self, visible: bool) -> Builder {
+        self.visible = visible;
+        self
+    }
+
     /// Starts the threads. It does not wait until they are ready.
     ///
     /// # Errors
@@ -140,8 +149,12 @@ impl Builder {
     /// If the initialiser or its argument cannot be packed, or a thread cannot be started; those that were are ended. If the
     /// timeline's file cannot be created.
     pub fn build(self) -> Result<Pool> {
-        let defaults = Defaults { retries: self.retries, ..Defaults::default() };
-        Ok(Pool::new_with(Box::new(self.back()?), defaults))
+        let (defaults, visible) = (Defaults { retries: self.retries, ..Defaults::default() }, self.visible);
+        let pool = Pool::new_with(Box::new(self.back()?), defaults);
+        if visible {
+            seeing::serve(&pool.shared);
+        }
+        Ok(pool)
     }
 
     /// As [`build`](Builder::build), but only the back: for a back that wraps it.

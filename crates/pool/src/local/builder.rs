@@ -340,7 +340,8 @@ impl Builder {
     }
 
     /// Whether other processes of the same user can see what the pool does, by [`look`](crate::seeing::look). The default is
-    /// yes; it costs a descriptor, and nothing else while nobody looks.
+    /// yes; it costs a descriptor, in the thread that [watches](procession_process::watch) for the process, and nothing else
+    /// while nobody looks.
     pub fn visible(mut self, visible: bool) -> Builder {
         self.hidden = !visible;
         self

@@ -2,7 +2,7 @@
 //!
 //! # Protocol
 //!
-//! A pool of processes listens on an abstract Unix socket, `procession-pool/PID/NUMBER`, which the kernel takes away with its
+//! A pool of processes, or one of threads that wants to be seen, listens on an abstract Unix socket, `procession-pool/PID/NUMBER`, which the kernel takes away with its
 //! last holder: nothing is left behind, however the process ends. Who connects gets one answer and then the end:
 //! [`MAGIC`], [`VERSION`], and the encoded [`Stats`]. There is nothing to ask for, and nothing is read.
 //!
@@ -154,8 +154,8 @@ fn send(mut visitor: UnixStream, stats: &Stats) -> io::Result<()> {
 }
 
 /// What the pools of a running process do, the oldest first, seen from any process of the same user, or of root's, in the same
-/// network namespace: [pools of processes](crate::Pool::new) only, and not those that do not want to be
-/// [visible](crate::Builder::visible). It costs those pools as much as [`Pool::stats`](crate::Pool::stats).
+/// network namespace: pools of processes that do not want to be [hidden](crate::Builder::visible), and pools of threads that want
+/// to be [visible](crate::threads::Builder::visible). It costs them as much as [`Pool::stats`](crate::Pool::stats).
 ///
 /// ```no_run
 /// for stats in procession_pool::seeing::look(4711)? {
@@ -190,7 +190,7 @@ pub fn look(pid: u32) -> io::Result<Vec<Stats>> {
         }
     }
     if found.is_empty() {
-        let why = format!("process {pid} has no pool of worker processes that this user can see");
+        let why = format!("process {pid} has no pool that this user can see");
         return Err(io::Error::new(io::ErrorKind::NotFound, why));
     }
     Ok(found)

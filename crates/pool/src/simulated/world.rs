@@ -4,7 +4,6 @@ use super::{Faults, ITEM, Item, Job, RESTART, SLOWER, Simulated, Worker, call, n
 use crate::{
     Cause, Death, TaskError,
     back::{Cancel, Event, Events, Key},
-    records,
 };
 use procession_process::ExitStatus;
 use std::{mem, sync::Arc};
@@ -177,9 +176,10 @@ impl Simulated {
         }
         let state = &mut self.workers[worker];
         let (Some(job), Some(item)) = (state.tasks.front(), &mut state.busy) else { return };
-        let rest = &job.arguments[records::offset_of(&job.arguments, job.done)..];
-        let (result, more) = match records::split(rest) {
-            Some((input, _)) => call(&job.function, input, job.asked),
+        let layout = job.layouts.items;
+        let rest = &job.arguments[layout.offset_of(&job.arguments, job.done)..];
+        let (result, more) = match layout.split(rest) {
+            Some((input, _)) => call(&job.function, input, job.layouts, job.asked),
             None => (Err(TaskError::BadArguments("the task has fewer items than it says".to_owned())), 0),
         };
         (item.result, item.dies) = (Some(result), dies);
@@ -352,16 +352,22 @@ impl Simulated {
         let (mut first, mut run) = (from, events.buffer());
         for item in from..to {
             let result = record.results.get(item as usize).and_then(Option::as_ref);
-            if let Some(Ok(value)) = result {
-                records::append(&mut run, value);
+            if let Some(Ok(value)) = result
+                && record.layout.append(&mut run, value)
+            {
                 continue;
             }
             if item > first {
                 let records = mem::take(&mut run);
                 events.push(Event::Results { key, first, count: item - first, records });
             }
-            if let Some(Err(error)) = result {
-                events.push(Event::Failed { key, item, error: error.clone() });
+            match result {
+                Some(Err(error)) => events.push(Event::Failed { key, item, error: error.clone() }),
+                Some(Ok(_)) => {
+                    let error = TaskError::BadResult("it is none of its plain number".to_owned());
+                    events.push(Event::Failed { key, item, error });
+                }
+                None => {}
             }
             first = item + 1;
         }

@@ -48,6 +48,29 @@ fn the_pools_of_another_process_are_seen_while_they_work_and_not_when_it_is_gone
 }
 
 #[test]
+fn a_pool_of_threads_is_seen_if_it_wants_to_be() {
+    let _watchdog = procession_testkit::test_watchdog();
+    let door = Gate::new();
+    let pool = Pool::threads_builder().name("SeenThread").workers(2).visible(true).build().unwrap();
+    let hidden = Pool::threads_builder().name("HiddenThread").workers(1).build().unwrap();
+    let waits = pool.submit(gate, door.path()).unwrap();
+    hidden.map(same, 0..2).unwrap();
+    // Other tests of this process have pools as well.
+    let named = |name: &str| {
+        let pools = look(std::process::id()).unwrap_or_default();
+        pools.into_iter().find(|pool| pool.workers.iter().any(|worker| worker.name.starts_with(name)))
+    };
+    wait_until(|| named("SeenThread-").is_some_and(|pool| pool.total.in_hand == 1));
+    let seen = named("SeenThread-").unwrap();
+    assert_eq!((seen.pid, seen.workers.len(), seen.workers[0].pid), (std::process::id(), 2, None));
+    assert!(named("HiddenThread-").is_none());
+    door.open();
+    waits.get().unwrap();
+    drop(pool);
+    wait_until(|| named("SeenThread-").is_none());
+}
+
+#[test]
 fn a_pool_that_has_ended_is_not_seen_and_who_looks_in_between_gets_an_answer_or_an_error() {
     let _watchdog = procession_testkit::test_watchdog();
     let me = std::process::id();
