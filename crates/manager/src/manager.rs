@@ -90,7 +90,8 @@ impl Builder {
     }
 
     /// The largest frame that is taken from a client, in bytes: 1 GiB by default. A client can make the server use that much
-    /// memory, by sending it.
+    /// memory, by sending it; and as much again, or 64 MiB if that is more, by requests that wait (for a place in a queue, for a
+    /// function that works on an object, for a hosted pool): one more of over 4 KiB is [`ErrorKind::Limit`] then, and was not done.
     pub fn max_frame(mut self, bytes: u64) -> Builder {
         self.bounds.max_frame = bytes;
         self

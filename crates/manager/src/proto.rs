@@ -132,6 +132,8 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 pub(crate) fn put_value(out: &mut Vec<u8>, bytes: &[u8], refs: &[u64]) {
+    // At once: what comes behind a large value is not to have it copied.
+    out.reserve(bytes.len() + 8 * (2 + refs.len()));
     put_bytes(out, bytes);
     put_u64(out, refs.len() as u64);
     refs.iter().for_each(|&object| put_u64(out, object));
@@ -215,6 +217,14 @@ macro_rules! ops {
             }
         }
     };
+}
+
+impl Op {
+    /// Whether it gives something back that somebody may wait for.
+    pub(crate) fn gives_back(self) -> bool {
+        use Op::{Cancel, Forget, GiveBack, GiveOwned, GivePermits, Release, ReleaseLock, Took};
+        matches!(self, Release | Cancel | Forget | Took | GiveBack | ReleaseLock | GivePermits | GiveOwned)
+    }
 }
 
 ops! {

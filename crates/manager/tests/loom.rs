@@ -113,7 +113,7 @@ fn recv<const N: usize>(
     into.reserve_exact(8);
     loop {
         let finished = reader.is_finished();
-        if reader.recv(into, || theirs.ring()).unwrap() > 0 {
+        if reader.recv(into, usize::MAX, || theirs.ring()).unwrap() > 0 {
             return true;
         }
         if finished {
@@ -185,7 +185,7 @@ fn requests_and_replies() {
                 sockets.0.hear();
             }
             client_reads.wake();
-            client_reads.recv(&mut came, || sockets.1.ring()).unwrap();
+            client_reads.recv(&mut came, usize::MAX, || sockets.1.ring()).unwrap();
         }
     }
     while came.len() < 2 {

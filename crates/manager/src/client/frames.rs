@@ -6,7 +6,7 @@ use crate::{
 };
 use procession_sys::{Deadline, Spin};
 use rustix::io::Errno;
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 /// Frames out of a wire.
 pub(crate) struct FrameReader {
@@ -14,6 +14,21 @@ pub(crate) struct FrameReader {
     input: Vec<u8>,
     start: usize,
     spin: Spin,
+}
+
+/// The payload of a frame.
+pub(crate) struct Payload {
+    bytes: Vec<u8>,
+    /// Where it begins.
+    start: usize,
+}
+
+impl Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
 }
 
 /// Payloads longer than this are not copied, where they come alone.
@@ -25,8 +40,9 @@ impl FrameReader {
     }
 
     /// The next frame; `None` at the deadline. One that has begun is kept for the next call.
-    pub(crate) fn next(&mut self, deadline: Option<Deadline>) -> std::io::Result<Option<(Header, Vec<u8>)>> {
+    pub(crate) fn next(&mut self, deadline: Option<Deadline>) -> std::io::Result<Option<(Header, Payload)>> {
         const STEP: usize = 64 << 10;
+        const LARGE_STEP: usize = 16 << 20;
         loop {
             let have = &self.input[self.start..];
             let mut missing = HEADER;
@@ -37,12 +53,11 @@ impl FrameReader {
                     usize::try_from(header.len).map_err(|_| invalid("a frame beyond memory".to_owned()))?;
                 if let Some(payload) = rest.get(..len) {
                     if len > LARGE && rest.len() == len {
-                        let mut payload = std::mem::take(&mut self.input);
-                        payload.drain(..self.start + HEADER);
-                        self.start = 0;
+                        let start = std::mem::take(&mut self.start) + HEADER;
+                        let payload = Payload { bytes: std::mem::take(&mut self.input), start };
                         return Ok(Some((header, payload)));
                     }
-                    let payload = payload.to_vec();
+                    let payload = Payload { bytes: payload.to_vec(), start: 0 };
                     self.start += HEADER + len;
                     if self.start == self.input.len() {
                         self.start = 0;
@@ -55,10 +70,12 @@ impl FrameReader {
             }
             self.input.drain(..self.start);
             self.start = 0;
-            let step = missing.min(STEP.max(self.input.len())).max(4096);
-            self.input.reserve(step);
+            let laned = self.wire.lanes().is_some();
+            // It grows with what has come, not with what was announced; in larger steps where the server is one of this machine.
+            let step = if laned { LARGE_STEP } else { STEP };
+            self.input.reserve(missing.min(step.max(self.input.len())).max(4096));
             // Within TLS there may be something that the socket does not know of any more; of lanes it knows nothing.
-            let knows = !self.wire.is_tls() && self.wire.lanes().is_none();
+            let knows = !self.wire.is_tls() && !laned;
             if deadline.is_some() && knows && !self.wire.readable(&mut self.spin, deadline)? {
                 return Ok(None);
             }

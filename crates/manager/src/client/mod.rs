@@ -31,7 +31,7 @@ use crate::{
     proto::{self, Header, Kind, Op, Reader},
     wire::Wire,
 };
-pub(crate) use frames::FrameReader;
+pub(crate) use frames::{FrameReader, Payload};
 use procession_parcel::{Panic, codec};
 use procession_sys::Deadline;
 use row::{Row, Sent};
@@ -69,7 +69,7 @@ const SLICE: Duration = Duration::from_millis(50);
 /// A payload that came.
 pub(crate) struct Frame {
     status: u16,
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Payload,
 }
 
 /// What a connection is for.
@@ -272,7 +272,7 @@ impl Client {
     }
 
     /// Hands out what a reader found, and lets the next one read.
-    fn put_back(&self, reader: FrameReader, read: std::io::Result<Option<(Header, Vec<u8>)>>) {
+    fn put_back(&self, reader: FrameReader, read: std::io::Result<Option<(Header, Payload)>>) {
         let (mut late, mut ack, mut has) = (None, None, 0);
         let (mut broken, mut waker) = (None, None);
         let awaited;

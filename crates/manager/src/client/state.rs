@@ -1,6 +1,6 @@
 //! Who waits for what, and who reads.
 
-use super::{Frame, FrameReader, Late};
+use super::{Frame, FrameReader, Late, Payload};
 use crate::{
     proto::{Header, Op, Reader},
     wire::Wire,
@@ -66,7 +66,7 @@ impl State {
     pub(super) fn deliver(
         &mut self,
         header: &Header,
-        payload: Vec<u8>,
+        payload: Payload,
         waker: &mut Option<Waker>,
     ) -> Option<(Op, u64, u64)> {
         let slot = self.pending.get_mut(&header.request)?;

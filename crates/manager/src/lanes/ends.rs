@@ -179,9 +179,9 @@ impl<M: Memory> Reader<M> {
         if there > M::CAPACITY as u64 { Err(Corrupt) } else { Ok(there as usize) }
     }
 
-    /// Appends what is there, as far as `into` has room, and gives its place back.
-    pub(crate) fn read(&self, into: &mut Vec<u8>) -> Result<usize, Corrupt> {
-        let len = self.there()?.min(into.capacity() - into.len());
+    /// Appends what is there, as far as `into` has room and at most `most` bytes, and gives its place back.
+    pub(crate) fn read(&self, into: &mut Vec<u8>, most: usize) -> Result<usize, Corrupt> {
+        let len = self.there()?.min(into.capacity() - into.len()).min(most);
         if len > 0 {
             let before = self.head.load(Ordering::Relaxed);
             let after = before.wrapping_add(len as u64);
@@ -201,8 +201,13 @@ impl<M: Memory> Reader<M> {
     }
 
     /// The same; if something was read, and the writer waits for room, it is rung for.
-    pub(crate) fn recv(&self, into: &mut Vec<u8>, ring: impl FnOnce()) -> Result<usize, Corrupt> {
-        let came = self.read(into)?;
+    pub(crate) fn recv(
+        &self,
+        into: &mut Vec<u8>,
+        most: usize,
+        ring: impl FnOnce(),
+    ) -> Result<usize, Corrupt> {
+        let came = self.read(into, most)?;
         if came > 0 {
             ring_for(&self.memory.words().writer.waits, ring);
         }

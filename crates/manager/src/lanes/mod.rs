@@ -86,6 +86,8 @@ use std::{
 
 /// How many clients have lanes at a time.
 pub(crate) const MOST: usize = 256;
+/// So much of a large frame is copied before the other side hears of it: both sides copy at the same time.
+const PART: usize = 64 << 10;
 /// What frames of a usual size take of a row.
 const USUAL: usize = 8 << 10;
 
@@ -150,11 +152,11 @@ impl Lanes {
         self.has_news() || (self.short.load(Ordering::Relaxed) && self.has_room())
     }
 
-    /// Appends what came, as far as `into` has room; 0 is the end. Never waits: `AGAIN`.
+    /// Appends some of what came, as far as `into` has room; 0 is the end. Never waits: `AGAIN`.
     pub(crate) fn recv(&self, socket: BorrowedFd<'_>, into: &mut Vec<u8>) -> io::Result<usize> {
         // Before the look: nothing is committed after it.
         let finished = self.reader.is_finished();
-        let came = self.reader.recv(into, || self.ring(socket)).map_err(corrupt)?;
+        let came = self.reader.recv(into, PART, || self.ring(socket)).map_err(corrupt)?;
         if came == 0 {
             return if finished { Ok(0) } else { Err(Errno::AGAIN.into()) };
         }
@@ -168,6 +170,7 @@ impl Lanes {
         if self.reader.is_finished() {
             return Err(Errno::PIPE.into());
         }
+        let bytes = &bytes[..bytes.len().min(PART)];
         let taken = self.writer.send(bytes, || self.ring(socket)).map_err(|nonsense| {
             // Nobody would look any more: both sides are told.
             self.hang_up(socket);

@@ -135,7 +135,7 @@ mod tests {
             sent += writer.write(&bytes).unwrap() as u64;
             into.clear();
             into.reserve_exact((rng >> 20) as usize % 20_000 + 1);
-            reader.read(&mut into).unwrap();
+            reader.read(&mut into, CAPACITY).unwrap();
             assert!(into.iter().all(|byte| {
                 came += 1;
                 u64::from(*byte) == (came - 1) % 251
@@ -149,8 +149,8 @@ mod tests {
         assert_eq!(writer.write(&[1; CAPACITY + 9]), Ok(CAPACITY));
         assert_eq!(writer.write(&[1; 9]), Ok(0));
         let mut into = Vec::with_capacity(2 * CAPACITY);
-        assert_eq!(reader.read(&mut into), Ok(CAPACITY));
-        assert_eq!(reader.read(&mut into), Ok(0));
+        assert_eq!(reader.read(&mut into, CAPACITY), Ok(CAPACITY));
+        assert_eq!(reader.read(&mut into, CAPACITY), Ok(0));
         assert_eq!(writer.write(&[1; 9]), Ok(9));
     }
 
@@ -161,13 +161,13 @@ mod tests {
         for bad in [CAPACITY as u64 + 1, u64::MAX, 1 << 63] {
             writer.memory.words().writer.tail.store(bad, Ordering::Relaxed);
             assert_eq!(
-                (reader.there(), reader.read(&mut Vec::with_capacity(9))),
+                (reader.there(), reader.read(&mut Vec::with_capacity(9), CAPACITY)),
                 (Err(Corrupt), Err(Corrupt))
             );
         }
         // A tail that goes back.
         writer.memory.words().writer.tail.store(10, Ordering::Relaxed);
-        reader.read(&mut Vec::with_capacity(100)).unwrap();
+        reader.read(&mut Vec::with_capacity(100), CAPACITY).unwrap();
         writer.memory.words().writer.tail.store(9, Ordering::Relaxed);
         assert_eq!(reader.there(), Err(Corrupt));
         for bad in [11, 1 << 63] {
@@ -184,7 +184,7 @@ mod tests {
         writer.write(&[2; 10]).unwrap();
         reader.finish();
         let mut into = Vec::with_capacity(100);
-        assert_eq!((reader.read(&mut into), reader.read(&mut into)), (Ok(10), Ok(0)));
+        assert_eq!((reader.read(&mut into, CAPACITY), reader.read(&mut into, CAPACITY)), (Ok(10), Ok(0)));
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
         let mut both = |bytes: &[u8]| {
             writer.send(bytes, || for_reader += 1).unwrap();
             into.clear();
-            reader.recv(&mut into, || for_writer += 1).unwrap();
+            reader.recv(&mut into, CAPACITY, || for_writer += 1).unwrap();
             (for_reader, for_writer)
         };
         assert_eq!(both(&[1]), (0, 0));

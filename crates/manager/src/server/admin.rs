@@ -65,7 +65,7 @@ impl Server {
                 let request = input.u64()?;
                 let parked = self.world.peers.get(&caller.conn).and_then(|peer| peer.parked.get(&request));
                 // Otherwise its reply is on its way, or will be.
-                if let Some(&object) = parked
+                if let Some(object) = parked.map(|parked| parked.object)
                     && let Some(target) = self.objects.get_mut(&object)
                 {
                     target.give_up(caller.conn, request, object, &mut self.world);

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "pool")]
 use super::body;
-use super::{Answer, OUTSTANDING, Server, Trouble, trouble};
+use super::{Answer, OUTSTANDING, SMALL, Server, Trouble, trouble};
 use crate::{
     error::ErrorKind,
     proto::{self, Header, Kind, Malformed, Op, Reader},
@@ -20,6 +20,7 @@ impl Server {
         if header.kind == Kind::Reply {
             return Err(Malformed("a reply, where only requests come".to_owned()));
         }
+        let busy = self.objects.get(&header.object).is_some_and(|object| object.busy);
         let Some(peer) = self.world.peers.get_mut(&conn) else { return Ok(()) };
         let op = Op::of(header.method);
         // These are about the connection, and are not to wait for anything.
@@ -39,21 +40,29 @@ impl Server {
             (true, Some(Op::Lanes)) => return self.lanes(conn, header, payload),
             _ => {}
         }
-        let caller = Caller { conn, request: header.request, object: header.object };
+        let bytes = payload.len() as u64;
+        let caller = Caller { conn, request: header.request, object: header.object, bytes };
         let refusal = match op {
             None => Trouble::fault(ErrorKind::Invalid, format!("there is no method {}", header.method)),
             _ if peer.parked.contains_key(&header.request) => {
                 return Err(Malformed("its number is that of a request that still waits".to_owned()));
             }
-            _ if peer.parked.len() + peer.queued >= OUTSTANDING => Trouble::fault(
-                ErrorKind::Limit,
-                format!("{OUTSTANDING} requests of this client wait already"),
-            ),
+            // What gives something back does not wait, but behind a function, and may be what others wait for.
+            Some(op) if (busy || !op.gives_back()) && peer.parked.len() + peer.queued >= OUTSTANDING => {
+                let text = format!("{OUTSTANDING} requests of this client wait already");
+                Trouble::fault(ErrorKind::Limit, text)
+            }
+            Some(_) if bytes > SMALL && peer.kept >= self.world.limit => {
+                let text = format!("requests of this client wait already that have {} bytes", peer.kept);
+                Trouble::fault(ErrorKind::Limit, text)
+            }
             Some(op) => return self.request(caller, op, header.kind == Kind::Request, payload),
         };
-        if header.kind == Kind::Request {
-            self.world.refuse(conn, header.request, &refusal);
+        if header.kind != Kind::Request {
+            // Nobody would hear that it was not done.
+            return Err(Malformed(refusal.text()));
         }
+        self.world.refuse(conn, header.request, &refusal);
         Ok(())
     }
 
@@ -63,7 +72,7 @@ impl Server {
             && let Some(object) = self.objects.get_mut(&caller.object)
             && object.busy
         {
-            peer.queued += 1;
+            peer.queue(&caller);
             object.backlog.push_back(Deferred { caller, op, replies, payload: payload.to_vec() });
             return Ok(());
         }
@@ -130,7 +139,7 @@ impl Server {
                 object.busy = true;
                 self.world.counts.up(caller.object);
                 if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
-                    peer.queued += 1;
+                    peer.queue(&caller);
                 }
                 self.workers.run(Call { caller, replies, apply }, run, job);
             }
@@ -158,7 +167,7 @@ impl Server {
                 continue;
             }
             if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
-                peer.queued = peer.queued.saturating_sub(1);
+                peer.unqueue(&caller);
             }
             let ended = matches!(apply, Apply::Object | Apply::New) || done.outcome.is_ok();
             if let Some(object) = self.objects.get_mut(&caller.object) {
@@ -191,7 +200,7 @@ impl Server {
             && let Some(Deferred { caller, op, replies, payload }) = object.backlog.pop_front()
         {
             let Some(peer) = self.world.peers.get_mut(&caller.conn) else { continue };
-            peer.queued = peer.queued.saturating_sub(1);
+            peer.unqueue(&caller);
             if let Err(malformed) = self.request(caller, op, replies, &payload) {
                 self.world.refuse(caller.conn, caller.request, &Trouble::Malformed(malformed));
                 self.flush(caller.conn);

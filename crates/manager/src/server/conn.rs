@@ -1,6 +1,6 @@
 //! Connections: what comes in, what goes out, and their end.
 
-use super::{HIGH, SHARE, STEP, Server, TURN, Trouble, UNACKED, entry::Entry};
+use super::{HIGH, LARGE_STEP, SHARE, STEP, Server, TURN, Trouble, UNACKED, entry::Entry};
 use crate::{
     error::ErrorKind,
     lanes::Lanes,
@@ -76,15 +76,13 @@ impl Server {
             std::mem::swap(&mut conn.input, &mut self.scratch);
         }
         let have = conn.input.len();
-        let missing = conn
-            .input
-            .first_chunk::<HEADER>()
-            .and_then(|header| Header::decode(header).ok())
-            .map_or(STEP, |header| {
-                usize::try_from(header.len).unwrap_or(STEP).saturating_add(HEADER) - have.min(HEADER)
-            });
-        // It grows with what has come, not with what was announced.
-        conn.input.reserve(missing.min(STEP.max(have)).max(4096));
+        let announced = conn.input.first_chunk::<HEADER>().and_then(|header| Header::decode(header).ok());
+        let missing = announced.map_or(STEP, |header| {
+            usize::try_from(header.len).unwrap_or(STEP).saturating_add(HEADER).saturating_sub(have)
+        });
+        // It grows with what has come, not with what was announced; in larger steps where few can do that, all of this user.
+        let step = if conn.wire.lanes().is_some() { LARGE_STEP } else { STEP };
+        conn.input.reserve(missing.min(step.max(have)).max(4096));
         match conn.wire.recv(&mut conn.input, false) {
             Ok(0) => self.close(number),
             Ok(_) => {
@@ -231,14 +229,25 @@ impl Server {
         // The end is seen by reading.
         let _ = conn.wire.flush();
         let keeps = peer.token.is_some();
+        let mut went = 0;
         loop {
+            if went >= HIGH {
+                // Others have their turn. That it was not the wire that took no more is why no bell would tell of it.
+                if !self.more.contains(&number) {
+                    self.more.push(number);
+                }
+                break;
+            }
             let (bytes, sent) = match conn.unsent() {
                 0 if peer.sent == peer.out.len() => break,
                 0 => (&peer.out, &mut peer.sent),
                 _ => (&conn.head, &mut conn.head_sent),
             };
             match conn.wire.send(&bytes[*sent..]) {
-                Ok(taken) => *sent += taken,
+                Ok(taken) => {
+                    *sent += taken;
+                    went += taken;
+                }
                 Err(error) => match errno(&error) {
                     Some(Errno::INTR) => continue,
                     Some(Errno::AGAIN) => break,
@@ -263,7 +272,7 @@ impl Server {
                 peer.out = Vec::new();
             }
             peer.out.clear();
-        } else if peer.sent > HIGH.max(peer.out.len() / 2) {
+        } else if peer.sent > HIGH.max(peer.out.len() / if peer.out.len() > LARGE_STEP { 2 } else { 1 }) {
             peer.out.drain(..peer.sent);
             peer.sent = 0;
         }
@@ -317,12 +326,12 @@ impl Server {
             self.away.remove(&(until, number));
         }
         let issues = peer.issues;
-        if parked.values().any(|object| !self.objects.contains_key(object)) {
+        if parked.values().any(|parked| !self.objects.contains_key(&parked.object)) {
             // It let an object go that it waited for: nobody there knows its timers any more.
             self.world.drop_timers(number);
         }
         // Each object once, however many requests wait there.
-        let waits_on: BTreeSet<u64> = parked.into_values().collect();
+        let waits_on: BTreeSet<u64> = parked.into_values().map(|parked| parked.object).collect();
         for object in waits_on {
             if let Some(target) = self.objects.get_mut(&object) {
                 target.forget(number, object, &mut self.world);

@@ -72,12 +72,16 @@ const FIRST: u64 = 16;
 
 /// How much is read at once.
 const STEP: usize = 64 << 10;
+/// The same of a local client's large frame: up to so much memory is made ready for what was announced.
+const LARGE_STEP: usize = 16 << 20;
 /// A client with as many bytes of replies unread is not read from.
 const HIGH: usize = 4 << 20;
 /// What a reply may have at least, however short frames must be.
 const LEAST: u64 = 64 << 20;
 /// The most requests of a client that wait at the same time.
 const OUTSTANDING: usize = 16 << 10;
+/// Requests up to this size are bounded by their number alone.
+const SMALL: u64 = 4096;
 /// How many bytes a client that may come back may leave without a word that it has them.
 const UNACKED: usize = 64 << 20;
 /// How long a peer over a network may be silent before the kernel asks and gives it up, where nobody says.
@@ -167,7 +171,7 @@ pub(crate) struct Server {
     /// The object that was made last.
     made: u64,
     scratch: Vec<u8>,
-    /// Connections whose input is to be gone on with in the next turn.
+    /// Connections whose input, or output, is to be gone on with in the next turn.
     more: Vec<u64>,
     /// Lanes that clients ring no bell for.
     awake: Awake,
@@ -280,6 +284,7 @@ impl Server {
         for number in more {
             if let Some(conn) = self.conns.get_mut(&number) {
                 conn.yielded = false;
+                self.world.dirty.push(number);
                 self.go_on(number);
                 self.settle();
             }
@@ -290,8 +295,10 @@ impl Server {
     fn pass_time(&mut self) {
         let now = Deadline::now();
         while let Some((object, conn, request)) = self.world.next_expired(now) {
-            if let Some(target) = self.objects.get_mut(&object) {
-                target.expire(conn, request, object, &mut self.world);
+            match self.objects.get_mut(&object) {
+                Some(target) => target.expire(conn, request, object, &mut self.world),
+                // Its last lease was let go while this waited.
+                None => self.world.unpark(conn, request),
             }
         }
         self.look_after(now);

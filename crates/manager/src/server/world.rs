@@ -34,12 +34,14 @@ pub(crate) struct Peer {
     pub(crate) sent: usize,
     /// How often each object was leased to it.
     pub(crate) leases: HashMap<u64, u64>,
-    /// Requests that wait, and on which object.
-    pub(crate) parked: HashMap<u64, u64>,
+    /// Requests that wait.
+    pub(crate) parked: HashMap<u64, Parked>,
     /// Objects that this client holds something of.
     pub(crate) holds: BTreeSet<u64>,
     /// Requests that were handed to the workers or wait for an object that is at work.
     pub(crate) queued: usize,
+    /// How many bytes those have that wait for whatever it is.
+    pub(crate) kept: u64,
     /// It has issued tickets.
     pub(crate) issues: bool,
     /// How it is known if it comes back (`away`). Then `out` is kept until it was received.
@@ -51,6 +53,13 @@ pub(crate) struct Peer {
     pub(crate) grace: u64,
     pub(crate) away: Option<u64>,
     pub(crate) silence: u64,
+}
+
+/// A request that waits.
+#[derive(Clone, Copy)]
+pub(crate) struct Parked {
+    pub(crate) object: u64,
+    bytes: u64,
 }
 
 /// Who waits.
@@ -67,12 +76,15 @@ pub(crate) struct Caller {
     pub(crate) conn: u64,
     pub(crate) request: u64,
     pub(crate) object: u64,
+    /// How many bytes came with it.
+    pub(crate) bytes: u64,
 }
 
 pub(crate) struct World {
     pub(crate) peers: HashMap<u64, Peer>,
     pub(crate) counts: Counts,
-    /// About how many bytes a reply may have that repeats what is kept, or a list that is repeated.
+    /// About how many bytes a reply may have that repeats what is kept, or a list that is repeated; and the requests of one
+    /// client that wait.
     pub(crate) limit: u64,
     /// How many bytes of results a client may leave unread.
     #[cfg_attr(not(feature = "pool"), allow(dead_code, reason = "only pools have such"))]
@@ -179,6 +191,20 @@ impl<'a> Reply<'a> {
     }
 }
 
+impl Peer {
+    /// A request was handed to the workers, or waits for an object that is at work.
+    pub(crate) fn queue(&mut self, caller: &Caller) {
+        self.queued += 1;
+        self.kept += caller.bytes;
+    }
+
+    /// It does not any more.
+    pub(crate) fn unqueue(&mut self, caller: &Caller) {
+        self.queued = self.queued.saturating_sub(1);
+        self.kept = self.kept.saturating_sub(caller.bytes);
+    }
+}
+
 impl World {
     pub(crate) fn new(bounds: &Bounds, completer: Completer) -> World {
         World {
@@ -239,7 +265,8 @@ impl World {
             key
         });
         if let Some(peer) = self.peers.get_mut(&caller.conn) {
-            peer.parked.insert(caller.request, caller.object);
+            peer.parked.insert(caller.request, Parked { object: caller.object, bytes: caller.bytes });
+            peer.kept += caller.bytes;
         }
         Waiter { conn: caller.conn, request: caller.request, timer }
     }
@@ -261,8 +288,15 @@ impl World {
         if let Some(key) = waiter.timer {
             self.timers.remove(&key);
         }
-        if let Some(peer) = self.peers.get_mut(&waiter.conn) {
-            peer.parked.remove(&waiter.request);
+        self.unpark(waiter.conn, waiter.request);
+    }
+
+    /// A request does not wait any more.
+    pub(crate) fn unpark(&mut self, conn: u64, request: u64) {
+        if let Some(peer) = self.peers.get_mut(&conn)
+            && let Some(parked) = peer.parked.remove(&request)
+        {
+            peer.kept = peer.kept.saturating_sub(parked.bytes);
         }
     }
 

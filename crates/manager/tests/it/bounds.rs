@@ -146,6 +146,57 @@ fn a_forked_childs_copy_of_a_guard_gives_nothing_back() {
     });
 }
 
+/// Says that it runs, by a file, and waits for another.
+fn wait_behind(_: &mut u64, [inside, door]: [String; 2]) {
+    std::fs::write(inside, []).unwrap();
+    eventually("the door is open", LONG, || std::fs::exists(&door).unwrap());
+}
+
+#[test]
+fn what_the_requests_of_a_client_that_wait_have_in_bytes_is_bounded() {
+    let _watchdog = test_watchdog();
+    // The least limit: 64 MiB for all of them together.
+    let manager = Manager::builder().max_frame(1 << 20).start().unwrap();
+    let (item, threads) = (Bytes(vec![7; 900 << 10]), 80);
+    // The last one goes beyond.
+    let fit = (64 << 20) / (900 << 10) + 1;
+    let all_at_once = |call: &(dyn Fn() -> procession_manager::Result<()> + Sync),
+                       release: &dyn Fn(usize)| {
+        std::thread::scope(|scope| {
+            let (said, outcomes) = std::sync::mpsc::channel();
+            for _ in 0..threads {
+                let said = said.clone();
+                scope.spawn(move || said.send(call()).unwrap());
+            }
+            for _ in fit..threads {
+                let refused = outcomes.recv().unwrap().unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Limit);
+            }
+            release(fit);
+            (0..fit).for_each(|_| outcomes.recv().unwrap().unwrap());
+        });
+    };
+    let queue = manager.bounded_queue::<Bytes>(1).unwrap();
+    let drained = |count| (0..=count).for_each(|_| drop(queue.get().unwrap()));
+    queue.put(&item).unwrap();
+    all_at_once(&|| queue.put(&item), &drained);
+    let hosted = manager.host(&0_u64).unwrap();
+    let files = ["inside", "door"].map(|name| format!("procession-bound-{}-{name}", std::process::id()));
+    let files = files.map(|name| std::env::temp_dir().join(name).to_str().unwrap().to_owned());
+    std::thread::scope(|scope| {
+        scope.spawn(|| hosted.call(wait_behind, &files).unwrap());
+        eventually("it runs", LONG, || std::fs::exists(&files[0]).unwrap());
+        all_at_once(&|| hosted.call(|sum, item: Bytes| *sum += item.0.len() as u64, &item), &|_| {
+            std::fs::write(&files[1], []).unwrap();
+        });
+    });
+    files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    assert_eq!(hosted.call(|sum, _: Bytes| *sum, &item).unwrap(), fit as u64 * (900 << 10));
+    // What does not wait any more does not count.
+    queue.put(&item).unwrap();
+    all_at_once(&|| queue.put(&item), &drained);
+}
+
 #[test]
 fn what_is_taken_out_at_once_is_bounded() {
     let _watchdog = test_watchdog();

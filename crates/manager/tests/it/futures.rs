@@ -2,7 +2,7 @@
 
 use crate::proxy::Proxy;
 use procession_channel::net::Listener;
-use procession_manager::{Address, Manager, Queue, Reconnect, Session};
+use procession_manager::{Address, ErrorKind, Manager, Queue, Reconnect, Session};
 use procession_parcel::Bytes;
 use procession_process::Process;
 use procession_testkit::{test_watchdog, wait::eventually};
@@ -357,4 +357,21 @@ fn an_executor_that_panics_is_no_other_futures_harm() {
     assert_eq!(block_on(waits).unwrap(), 2);
     assert_eq!(block_on(panics).unwrap(), 1);
     child.join().unwrap();
+}
+
+#[test]
+fn who_waits_as_often_as_may_be_still_gives_back() {
+    let _watchdog = test_watchdog();
+    let manager = Manager::start().unwrap();
+    let (lock, queue) = (manager.lock().unwrap(), manager.queue::<u64>().unwrap());
+    let guard = lock.lock().unwrap();
+    let mut waits: Vec<_> = (0..16 << 10).map(|_| Box::pin(queue.get_async())).collect();
+    waits.iter_mut().for_each(begin);
+    assert_eq!(block_on(queue.get_async()).unwrap_err().kind(), ErrorKind::Limit);
+    drop(guard);
+    // These give their places back as well.
+    drop(waits);
+    queue.put(&7).unwrap();
+    assert_eq!(queue.get().unwrap(), 7);
+    assert!(!lock.is_locked().unwrap());
 }
