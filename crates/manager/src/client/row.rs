@@ -8,7 +8,7 @@
 //!
 //! # Invariants
 //! 1. Whoever set `busy` sends, and nobody else; it has `bytes` in hand meanwhile, and what is laid down then goes behind.
-//! 2. `bytes[..sent]` went out on `wire`. Only with `keeps` it is not empty; then `bytes` begins with frame number `acked`.
+//! 2. `bytes[..sent]` went out on `wire`. With `keeps`, `bytes` begins with frame number `acked`; without, it is taken off now and then.
 //! 3. What is laid down is sent by the one who is busy, by the next who sends or reads, or by a thread that waits for room
 //!    ([`Client::drain`]): it needs no further call.
 
@@ -158,7 +158,7 @@ impl Client {
         row.lay(frame);
         let end = match row.wire.lanes() {
             _ if row.keeps => row.laid,
-            Some(lanes) if !row.busy => lanes.written() + row.bytes.len() as u64,
+            Some(lanes) if !row.busy => lanes.written() + (row.bytes.len() - row.sent) as u64,
             // It is not known how much the one who sends has in hand.
             _ => 0,
         };
@@ -190,7 +190,8 @@ impl Client {
             let pushed = self.push(&wire, &bytes, &mut sent, deadline);
             row = lock(&self.row);
             row.pushed = row.pushed.max(row.base + sent as u64);
-            if !row.keeps {
+            if !row.keeps && sent > bytes.len() / 2 {
+                // Not each time: what is left of a large frame may go out in many small steps.
                 bytes.drain(..sent);
                 sent = 0;
             }
@@ -317,8 +318,8 @@ impl Client {
         }
         row.busy = true;
         let (before, wire) = (std::mem::take(&mut row.bytes), row.wire.clone());
+        let (mut sent_before, mut sent) = (std::mem::take(&mut row.sent), 0);
         drop(row);
-        let (mut sent_before, mut sent) = (0, 0);
         let mut outcome = self.push(&wire, &before, &mut sent_before, deadline);
         let mut rest = before[sent_before..].to_vec();
         if outcome.is_ok() && rest.is_empty() {
