@@ -8,7 +8,8 @@
 //!
 //! # Invariants
 //! 1. Whoever set `busy` sends, and nobody else; it has `bytes` in hand meanwhile, and what is laid down then goes behind.
-//! 2. `bytes[..sent]` went out on `wire`. With `keeps`, `bytes` begins with frame number `acked`; without, it is taken off now and then.
+//! 2. `bytes[..sent]` went out on `wire`. With `keeps`, `bytes` begins with frame number `acked`; without,
+//!    that part is taken off now and then.
 //! 3. What is laid down is sent by the one who is busy, by the next who sends or reads, or by a thread that waits for room
 //!    ([`Client::drain`]): it needs no further call.
 

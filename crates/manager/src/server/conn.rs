@@ -272,7 +272,7 @@ impl Server {
                 peer.out = Vec::new();
             }
             peer.out.clear();
-        } else if peer.sent > HIGH.max(peer.out.len() / if peer.out.len() > LARGE_STEP { 2 } else { 1 }) {
+        } else if peer.out.len() > LARGE_STEP && peer.sent > peer.out.len() / 2 {
             peer.out.drain(..peer.sent);
             peer.sent = 0;
         }

@@ -40,7 +40,7 @@ mod waits;
 mod work;
 mod world;
 
-use crate::hosting::Known;
+use crate::{error::ErrorKind, hosting::Known};
 use body::{Object, Task};
 use conn::Conn;
 pub(crate) use entry::Secure;
@@ -298,7 +298,11 @@ impl Server {
             match self.objects.get_mut(&object) {
                 Some(target) => target.expire(conn, request, object, &mut self.world),
                 // Its last lease was let go while this waited.
-                None => self.world.unpark(conn, request),
+                None => {
+                    self.world.unpark(conn, request);
+                    let gone = Trouble::fault(ErrorKind::ObjectGone, "the object is not there any more");
+                    self.world.refuse(conn, request, &gone);
+                }
             }
         }
         self.look_after(now);

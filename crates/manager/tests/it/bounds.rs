@@ -1,13 +1,19 @@
 //! What a request may make the server do, and what a mistake leaves behind.
 
-use crate::lanes::{Raw, mapped};
+use crate::{
+    hostile::frame,
+    lanes::{Raw, mapped},
+};
 use procession_manager::{Address, ErrorKind, List, Manager, Session};
 use procession_parcel::Bytes;
 use procession_process::Process;
 use procession_testkit::{isolated, test_watchdog, wait::eventually};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
 const LONG: Duration = Duration::from_secs(10);
 
@@ -195,6 +201,26 @@ fn what_the_requests_of_a_client_that_wait_have_in_bytes_is_bounded() {
     // What does not wait any more does not count.
     queue.put(&item).unwrap();
     all_at_once(&|| queue.put(&item), &drained);
+}
+
+#[test]
+fn who_lets_an_object_go_while_waiting_for_it_is_told_when_its_time_is_over() {
+    let _watchdog = test_watchdog();
+    let path = std::env::temp_dir().join(format!("procession-manager-let-go-{}", std::process::id()));
+    let manager = Manager::builder().address(path).authkey("key").start().unwrap();
+    let mut raw = Raw::greeted(manager.public_address().unwrap());
+    let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    // A queue; then an item of it is waited for, and its only lease is let go.
+    raw.write_all(&frame(0, 2, 2, 0, &words(&[7, 0, 0]))).unwrap();
+    let mut reply = [0; 40];
+    raw.read_exact(&mut reply).unwrap();
+    let queue = u64::from_le_bytes(reply[32..].try_into().unwrap());
+    let wait = frame(0, 71, 3, queue, &words(&[20_000_000, 1]));
+    raw.write_all(&[wait, frame(1, 4, 0, 0, &words(&[queue, 1]))].concat()).unwrap();
+    raw.read_exact(&mut reply[..32]).unwrap();
+    assert_eq!(reply[16..24], 3_u64.to_le_bytes());
+    assert_ne!(reply[4..6], [0, 0], "it is an error");
+    assert_eq!(manager.stats().unwrap().objects, 0);
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    fn greeted(address: &Address) -> UnixStream {
+    pub(crate) fn greeted(address: &Address) -> UnixStream {
         let connection = Client::new().authkey("key").connect::<(), ()>(address.clone()).unwrap();
         let mut socket = UnixStream::from(OwnedFd::from(connection));
         let hello = words(&[1, 0, u64::from(std::process::id()), 0]);

@@ -2,9 +2,10 @@
 //!
 //! # Protocol
 //!
-//! A pool of processes, or one of threads that wants to be seen, listens on an abstract Unix socket, `procession-pool/PID/NUMBER`, which the kernel takes away with its
-//! last holder: nothing is left behind, however the process ends. Who connects gets one answer and then the end:
-//! [`MAGIC`], [`VERSION`], and the encoded [`Stats`]. There is nothing to ask for, and nothing is read.
+//! A pool of processes, or one of threads that wants to be seen, listens on an abstract Unix socket,
+//! `procession-pool/PID/NUMBER`, which the kernel takes away with its last holder: nothing is left behind, however the process
+//! ends. Who connects gets one answer and then the end: [`MAGIC`], [`VERSION`], and the encoded [`Stats`]. There is nothing to
+//! ask for, and nothing is read.
 //!
 //! Any user may try to connect, and any user may take such a name first. So both sides ask the kernel who is at the other end
 //! (`SO_PEERCRED`, `unix(7)`): the pool answers its own user and root; who looks believes a socket of its own user or root's
