@@ -9,27 +9,41 @@ mod bug;
 #[path = "../src/lanes/ends.rs"]
 #[allow(dead_code, reason = "the model uses a part of it")]
 mod ends;
+#[path = "../src/lanes/room.rs"]
+mod room;
 
 use bug::{Bug, plant};
 use ends::{Memory, Reader, Words, Writer};
 use loom::{
     cell::UnsafeCell,
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{Ordering, fence},
+    },
     thread,
 };
+use room::Room;
 
-fn holds(model: fn()) {
+fn holds_within(preemptions: usize, model: fn()) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(preemptions);
     builder.check(model);
 }
 
+fn holds(model: fn()) {
+    holds_within(3, model);
+}
+
 /// The model must find this mistake.
-fn finds(bug: Bug, model: fn()) {
+fn finds_within(preemptions: usize, bug: Bug, model: fn()) {
     procession_sys::planted::finds(&bug, || {
         plant(Some(bug));
-        holds(model);
+        holds_within(preemptions, model);
     });
+}
+
+fn finds(bug: Bug, model: fn()) {
+    finds_within(3, bug, model);
 }
 
 /// A row whose bytes are cells: an access by one end that is not ordered after one by the other end fails the model.
@@ -195,6 +209,51 @@ fn requests_and_replies() {
     server.join().unwrap();
 }
 
+/// How many preemptions the late bell's model needs for its mistakes to be found.
+const LATE_BELL: usize = 4;
+
+/// One thread sends more than there is room for, while another one of its process reads, and takes the bells; the first bell is
+/// late.
+fn one_sends_while_another_reads() {
+    let (writer, reader) = row::<1>();
+    // Before anybody else is there, or the model would take hours: the server has given room back, and is about to ring for who
+    // has found and used that room already.
+    assert_eq!(writer.send(&[1], || ()), Ok(1));
+    assert_eq!(writer.send(&[2], || ()), Ok(0));
+    let mut came = Vec::with_capacity(8);
+    assert_eq!(reader.read(&mut came, 1), Ok(1));
+    assert_eq!(writer.send(&[2], || ()), Ok(1));
+    let client = Arc::new((Socket::default(), Room::default(), writer));
+    let server = Arc::new(Socket::default());
+    let sender = thread::spawn({
+        let (client, server) = (client.clone(), server.clone());
+        move || {
+            let (_, room, writer) = &*client;
+            while writer.send(&[3], || server.ring()).unwrap() == 0 {
+                room.wait(None, || writer.room() != Ok(0), || writer.wait(), || false);
+            }
+        }
+    });
+    let hearer = thread::spawn({
+        let client = client.clone();
+        move || {
+            let (socket, room, writer) = &*client;
+            while !socket.hear() {
+                fence(Ordering::SeqCst);
+                room.heard(|| writer.room() != Ok(0), || writer.wait());
+            }
+        }
+    });
+    ends::ring_for(&reader.memory.words().writer.waits, || client.0.ring());
+    while came.len() < 3 {
+        assert!(recv(&reader, &mut came, &server, &client.0));
+    }
+    assert_eq!(came, [1, 2, 3]);
+    sender.join().unwrap();
+    client.0.hang_up();
+    hearer.join().unwrap();
+}
+
 #[test]
 fn bytes_arrive_in_order_though_both_sleep() {
     holds(bytes::<1, 2>);
@@ -213,6 +272,11 @@ fn what_was_committed_before_a_death_is_read() {
 #[test]
 fn who_waits_for_room_hears_of_replies_as_well() {
     holds(requests_and_replies);
+}
+
+#[test]
+fn who_waits_behind_a_reader_hears_of_room() {
+    holds_within(LATE_BELL, one_sends_while_another_reads);
 }
 
 #[test]
@@ -278,4 +342,14 @@ fn finds_a_flag_that_is_cleared_after_the_bell() {
 #[test]
 fn finds_an_end_before_what_was_committed() {
     finds(Bug::EndBeforeLook, dies_before_the_bell);
+}
+
+#[test]
+fn finds_a_wait_behind_a_bell_that_was_heard_before() {
+    finds_within(LATE_BELL, Bug::WaiterDoesNotAsk, one_sends_while_another_reads);
+}
+
+#[test]
+fn finds_a_late_bell_that_nobody_asks_behind() {
+    finds_within(LATE_BELL, Bug::HearerDoesNotAsk, one_sends_while_another_reads);
 }

@@ -30,6 +30,10 @@ pub(crate) enum Bug {
     FlagClearedAfterBell,
     /// What was committed before the hang-up is taken for not there.
     EndBeforeLook,
+    /// Who waits for room behind the one who reads does not set the flag again before it sleeps.
+    WaiterDoesNotAsk,
+    /// Who reads, and hears a bell, does not set the flag again where there is no room.
+    HearerDoesNotAsk,
 }
 
 procession_sys::plantable!(Bug);

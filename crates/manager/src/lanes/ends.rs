@@ -259,7 +259,7 @@ fn announce(flag: &AtomicU32) {
 }
 
 /// As said there, for who has committed. Who sleeps is rung for once.
-fn ring_for(flag: &AtomicU32, ring: impl FnOnce()) {
+pub(crate) fn ring_for(flag: &AtomicU32, ring: impl FnOnce()) {
     if !planted(Bug::NoFenceBeforeBell) {
         fence(Ordering::SeqCst);
     }

@@ -161,7 +161,9 @@ impl Lanes {
             return if finished { Ok(0) } else { Err(Errno::AGAIN.into()) };
         }
         // That was a full fence. As long as more comes nobody may hear the bell that told of room.
-        self.tell_of_room();
+        if self.room.is_awaited() && self.has_room() {
+            self.room.tell();
+        }
         Ok(came)
     }
 
@@ -206,14 +208,7 @@ impl Lanes {
             Err(_) => self.reader.finish(),
         }
         fence(Ordering::SeqCst);
-        self.tell_of_room();
-    }
-
-    /// Behind a full fence.
-    fn tell_of_room(&self) {
-        if self.room.is_awaited() && self.has_room() {
-            self.room.tell();
-        }
+        self.room.heard(|| self.has_room(), || self.writer.wait());
     }
 
     /// Whether somebody waits for room behind the one who reads. To be asked where that one stops, under the lock under which
@@ -230,7 +225,7 @@ impl Lanes {
     /// Waits until there is room, while another thread reads; or until it does not, or the deadline.
     pub(crate) fn wait_behind(&self, deadline: Option<Deadline>, nobody_reads: impl Fn() -> bool) {
         if !Spin::adaptive().until(deadline, || self.has_room()) {
-            self.room.wait(deadline, || self.has_room() || nobody_reads());
+            self.room.wait(deadline, || self.has_room(), || self.writer.wait(), nobody_reads);
         }
     }
 
