@@ -1,6 +1,7 @@
 //! Interleaves the entrants of a scenario and measures them.
 //!
-//! Everyone first finds out how many operations fill a slice of time. Then come the rounds: in each, everyone runs
+//! Everyone first runs once: who is still starting would slow down what is found out next. Then everyone finds out how many
+//! operations fill a slice of time. Then come the rounds: in each, everyone runs
 //! one slice, in an order that turns by one from round to round. A figure is the median of the rounds; comparisons
 //! use the ratio within each round, so that what slows the machine for a while slows both sides. A scenario with many
 //! entrants, or slow ones, ends when its time is used up, after fewer rounds.
@@ -103,6 +104,9 @@ pub fn measure(scenario: &Scenario, surroundings: &Surroundings, pace: Pace) -> 
     let field = (scenario.field)(surroundings, scenario.regime);
     let (mut entrants, mut absent) = entered(field);
     for entrant in &mut entrants {
+        entrant.attempt(Entered::warm_up);
+    }
+    for entrant in &mut entrants {
         entrant.attempt(|entrant| entrant.calibrate(pace.slice));
     }
     let start = Instant::now();
@@ -115,6 +119,7 @@ pub fn measure(scenario: &Scenario, surroundings: &Surroundings, pace: Pace) -> 
             entrants[(round + turn) % count].attempt(|entrant| {
                 let time = entrant.who.run(entrant.n)?;
                 entrant.figures.push(scenario.unit.figure(entrant.n, time));
+                entrant.adjust(time, pace.slice);
                 Ok(())
             });
         }
@@ -152,15 +157,27 @@ impl Entered {
         }
     }
 
-    /// Warms up and finds how many operations fill a slice.
+    /// Runs for the first time, which takes until it has started.
+    fn warm_up(&mut self) -> Result<(), Failure> {
+        if let Some(least) = self.least() {
+            self.n = least;
+            self.who.run(least)?;
+        }
+        Ok(())
+    }
+
+    /// The fewest operations of a run, if there may be more.
+    fn least(&self) -> Option<u64> {
+        match self.who.repeats() {
+            Repeats::Once => None,
+            Repeats::AtLeast(least) => Some(least),
+            Repeats::AsTimeAllows => Some(1),
+        }
+    }
+
+    /// Finds how many operations fill a slice.
     fn calibrate(&mut self, slice: Duration) -> Result<(), Failure> {
-        let least = match self.who.repeats() {
-            Repeats::Once => return Ok(()),
-            Repeats::AtLeast(least) => least,
-            Repeats::AsTimeAllows => 1,
-        };
-        self.n = least;
-        self.who.run(least)?;
+        let Some(least) = self.least() else { return Ok(()) };
         loop {
             let mut time = self.who.run(self.n)?;
             if time >= slice / 2 {
@@ -173,6 +190,13 @@ impl Entered {
                 self.n = (fit as u64).max(least);
                 return Ok(());
             }
+            self.n *= 2;
+        }
+    }
+
+    /// A round took so long: if that was not half a slice, the calibration met some delay, and the next one is twice as long.
+    fn adjust(&mut self, time: Duration, slice: Duration) {
+        if time < slice / 2 && self.least().is_some() {
             self.n *= 2;
         }
     }
@@ -345,6 +369,31 @@ mod tests {
         };
         let surroundings = Surroundings { pythons: Vec::new(), scripts: ".".into(), quick: true };
         let pace = Pace { rounds: 9, slice: Duration::from_micros(10), budget: Duration::from_secs(60) };
+        let measured = measure(&scenario, &surroundings, pace);
+        assert!(measured.met, "{measured:?}");
+    }
+
+    #[test]
+    fn nor_does_one_that_lasts_as_long_as_the_calibration() {
+        fn delayed(_: &Surroundings, _: Regime) -> Field {
+            let mut runs = 0;
+            let ours: crate::scenario::Entry = Ok(Box::new(move |n| {
+                runs += 1;
+                Ok(Duration::from_nanos(100 + 10 * n + if runs <= 3 { 20_000 } else { 0 }))
+            }));
+            Field::default().ours(ours)
+        }
+        let goal = Goal { text: "", bounds: &[Bound { against: Against::Figure(11.0), factor: 1.0 }] };
+        let scenario = Scenario {
+            id: "x",
+            what: "",
+            unit: Unit::Nanoseconds,
+            regime: Regime::FREE,
+            goal,
+            field: delayed,
+        };
+        let surroundings = Surroundings { pythons: Vec::new(), scripts: ".".into(), quick: true };
+        let pace = Pace { rounds: 25, slice: Duration::from_micros(10), budget: Duration::from_secs(60) };
         let measured = measure(&scenario, &surroundings, pace);
         assert!(measured.met, "{measured:?}");
     }
