@@ -8,8 +8,12 @@
 //! | state | a wait spins for | next |
 //! |---|---|---|
 //! | trusting | [`BUDGET`] | after [`FAILURES`] waits in a row that a spin did not end: resting |
-//! | resting | nothing | after a number of waits that doubles with each rest: probing |
+//! | resting | nothing | after a time that doubles with each rest: probing |
 //! | probing | [`PROBE`] | a wait that the spin ends: trusting; [`FAILURES`] that it does not: resting, for twice as long |
+//!
+//! A rest is a time, not a number of waits. The scheduler puts two sides that were apart on one processor, where waits are short
+//! and no spin is of use, and takes them apart again, where waits that sleep are ten times as long: so many of them would last
+//! until the next time.
 //!
 //! A probe is longer than the usual spin because two sides that both sleep would never find back otherwise: each
 //! waits for the other's wake, 30 to 50 µs, which no usual spin outlasts. One side's probe does, and the other side
@@ -48,10 +52,10 @@ const BUDGET: u64 = 20_000;
 const PROBE: u64 = 100_000;
 /// After this many failures in a row spinning is no use.
 const FAILURES: u32 = 4;
-/// The first rest, in waits.
-const REST: u32 = 16;
-/// The longest rest, in waits: probes then cost about 2 % of the waits of two processes on one core.
-const LONGEST_REST: u32 = 4096;
+/// The first rest, in nanoseconds.
+const REST: u64 = 400_000;
+/// The longest rest, in nanoseconds: probes then cost less than 2 % of the time.
+const LONGEST_REST: u64 = 64 * REST;
 /// How often the condition is looked at between two reads of the clock.
 const LOOKS: u32 = 32;
 /// Who looks seldom leaves the word alone for so long before it looks again, in nanoseconds; then for twice as long.
@@ -118,10 +122,10 @@ impl Others {
 pub struct Spin {
     enabled: bool,
     failures: u32,
-    /// How many more waits do not spin.
-    resting: u32,
-    /// The next rest, in waits; [`REST`] while trusting.
-    rest: u32,
+    /// Until when waits do not spin, in nanoseconds of [`Deadline`]'s clock.
+    resting: u64,
+    /// The next rest, in nanoseconds; [`REST`] while trusting.
+    rest: u64,
     /// Whether waits give way to others.
     yields: bool,
     /// The last wait ended before anybody was given way to.
@@ -188,11 +192,10 @@ impl Spin {
         ready: &mut dyn FnMut() -> bool,
         mut look: impl FnMut(u64, &mut dyn FnMut() -> bool) -> Result<(), u64>,
     ) -> bool {
-        if self.resting > 0 {
-            self.resting -= 1;
+        let mut now = clock();
+        if now < self.resting {
             return false;
         }
-        let mut now = clock();
         let end = now + if self.rest > REST { PROBE } else { BUDGET };
         let mut alone = now + ALONE;
         loop {
@@ -214,13 +217,13 @@ impl Spin {
                     let ready = ready();
                     if ready {
                         // By who runs here as well: for that one no spin is of use.
-                        self.fail();
+                        self.fail(now);
                     }
                     return ready;
                 }
             }
             if now >= end {
-                self.fail();
+                self.fail(now);
                 return false;
             }
             if now >= latest {
@@ -229,11 +232,11 @@ impl Spin {
         }
     }
 
-    fn fail(&mut self) {
+    fn fail(&mut self, now: u64) {
         self.failures += 1;
         if self.failures >= FAILURES {
             self.failures = 0;
-            self.resting = self.rest;
+            self.resting = now + self.rest;
             self.rest = (self.rest * 2).min(LONGEST_REST);
         }
     }
@@ -318,39 +321,39 @@ mod tests {
     #[test]
     fn a_spin_that_fails_rests_and_probes_ever_more_seldom() {
         let mut spin = enabled();
-        let mut rests = Vec::new();
-        let mut resting = 0;
-        for _ in 0..200 {
-            if spins(&mut spin) {
-                if resting > 0 {
-                    rests.push(resting);
-                }
-                resting = 0;
-            } else {
-                resting += 1;
+        for times in [1, 2, 4, 8, 16, 32, 64, 64] {
+            let before = clock();
+            for _ in 0..FAILURES {
+                assert_eq!(spin.resting, 0);
+                assert!(spins(&mut spin));
             }
+            assert!(spin.resting >= before + times * REST);
+            // Whoever else has this processor meanwhile.
+            spin.resting = u64::MAX;
+            assert!(!spins(&mut spin));
+            spin.resting = 0;
         }
-        assert_eq!(rests, [16, 32, 64], "waits without a spin between two probes");
+        assert_eq!(spin.rest, LONGEST_REST);
     }
 
     #[test]
     fn one_success_ends_the_rest_for_good() {
         let mut spin = enabled();
-        while spins(&mut spin) {}
-        let mut waits = 0;
-        while !spins(&mut spin) {
-            waits += 1;
+        while spin.resting == 0 {
+            assert!(spins(&mut spin));
         }
-        assert!(waits < REST);
+        spin.resting = 0;
+        assert!(spins(&mut spin));
         let mut looks = 0;
         assert!(spin.until(None, || {
             looks += 1;
             looks > 3
         }));
         for _ in 0..FAILURES {
+            assert_eq!(spin.resting, 0);
             assert!(spins(&mut spin));
         }
-        assert!(!spins(&mut spin), "it fails as often as at the start before it rests");
+        assert!(spin.resting > 0, "it fails as often as at the start before it rests");
         assert_eq!(spin.rest, 2 * REST);
     }
 
