@@ -8,12 +8,13 @@
 //! | state | a wait spins for | next |
 //! |---|---|---|
 //! | trusting | [`BUDGET`] | after [`FAILURES`] waits in a row that a spin did not end: resting |
-//! | resting | nothing | after a time that doubles with each rest: probing |
+//! | resting | nothing | after a time and a number of waits, which double with each rest: probing |
 //! | probing | [`PROBE`] | a wait that the spin ends: trusting; [`FAILURES`] that it does not: resting, for twice as long |
 //!
-//! A rest is a time, not a number of waits. The scheduler puts two sides that were apart on one processor, where waits are short
-//! and no spin is of use, and takes them apart again, where waits that sleep are ten times as long: so many of them would last
-//! until the next time.
+//! A rest is a time first of all. The scheduler puts two sides that were apart on one processor, where waits are short and no
+//! spin is of use, and takes them apart again, where waits that sleep are ten times as long: thousands of them would last until
+//! the next time. The number of waits is for those who wait for a millisecond each: no spin meets what they wait for, and they
+//! would probe all the time.
 //!
 //! A probe is longer than the usual spin because two sides that both sleep would never find back otherwise: each
 //! waits for the other's wake, 30 to 50 µs, which no usual spin outlasts. One side's probe does, and the other side
@@ -56,6 +57,8 @@ const FAILURES: u32 = 4;
 const REST: u64 = 400_000;
 /// The longest rest, in nanoseconds: probes then cost less than 2 % of the time.
 const LONGEST_REST: u64 = 64 * REST;
+/// A rest has a wait at least for each of so many nanoseconds of it: hand-overs that sleep are shorter.
+const REST_PER_WAIT: u64 = 50_000;
 /// How often the condition is looked at between two reads of the clock.
 const LOOKS: u32 = 32;
 /// Who looks seldom leaves the word alone for so long before it looks again, in nanoseconds; then for twice as long.
@@ -124,6 +127,8 @@ pub struct Spin {
     failures: u32,
     /// Until when waits do not spin, in nanoseconds of [`Deadline`]'s clock.
     resting: u64,
+    /// How many more waits do not spin, at least.
+    skips: u64,
     /// The next rest, in nanoseconds; [`REST`] while trusting.
     rest: u64,
     /// Whether waits give way to others.
@@ -143,7 +148,7 @@ impl Spin {
     /// No spin: every wait sleeps at once.
     #[must_use]
     pub const fn none() -> Spin {
-        Spin { enabled: false, failures: 0, resting: 0, rest: REST, yields: false, spun: false }
+        Spin { enabled: false, failures: 0, resting: 0, skips: 0, rest: REST, yields: false, spun: false }
     }
 
     /// Looks at `ready` until it holds, the deadline has come, or the spin is over and others have had their turns; tells
@@ -193,7 +198,8 @@ impl Spin {
         mut look: impl FnMut(u64, &mut dyn FnMut() -> bool) -> Result<(), u64>,
     ) -> bool {
         let mut now = clock();
-        if now < self.resting {
+        if now < self.resting || self.skips > 0 {
+            self.skips = self.skips.saturating_sub(1);
             return false;
         }
         let end = now + if self.rest > REST { PROBE } else { BUDGET };
@@ -236,7 +242,7 @@ impl Spin {
         self.failures += 1;
         if self.failures >= FAILURES {
             self.failures = 0;
-            self.resting = now + self.rest;
+            (self.resting, self.skips) = (now + self.rest, self.rest / REST_PER_WAIT);
             self.rest = (self.rest * 2).min(LONGEST_REST);
         }
     }
@@ -328,8 +334,11 @@ mod tests {
                 assert!(spins(&mut spin));
             }
             assert!(spin.resting >= before + times * REST);
-            // Whoever else has this processor meanwhile.
-            spin.resting = u64::MAX;
+            // Its time is over, its waits are not; then the reverse.
+            spin.resting = 0;
+            let skips = times * REST / REST_PER_WAIT;
+            assert_eq!((0..).take_while(|_| !spins(&mut spin)).count() as u64, skips);
+            (spin.failures, spin.resting) = (0, u64::MAX);
             assert!(!spins(&mut spin));
             spin.resting = 0;
         }
@@ -342,7 +351,7 @@ mod tests {
         while spin.resting == 0 {
             assert!(spins(&mut spin));
         }
-        spin.resting = 0;
+        (spin.resting, spin.skips) = (0, 0);
         assert!(spins(&mut spin));
         let mut looks = 0;
         assert!(spin.until(None, || {
