@@ -7,10 +7,12 @@
 //!
 //! * A future reads the word, makes its presence known to those who change the word, looks at its state again, and then
 //!   lays down what it read: whatever happens from the read on changes the word.
-//! * The thread notes its control word, collects what was laid down, and sleeps on all of it and the control word, for one
-//!   slice at most. Whoever lays something down changes the control word after it.
-//! * A word that has changed, or was woken, wakes its future; the end of a slice wakes them all, since whoever should have
-//!   changed the word may have died. A future that was woken lays itself down anew, if it still must wait.
+//! * The thread notes its control word, collects what was laid down, and sleeps on all of it and the control word, until the
+//!   first slice of an entry is over. Whoever lays something down changes the control word after it.
+//! * A word that has changed, or was woken, wakes its future; so does the end of the slice that began when it was laid down, since
+//!   whoever should have changed the word may have died. A future that was woken lays itself down anew, if it still must wait.
+//! * The kernel tells one word that was woken, though several may have been. So all those are taken for woken then whose wakes
+//!   are for one sleeper only: such a one might have been theirs, and their word need not have changed.
 //!
 //! # Invariants
 //!
@@ -66,6 +68,22 @@ struct Entry {
     word: Arc<dyn Word>,
     seen: u32,
     waker: Waker,
+    /// The end of its slice.
+    until: Deadline,
+}
+
+/// An entry as the thread sleeps on it.
+struct Watched {
+    id: u64,
+    word: Arc<dyn Word>,
+    seen: u32,
+    until: Deadline,
+}
+
+impl Entry {
+    fn watched(&self, id: u64) -> Watched {
+        Watched { id, word: self.word.clone(), seen: self.seen, until: self.until }
+    }
 }
 
 /// What one thread watches.
@@ -111,15 +129,16 @@ impl Watch {
     }
 }
 
-/// Wakes `waker` once when `word` is found to hold another value than `seen`, or is woken; and at the end of a slice
-/// ([`SLICE`]) all the same.
+/// Wakes `waker` once when `word` is found to hold another value than `seen`, or is woken; and after a slice ([`SLICE`]) all
+/// the same.
 ///
 /// Without a thread to watch it (the system refuses one) the waker is woken at once: the future then looks again and
 /// again, as often as its executor lets it.
 pub fn watch(word: Arc<dyn Word>, seen: u32, waker: &Waker) -> Watch {
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let forks = FORKS.load(Ordering::Relaxed);
-    let entry = Entry { word: word.clone(), seen, waker: waker.clone() };
+    let until = Deadline::after(SLICE);
+    let entry = Entry { word: word.clone(), seen, waker: waker.clone(), until };
     match place(id, entry) {
         Ok(shard) => {
             shard.control.fetch_add(1, Ordering::Release);
@@ -175,8 +194,7 @@ impl Shard {
     fn run(&self) {
         loop {
             let control = self.control.load(Ordering::Acquire);
-            let watched: Vec<(u64, Arc<dyn Word>, u32)> =
-                self.entries().iter().map(|(id, entry)| (*id, entry.word.clone(), entry.seen)).collect();
+            let watched: Vec<Watched> = self.entries().iter().map(|(id, entry)| entry.watched(*id)).collect();
             if watched.is_empty() {
                 futex::wait(&self.control, control, Some(Deadline::after(LINGER)));
                 if self.retire() {
@@ -185,10 +203,14 @@ impl Shard {
                 continue;
             }
             let woken = self.sleep(control, &watched);
-            let slice = woken == Some(Woken::Slice);
-            for (index, (id, word, seen)) in watched.iter().enumerate() {
-                if !slice && woken != Some(Woken::Word(index)) && word.word().load(Ordering::Acquire) == *seen
-                {
+            let now = Deadline::now();
+            for (index, Watched { id, word, seen, until }) in watched.iter().enumerate() {
+                let fires = match woken {
+                    Some(Woken::All) => true,
+                    Some(Woken::Word(one)) => one == index || word.passes_on(),
+                    None => false,
+                };
+                if !fires && now < *until && word.word().load(Ordering::Acquire) == *seen {
                     continue;
                 }
                 let entry = self.entries().remove(id);
@@ -209,8 +231,8 @@ impl Shard {
         }
     }
 
-    /// Sleeps for one slice at most; tells which word was woken, or that it was none.
-    fn sleep(&self, control: u32, watched: &[(u64, Arc<dyn Word>, u32)]) -> Option<Woken> {
+    /// Sleeps until the first slice is over; tells which word was woken, or that it is not known.
+    fn sleep(&self, control: u32, watched: &[Watched]) -> Option<Woken> {
         let one = |word: &AtomicU32, seen: u32| {
             let mut wait = Wait::new();
             wait.val = seen.into();
@@ -220,20 +242,20 @@ impl Shard {
             wait
         };
         let mut waits = vec![one(&self.control, control)];
-        waits.extend(watched.iter().map(|(_, word, seen)| one(word.word(), *seen)));
-        let until = Deadline::after(SLICE).as_nanos();
+        waits.extend(watched.iter().map(|watched| one(watched.word.word(), watched.seen)));
+        let slice = Deadline::after(SLICE);
+        let until = watched.iter().map(|watched| watched.until).min().unwrap_or(slice).as_nanos();
         let until =
             Timespec { tv_sec: (until / 1_000_000_000) as i64, tv_nsec: (until % 1_000_000_000) as i64 };
         use rustix::{io::Errno, thread::futex::waitv, time::ClockId};
         match waitv(&waits, WaitvFlags::empty(), Some(&until), ClockId::Monotonic) {
             Ok(0) => None,
             Ok(index) => Some(Woken::Word(index - 1)),
-            Err(Errno::TIMEDOUT) => Some(Woken::Slice),
-            // One of them has changed, or a signal came.
-            Err(Errno::AGAIN | Errno::INTR) => None,
+            // A slice is over, one of them has changed, or a signal came.
+            Err(Errno::TIMEDOUT | Errno::AGAIN | Errno::INTR) => None,
             Err(_) => {
                 futex::wait(&self.control, control, Some(Deadline::after(LOOK)));
-                Some(Woken::Slice)
+                Some(Woken::All)
             }
         }
     }
@@ -252,7 +274,7 @@ impl Shard {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Woken {
     Word(usize),
-    Slice,
+    All,
 }
 
 impl Drop for Watch {

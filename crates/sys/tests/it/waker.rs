@@ -8,7 +8,7 @@ use procession_sys::{
 };
 use procession_testkit::{Census, isolated, watchdog};
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Wake, Waker},
     time::Duration,
 };
@@ -64,6 +64,62 @@ fn the_end_of_a_slice_wakes_too() {
     let (counter, waker) = counter();
     let _watch = watch(word(), 7, &waker);
     counter.wait(1);
+}
+
+#[test]
+fn what_others_lay_down_does_not_put_off_the_end_of_a_slice() {
+    let _watchdog = watchdog!();
+    let (counter, waker) = counter();
+    let _watch = watch(word(), 7, &waker);
+    let (_, nobody) = self::counter();
+    while counter.count() == 0 {
+        // The thread looks anew each time.
+        drop(watch(word(), 7, &nobody));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A wake of it is for one sleeper.
+struct One(Plain);
+
+impl Word for One {
+    fn word(&self) -> &AtomicU32 {
+        self.0.word()
+    }
+
+    fn passes_on(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn wakes_of_several_at_once_reach_each_of_them() {
+    struct Log(u32, Arc<Mutex<Vec<u32>>>);
+    impl Wake for Log {
+        fn wake(self: Arc<Self>) {
+            self.1.lock().unwrap().push(self.0);
+        }
+    }
+    let _watchdog = watchdog!();
+    let word = Arc::new(One(Plain(AtomicU32::new(7))));
+    loop {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let _watches = [1, 2].map(|n| watch(word.clone(), 7, &Arc::new(Log(n, log.clone())).into()));
+        let mut woken = 0;
+        while woken == 0 && log.lock().unwrap().is_empty() {
+            std::thread::yield_now();
+            woken = futex::wake(word.word(), 2);
+        }
+        // Otherwise the thread did not sleep on both yet.
+        if woken == 2 {
+            while !log.lock().unwrap().contains(&2) {
+                std::thread::yield_now();
+            }
+            // The kernel has told the last one, and the thread goes through them in order.
+            assert_eq!(log.lock().unwrap()[0], 1);
+            return;
+        }
+    }
 }
 
 #[test]
