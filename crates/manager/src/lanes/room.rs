@@ -15,8 +15,8 @@
 //! 2. The word that nobody reads any more is written, and looked at, under a lock of the client's, and the count is read under that
 //!    one: the same.
 //! 3. Who tells takes the lock between its look and its word, and who waits has it from its look until it sleeps.
-//! 4. While somebody sleeps here, the flag is set, or its bell is in the socket, or with who reads. A model has all interleavings
-//!    of who waits, who reads and the other side (`tests/loom.rs`).
+//! 4. While somebody sleeps here, the flag is set, or its bell is in the socket, or with who reads. A model has one who waits, one
+//!    who reads, and the other side, whose first bell is late (`tests/loom.rs`).
 
 use super::bug::{Bug, planted};
 #[cfg(loom)]

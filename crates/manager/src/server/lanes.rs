@@ -9,8 +9,8 @@
 //! While lanes are awake the epoll is looked at every [`LOOK`], since others are in a hurry as well.
 //!
 //! # Invariants
-//! 1. Lanes in use are in `Awake::lanes`, or asleep (the client rings), or their client does not take its replies (it rings when
-//!    there is room), or over and taken out.
+//! 1. Lanes in use are in `Awake::lanes`, or asleep (the client rings), or their client does not take its replies (the last try to
+//!    write found no room, so it rings when there is some), or over and taken out.
 //! 2. A connection whose socket has hung up is looked at until what was committed before is done, then closed.
 
 use super::{Server, Trouble, conn::Conn, entry};
@@ -235,8 +235,8 @@ impl Server {
             return true;
         }
         if self.is_full(number) {
-            // It rings when it has taken some.
-            return false;
+            // It rings when it has taken some; unless it was not the lane that took no more, and nothing says that room is waited for.
+            return self.more.contains(&number);
         }
         self.read(number);
         self.conns.contains_key(&number)
