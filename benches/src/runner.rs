@@ -194,10 +194,13 @@ impl Entered {
         }
     }
 
-    /// A round took so long: if that was not half a slice, the calibration met some delay, and the next one is twice as long.
+    /// A round took so long: if that was not half a slice, or many, the calibration met some delay, or a state that has passed.
     fn adjust(&mut self, time: Duration, slice: Duration) {
-        if time < slice / 2 && self.least().is_some() {
-            self.n *= 2;
+        let Some(least) = self.least() else { return };
+        let fits = slice.as_secs_f64() / time.as_secs_f64().max(1e-9);
+        if !(0.25..=2.0).contains(&fits) {
+            // One round may be far off as well.
+            self.n = ((self.n as f64 * fits.clamp(0.25, 16.0)) as u64).max(least);
         }
     }
 }
@@ -393,7 +396,7 @@ mod tests {
             field: delayed,
         };
         let surroundings = Surroundings { pythons: Vec::new(), scripts: ".".into(), quick: true };
-        let pace = Pace { rounds: 25, slice: Duration::from_micros(10), budget: Duration::from_secs(60) };
+        let pace = Pace { rounds: 9, slice: Duration::from_micros(10), budget: Duration::from_secs(60) };
         let measured = measure(&scenario, &surroundings, pace);
         assert!(measured.met, "{measured:?}");
     }
