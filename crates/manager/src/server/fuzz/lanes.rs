@@ -377,3 +377,50 @@ fn hostile_server(how: u8, data: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::HIGH;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Whether a request is read that came while a client took a large reply as fast as that went out; nothing if it did not: then
+    /// the server has found no room, and has a bell for that.
+    fn is_read_behind_a_large_reply() -> Option<bool> {
+        let mut server = server(true);
+        let (socket, fd) = offered(&mut server);
+        let mut memory = Memory::of(&Segment::attach_any(fd).expect("the memory"), false);
+        uses_them(&socket);
+        while !server.conns[&FIRST].awake {
+            server.turn(&mut Vec::with_capacity(16), false).expect("an epoll");
+        }
+        memory.write(&frame(Kind::Request, Op::Ping as u16, 3, 0, &[]), true);
+        // Three steps of one, as the server takes them.
+        server.world.peers.get_mut(&FIRST).expect("the client").out = vec![0; 3 * HIGH + 1];
+        server.world.dirty.push(FIRST);
+        let (memory, over) = (&memory, &AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    memory.read_all();
+                }
+            });
+            server.settle();
+            rest(&mut server);
+            over.store(true, Ordering::Relaxed);
+        });
+        let had_room = memory.word(memory.reads + WORDS[1] as u64) as u32 == 0;
+        had_room.then(|| memory.room() == CAPACITY)
+    }
+
+    #[test]
+    fn a_request_behind_a_reply_that_is_taken_as_it_goes_out_is_read() {
+        let _watchdog = procession_testkit::watchdog!();
+        if std::thread::available_parallelism().is_ok_and(|many| many.get() == 1) {
+            println!("skipped: nobody reads while the server writes on one processor");
+            return;
+        }
+        let read = std::iter::repeat_with(is_read_behind_a_large_reply).find_map(|read| read);
+        assert_eq!(read, Some(true));
+    }
+}
