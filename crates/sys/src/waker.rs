@@ -61,6 +61,9 @@ pub trait Word: Send + Sync + 'static {
 const WORDS: usize = 127;
 /// How long a thread stays without a word to watch.
 const LINGER: Duration = Duration::from_secs(2);
+/// Where one slice is over those that have no longer than this are taken for over as well: many futures that wait for long come
+/// together so, and do not wake the thread one by one.
+const EARLY: Duration = Duration::from_millis(SLICE.as_millis() as u64 / 4);
 /// How often the words are looked at where the kernel has no `futex_waitv` (before Linux 5.16).
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -129,7 +132,7 @@ impl Watch {
     }
 }
 
-/// Wakes `waker` once when `word` is found to hold another value than `seen`, or is woken; and after a slice ([`SLICE`]) all
+/// Wakes `waker` once when `word` is found to hold another value than `seen`, or is woken; and after about a slice ([`SLICE`]) all
 /// the same.
 ///
 /// Without a thread to watch it (the system refuses one) the waker is woken at once: the future then looks again and
@@ -204,13 +207,15 @@ impl Shard {
             }
             let woken = self.sleep(control, &watched);
             let now = Deadline::now();
+            let over = watched.iter().any(|watched| watched.until <= now);
+            let due = if over { Deadline::after(EARLY) } else { now };
             for (index, Watched { id, word, seen, until }) in watched.iter().enumerate() {
                 let fires = match woken {
                     Some(Woken::All) => true,
                     Some(Woken::Word(one)) => one == index || word.passes_on(),
                     None => false,
                 };
-                if !fires && now < *until && word.word().load(Ordering::Acquire) == *seen {
+                if !fires && due < *until && word.word().load(Ordering::Acquire) == *seen {
                     continue;
                 }
                 let entry = self.entries().remove(id);
