@@ -11,8 +11,9 @@
 //!   first slice of an entry is over. Whoever lays something down changes the control word after it.
 //! * A word that has changed, or was woken, wakes its future; so does the end of the slice that began when it was laid down, since
 //!   whoever should have changed the word may have died. A future that was woken lays itself down anew, if it still must wait.
-//! * The kernel tells one word that was woken, though several may have been. So all those are taken for woken then whose wakes
-//!   are for one sleeper only: such a one might have been theirs, and their word need not have changed.
+//! * The kernel tells the last word that was woken, though several may have been, and the control word is the first. So those
+//!   before it whose wakes are for one sleeper only are taken for woken: such a one might have been theirs, and their word need
+//!   not have changed. They stand behind all others, so that it is seldom them.
 //!
 //! # Invariants
 //!
@@ -52,8 +53,8 @@ pub trait Word: Send + Sync + 'static {
         false
     }
 
-    /// Called when the word was found changed, or woken, before the future is: for words whose other sleepers must not
-    /// depend on when this one's future looks.
+    /// Called when the word was found changed, or woken, before the future is, or in its place if it was given up meanwhile: for
+    /// words whose other sleepers must not depend on when this one's future looks.
     fn fired(&self) {}
 }
 
@@ -197,7 +198,9 @@ impl Shard {
     fn run(&self) {
         loop {
             let control = self.control.load(Ordering::Acquire);
-            let watched: Vec<Watched> = self.entries().iter().map(|(id, entry)| entry.watched(*id)).collect();
+            let mut watched: Vec<Watched> =
+                self.entries().iter().map(|(id, entry)| entry.watched(*id)).collect();
+            watched.sort_by_key(|watched| watched.word.passes_on());
             if watched.is_empty() {
                 futex::wait(&self.control, control, Some(Deadline::after(LINGER)));
                 if self.retire() {
@@ -212,26 +215,24 @@ impl Shard {
             for (index, Watched { id, word, seen, until }) in watched.iter().enumerate() {
                 let fires = match woken {
                     Some(Woken::All) => true,
-                    Some(Woken::Word(one)) => one == index || word.passes_on(),
+                    Some(Woken::Word(one)) => one == index || (index < one && word.passes_on()),
                     None => false,
                 };
                 if !fires && due < *until && word.word().load(Ordering::Acquire) == *seen {
                     continue;
                 }
                 let entry = self.entries().remove(id);
-                match entry {
-                    // A waker is foreign code. Should it panic, the hook has told; the other futures are still served.
-                    Some(entry) => {
-                        let wake = AssertUnwindSafe(|| {
-                            word.fired();
-                            entry.waker.wake();
-                        });
-                        let _ = catch_unwind(wake);
+                // A waker is foreign code. Should it panic, the hook has told; the other futures are still served.
+                let wake = AssertUnwindSafe(|| {
+                    word.fired();
+                    match entry {
+                        Some(entry) => entry.waker.wake(),
+                        // Given up while this thread slept on its word.
+                        None if word.passes_on() => drop(futex::wake_one(word.word())),
+                        None => {}
                     }
-                    // Given up while this thread slept on its word.
-                    None if word.passes_on() => drop(futex::wake_one(word.word())),
-                    None => {}
-                }
+                });
+                let _ = catch_unwind(wake);
             }
         }
     }
@@ -254,6 +255,7 @@ impl Shard {
             Timespec { tv_sec: (until / 1_000_000_000) as i64, tv_nsec: (until % 1_000_000_000) as i64 };
         use rustix::{io::Errno, thread::futex::waitv, time::ClockId};
         match waitv(&waits, WaitvFlags::empty(), Some(&until), ClockId::Monotonic) {
+            // The control word is the first, and the last one that was woken is told: no other was.
             Ok(0) => None,
             Ok(index) => Some(Woken::Word(index - 1)),
             // A slice is over, one of them has changed, or a signal came.

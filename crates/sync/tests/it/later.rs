@@ -2,7 +2,11 @@
 
 use crate::support::{BOUND, given, take};
 use procession_sync::{Array, BoundedSemaphore, Event, Lock, LockError, Poison, Semaphore, Value};
-use procession_testkit::{role, wait::eventually, watchdog};
+use procession_testkit::{
+    isolated, role,
+    wait::{self, eventually},
+    watchdog,
+};
 use std::{
     future::Future,
     pin::{Pin, pin},
@@ -166,6 +170,43 @@ fn a_future_that_is_never_polled_again_holds_up_nobody() {
         });
         drop(forgotten);
     }
+}
+
+/// Whether the thread that watches words sleeps on some.
+fn words_are_slept_on() -> bool {
+    let waitv = format!("{} ", libc::SYS_futex_waitv);
+    std::fs::read_dir("/proc/self/task").unwrap().any(|task| {
+        let read =
+            |name| std::fs::read_to_string(task.as_ref().unwrap().path().join(name)).unwrap_or_default();
+        read("comm").starts_with("procession: wak") && read("syscall").starts_with(&waitv)
+    })
+}
+
+#[test]
+fn a_future_that_is_given_up_in_front_of_others_takes_no_wake_along() {
+    let _watchdog = watchdog!();
+    isolated!({
+        let lock = Lock::new().unwrap();
+        for _ in 0..20 {
+            let guard = lock.lock().unwrap();
+            let mut given_up = Box::pin(lock.lock_async());
+            begin(given_up.as_mut());
+            eventually("its word is slept on", BOUND, words_are_slept_on);
+            thread::scope(|scope| {
+                let (said, tid) = std::sync::mpsc::channel();
+                let lock = &lock;
+                let waiter = scope.spawn(move || {
+                    said.send(rustix::thread::gettid().as_raw_pid().cast_unsigned()).unwrap();
+                    lock.lock_timeout(BOUND).map(drop).map_err(LockError::without_guard)
+                });
+                wait::asleep(tid.recv().unwrap(), BOUND);
+                // Its place in front of the waiter's is still there.
+                drop(given_up);
+                drop(guard);
+                waiter.join().unwrap().unwrap();
+            });
+        }
+    });
 }
 
 #[test]
