@@ -7,7 +7,6 @@ use crate::{
     client::{Late, Request, Undo},
     error::Result,
     lease::{Answer, Lease},
-    proto::Reader,
 };
 
 impl Lease {
@@ -15,13 +14,13 @@ impl Lease {
     pub(crate) async fn ask_later<R>(
         &self,
         doing: &'static str,
-        request: Request,
+        request: Request<'_>,
         undo: Option<Undo>,
         read: impl FnOnce(&mut Answer<'_>) -> Result<R>,
     ) -> Result<R> {
         let client = self.client(doing)?;
         let late = undo.map(|undo| Late { undo, object: self.object, patient: false });
         let (frame, number) = client.begin(doing, request, late)?.reply().await?;
-        read(&mut Answer::new(doing, &self.site, &client, Reader::new(&frame.payload), number))
+        read(&mut Answer::new(doing, &self.site, &client, frame.payload, number))
     }
 }

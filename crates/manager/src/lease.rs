@@ -22,9 +22,9 @@
 
 use crate::{
     access::Access,
-    client::{Client, Held, Late, Request, Undo, malformed},
+    client::{Client, Held, Late, Payload, Request, Undo, malformed},
     error::{Error, ErrorKind, Result},
-    proto::{Op, Reader, Type},
+    proto::{LARGE, Malformed, Op, Reader, Type},
     site::{Site, generation},
 };
 use procession_parcel::{
@@ -112,7 +112,7 @@ impl Lease {
         Ok(self.keep().socket.insert(socket).clone())
     }
 
-    pub(crate) fn request(&self, op: Op) -> Request {
+    pub(crate) fn request<'a>(&self, op: Op) -> Request<'a> {
         Request::new(op, self.object)
     }
 
@@ -125,7 +125,7 @@ impl Lease {
 pub(crate) fn ask(
     client: &Arc<Client>,
     doing: &'static str,
-    request: Request,
+    request: Request<'_>,
     form: Form,
 ) -> Result<Arc<Held>> {
     let reply = client.call(doing, request.u64(form.kind as u64).u64(form.types), None)?;
@@ -179,17 +179,6 @@ pub(crate) fn plain<T: Serialize + ?Sized>(doing: &'static str, value: &T) -> Re
     let mut bytes = Vec::new();
     codec::encode(value, &mut bytes).map_err(|error| Error::encoding(doing, error))?;
     Ok(bytes)
-}
-
-/// A value of a reply, with the leases that came along.
-pub(crate) fn take<T: DeserializeOwned + 'static>(
-    doing: &'static str,
-    site: &Arc<Site>,
-    client: &Arc<Client>,
-    input: &mut Reader<'_>,
-) -> Result<T> {
-    let (bytes, refs) = input.value().map_err(|error| malformed(doing, error))?;
-    decode(doing, site, client, bytes, refs)
 }
 
 fn decode<T: DeserializeOwned + 'static>(
@@ -329,36 +318,48 @@ impl fmt::Debug for Lease {
     }
 }
 
+/// How many bytes say that a value refers to nothing.
+const NO_REFS: usize = 8;
+
 /// What a reply holds.
 pub(crate) struct Answer<'a> {
     doing: &'static str,
     site: &'a Arc<Site>,
     client: &'a Arc<Client>,
-    input: Reader<'a>,
+    payload: Payload,
+    /// How much of it was read.
+    at: usize,
     /// The request's number.
     pub(crate) number: u64,
 }
 
 impl<'a> Answer<'a> {
-    /// For a reply that came otherwise than by [`Lease::ask`].
-    #[cfg_attr(
-        not(any(feature = "async", feature = "pool")),
-        allow(dead_code, reason = "nothing else is waited for later")
-    )]
     pub(crate) fn new(
         doing: &'static str,
         site: &'a Arc<Site>,
         client: &'a Arc<Client>,
-        input: Reader<'a>,
+        payload: Payload,
         number: u64,
     ) -> Answer<'a> {
-        Answer { doing, site, client, input, number }
+        Answer { doing, site, client, payload, at: 0, number }
     }
 }
 
 impl Answer<'_> {
+    fn read<R>(&mut self, read: impl FnOnce(&mut Reader<'_>, &Self) -> Result<R>) -> Result<R> {
+        let mut input = Reader::new(&self.payload[self.at..]);
+        let outcome = read(&mut input, self);
+        self.at = self.payload.len() - input.len();
+        outcome
+    }
+
+    fn malformed(&self) -> impl FnOnce(Malformed) -> Error + use<> {
+        let doing = self.doing;
+        move |error| malformed(doing, error)
+    }
+
     pub(crate) fn u64(&mut self) -> Result<u64> {
-        self.input.u64().map_err(|error| malformed(self.doing, error))
+        self.read(|input, answer| input.u64().map_err(answer.malformed()))
     }
 
     pub(crate) fn len(&mut self) -> Result<usize> {
@@ -370,16 +371,38 @@ impl Answer<'_> {
     }
 
     pub(crate) fn key<T: DeserializeOwned + 'static>(&mut self) -> Result<T> {
-        let bytes = self.input.bytes().map_err(|error| malformed(self.doing, error))?;
-        codec::decode(bytes).map_err(|error| Error::encoding(self.doing, error))
+        self.read(|input, answer| {
+            let bytes = input.bytes().map_err(answer.malformed())?;
+            codec::decode(bytes).map_err(|error| Error::encoding(answer.doing, error))
+        })
     }
 
     pub(crate) fn text(&mut self) -> Result<String> {
-        self.input.text().map(str::to_owned).map_err(|error| malformed(self.doing, error))
+        self.read(|input, answer| input.text().map(str::to_owned).map_err(answer.malformed()))
     }
 
     pub(crate) fn value<T: DeserializeOwned + 'static>(&mut self) -> Result<T> {
-        take(self.doing, self.site, self.client, &mut self.input)
+        if let Some(from) = self.is_last_and_large() {
+            let payload = std::mem::take(&mut self.payload);
+            self.at = 0;
+            let (mut bytes, start) = payload.into_parts();
+            bytes.truncate(bytes.len() - NO_REFS);
+            return codec::decode_vec(bytes, start + from)
+                .map_err(|error| Error::encoding(self.doing, error));
+        }
+        self.read(|input, answer| {
+            let (bytes, refs) = input.value().map_err(answer.malformed())?;
+            decode(answer.doing, answer.site, answer.client, bytes, refs)
+        })
+    }
+
+    /// Where the bytes of the value begin that is read next, if it is a large one without proxies, and nothing is behind it: then
+    /// the payload's memory may become the value's.
+    fn is_last_and_large(&self) -> Option<usize> {
+        let mut input = Reader::new(&self.payload[self.at..]);
+        let bytes = input.bytes().ok().filter(|bytes| bytes.len() >= LARGE)?;
+        let end = self.payload.len() - NO_REFS;
+        (input.len() == NO_REFS && input.u64() == Ok(0)).then(|| end - bytes.len())
     }
 
     /// A value behind its type's name; or that name, if it is another one.
@@ -387,15 +410,17 @@ impl Answer<'_> {
         &mut self,
         name: &str,
     ) -> Result<std::result::Result<T, String>> {
-        let (bytes, refs) = self.input.value().map_err(|error| malformed(self.doing, error))?;
-        match codec::take::<String>(bytes) {
-            Ok((is, bytes)) if is == name => decode(self.doing, self.site, self.client, bytes, refs).map(Ok),
-            other => {
-                // Nobody wants these.
-                refs.into_iter().for_each(|object| drop(self.client.granted(object)));
-                other.map(|(is, _)| Err(is)).map_err(|error| Error::encoding(self.doing, error))
+        self.read(|input, Answer { doing, site, client, .. }| {
+            let (bytes, refs) = input.value().map_err(|error| malformed(doing, error))?;
+            match codec::take::<String>(bytes) {
+                Ok((is, bytes)) if is == name => decode(doing, site, client, bytes, refs).map(Ok),
+                other => {
+                    // Nobody wants these.
+                    refs.into_iter().for_each(|object| drop(client.granted(object)));
+                    other.map(|(is, _)| Err(is)).map_err(|error| Error::encoding(doing, error))
+                }
             }
-        }
+        })
     }
 
     pub(crate) fn option<T: DeserializeOwned + 'static>(&mut self) -> Result<Option<T>> {
@@ -404,7 +429,7 @@ impl Answer<'_> {
 
     /// How many things follow.
     pub(crate) fn count(&mut self, least: usize) -> Result<usize> {
-        self.input.count(least).map_err(|error| malformed(self.doing, error))
+        self.read(|input, answer| input.count(least).map_err(answer.malformed()))
     }
 
     pub(crate) fn values<T: DeserializeOwned + 'static>(&mut self) -> Result<Vec<T>> {
@@ -439,7 +464,7 @@ impl Lease {
     pub(crate) fn ask<R>(
         &self,
         doing: &'static str,
-        request: Request,
+        request: Request<'_>,
         read: impl FnOnce(&mut Answer<'_>) -> Result<R>,
     ) -> Result<R> {
         self.ask_late(doing, request, None, None, read)
@@ -449,7 +474,7 @@ impl Lease {
     pub(crate) fn ask_late<R>(
         &self,
         doing: &'static str,
-        request: Request,
+        request: Request<'_>,
         timeout: Option<Duration>,
         late: Option<Undo>,
         read: impl FnOnce(&mut Answer<'_>) -> Result<R>,
@@ -462,24 +487,27 @@ impl Lease {
     pub(crate) fn ask_with<R>(
         &self,
         doing: &'static str,
-        request: Request,
+        request: Request<'_>,
         timeout: Option<Duration>,
         late: Option<Late>,
         read: impl FnOnce(&mut Answer<'_>) -> Result<R>,
     ) -> Result<R> {
         let client = self.client(doing)?;
         let (frame, number) = client.call_late(doing, request, timeout, late)?;
-        let input = Reader::new(&frame.payload);
-        read(&mut Answer { doing, site: &self.site, client: &client, input, number })
+        read(&mut Answer::new(doing, &self.site, &client, frame.payload, number))
     }
 
     /// Adds a value to a request.
-    pub(crate) fn with<T: Serialize + ?Sized>(
+    pub(crate) fn with<'a, T: Serialize + ?Sized>(
         &self,
         doing: &'static str,
-        mut request: Request,
-        value: &T,
-    ) -> Result<Request> {
+        mut request: Request<'a>,
+        value: &'a T,
+    ) -> Result<Request<'a>> {
+        if request.lend(doing, value)? {
+            // It refers to nothing.
+            return Ok(request.u64(0));
+        }
         put(doing, &self.site, value, &mut request.out)?;
         Ok(request)
     }
@@ -488,9 +516,9 @@ impl Lease {
     pub(crate) fn with_all<'a, T: Serialize + 'a>(
         &self,
         doing: &'static str,
-        request: Request,
+        request: Request<'a>,
         values: impl IntoIterator<Item = &'a T>,
-    ) -> Result<Request> {
+    ) -> Result<Request<'a>> {
         all(doing, &self.site, request, values)
     }
 }
@@ -499,16 +527,20 @@ impl Lease {
 pub(crate) fn all<'a, T: Serialize + 'a>(
     doing: &'static str,
     site: &Arc<Site>,
-    request: Request,
+    request: Request<'a>,
     values: impl IntoIterator<Item = &'a T>,
-) -> Result<Request> {
+) -> Result<Request<'a>> {
     let mut request = request.u64(0);
     let at = request.out.len() - 8;
     let mut count = 0_u64;
     let packing = Arc::new(Packing { site: site.clone(), refs: Mutex::default() });
     let carrier: Carrier = packing.clone();
     for value in values {
-        put_with(doing, &packing, &carrier, value, &mut request.out)?;
+        if request.lend(doing, value)? {
+            request = request.u64(0);
+        } else {
+            put_with(doing, &packing, &carrier, value, &mut request.out)?;
+        }
         count += 1;
     }
     request.out[at..at + 8].copy_from_slice(&count.to_le_bytes());

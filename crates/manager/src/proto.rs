@@ -18,9 +18,12 @@
 //! hosted objects whose proxies are inside. Nothing is believed: each count and length is compared with what is there
 //! before it is used. A payload with bytes left over is malformed.
 
+use bytes::Bytes;
 use std::fmt;
 
 pub(crate) const HEADER: usize = 32;
+/// Byte strings from this length on stay where they are, as far as that goes, and are not copied once more.
+pub(crate) const LARGE: usize = 64 << 10;
 const MAGIC: [u8; 2] = *b"pM";
 pub(crate) const VERSION: u8 = 1;
 
@@ -105,7 +108,12 @@ pub(crate) fn begin(out: &mut Vec<u8>) -> usize {
 /// Ends the frame that began at `at`.
 pub(crate) fn end(out: &mut [u8], at: usize, kind: Kind, method: u16, request: u64, object: u64) {
     let len = (out.len() - at - HEADER) as u64;
-    out[at..at + HEADER].copy_from_slice(&Header { kind, method, len, request, object }.encode());
+    fill(&mut out[at..], kind, method, len, request, object);
+}
+
+/// Fills in a frame's header, at the front of `out`.
+pub(crate) fn fill(out: &mut [u8], kind: Kind, method: u16, len: u64, request: u64, object: u64) {
+    out[..HEADER].copy_from_slice(&Header { kind, method, len, request, object }.encode());
 }
 
 /// How many of the first `most` frames are whole in `bytes`, and where they end.
@@ -135,6 +143,11 @@ pub(crate) fn put_value(out: &mut Vec<u8>, bytes: &[u8], refs: &[u64]) {
     // At once: what comes behind a large value is not to have it copied.
     out.reserve(bytes.len() + 8 * (2 + refs.len()));
     put_bytes(out, bytes);
+    put_refs(out, refs);
+}
+
+/// What follows a value's bytes.
+pub(crate) fn put_refs(out: &mut Vec<u8>, refs: &[u64]) {
     put_u64(out, refs.len() as u64);
     refs.iter().for_each(|&object| put_u64(out, object));
 }
@@ -143,6 +156,8 @@ pub(crate) fn put_value(out: &mut Vec<u8>, bytes: &[u8], refs: &[u64]) {
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
+    /// The memory that the payload lies in, where it can be kept.
+    memory: Option<&'a Bytes>,
 }
 
 fn short(what: &str) -> Malformed {
@@ -151,7 +166,27 @@ fn short(what: &str) -> Malformed {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(payload: &'a [u8]) -> Reader<'a> {
-        Reader { rest: payload }
+        Reader { rest: payload, memory: None }
+    }
+
+    /// Of a payload that lies in `memory`.
+    pub(crate) fn within(payload: &'a [u8], memory: Option<&'a Bytes>) -> Reader<'a> {
+        Reader { rest: payload, memory }
+    }
+
+    /// Keeps some of what was read: together with the memory that it lies in, if that is at most twice as long.
+    pub(crate) fn keep(&self, bytes: &[u8]) -> Option<Bytes> {
+        self.memory.filter(|memory| bytes.len() >= memory.len() / 2).map(|memory| memory.slice_ref(bytes))
+    }
+
+    /// How much is left.
+    pub(crate) fn len(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// Keeps all that is left.
+    pub(crate) fn keep_rest(&self) -> Bytes {
+        self.keep(self.rest).unwrap_or_else(|| Bytes::copy_from_slice(self.rest))
     }
 
     pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {

@@ -143,7 +143,10 @@ impl Session {
         self.site.client("ask for the grace").map(|client| client.grace())
     }
 
-    pub(crate) fn make<H: Hosted>(&self, write: impl FnOnce(Request) -> Result<Request>) -> Result<H> {
+    pub(crate) fn make<'a, H: Hosted>(
+        &self,
+        write: impl FnOnce(Request<'a>) -> Result<Request<'a>>,
+    ) -> Result<H> {
         let form = H::form();
         let request = Request::new(Op::Create, 0).u64(form.kind as u64).u64(form.types);
         let request = write(request)?;

@@ -152,6 +152,19 @@ impl AsFd for Wire {
     }
 }
 
+/// Makes room for what is missing of a frame; for more where that is short. It grows with what has come, not with what was
+/// announced: by as much, or by a step.
+pub(crate) fn make_room(input: &mut Vec<u8>, missing: usize, step: usize) {
+    const SHORT: usize = 4096;
+    let more = missing.min(step.max(input.len()));
+    if input.len() < SHORT {
+        input.reserve(more.max(SHORT));
+    } else {
+        // No more than that: a large frame would be moved for the sake of its last bytes.
+        input.reserve_exact(more.max(1));
+    }
+}
+
 /// What an error of a wire says about going on.
 pub(crate) fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw_os_error)

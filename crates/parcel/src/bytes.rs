@@ -35,6 +35,24 @@ pub(crate) fn memory_of<I>(sequence: &I) -> Option<(usize, &[u8])> {
     None
 }
 
+/// The bytes of a byte string or a text: what its encoding has behind their number. Nothing of another type's value.
+pub(crate) fn string_of<T: ?Sized>(value: &T) -> Option<&[u8]> {
+    let start = ptr::from_ref(value).cast::<u8>();
+    if typeid::of::<T>() == typeid::of::<Vec<u8>>() || typeid::of::<T>() == typeid::of::<Bytes>() {
+        // SAFETY: it is a `Vec<u8>`, or all that a `Bytes` has, which is transparent.
+        return Some(unsafe { &*start.cast::<Vec<u8>>() });
+    }
+    if typeid::of::<T>() == typeid::of::<String>() {
+        // SAFETY: it is one.
+        return Some(unsafe { &*start.cast::<String>() }.as_bytes());
+    }
+    if typeid::of::<T>() == typeid::of::<[u8]>() || typeid::of::<T>() == typeid::of::<str>() {
+        // SAFETY: both are bytes, one beside the other.
+        return Some(unsafe { std::slice::from_raw_parts(start, size_of_val(value)) });
+    }
+    None
+}
+
 /// A byte string that encodes and decodes at the speed of a copy, wherever it stands in a value.
 ///
 /// Its encoding is that of `Vec<u8>`, so either side may use either type. At the top of a value a plain
@@ -50,6 +68,7 @@ pub(crate) fn memory_of<I>(sequence: &I) -> Option<(usize, &[u8])> {
 /// # Ok::<(), procession_parcel::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
 pub struct Bytes(pub Vec<u8>);
 
 /// A vector of plain data (`bytemuck::Pod`) that encodes and decodes at the speed of a copy.

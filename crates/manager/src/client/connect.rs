@@ -219,7 +219,7 @@ pub(super) fn resume(
     let deadline = Deadline::after(timeout);
     let wire = Arc::new(open(access, timeout)?);
     let mut request = super::Request::new(Op::Resume, 0).u64(proto::PROTOCOL).bytes(token).u64(received);
-    proto::end(&mut request.out, 0, proto::Kind::Request, Op::Resume as u16, 0, 0);
+    request.frame(proto::Kind::Request, 0);
     let gone = |error: io::Error| Error::gone(DOING, error.to_string());
     let mut rest = &request.out[..];
     while !rest.is_empty() || !wire.flush().map_err(gone)? {

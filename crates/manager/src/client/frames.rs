@@ -1,8 +1,8 @@
 //! Frames as a client reads them.
 
 use crate::{
-    proto::{HEADER, Header},
-    wire::{Wire, errno},
+    proto::{HEADER, Header, LARGE},
+    wire::{Wire, errno, make_room},
 };
 use procession_sys::{Deadline, Spin};
 use rustix::io::Errno;
@@ -17,10 +17,18 @@ pub(crate) struct FrameReader {
 }
 
 /// The payload of a frame.
+#[derive(Default)]
 pub(crate) struct Payload {
     bytes: Vec<u8>,
     /// Where it begins.
     start: usize,
+}
+
+impl Payload {
+    /// The memory that it ends, and where it begins there.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, usize) {
+        (self.bytes, self.start)
+    }
 }
 
 impl Deref for Payload {
@@ -30,9 +38,6 @@ impl Deref for Payload {
         &self.bytes[self.start..]
     }
 }
-
-/// Payloads longer than this are not copied, where they come alone.
-const LARGE: usize = 64 << 10;
 
 impl FrameReader {
     pub(crate) fn new(wire: Arc<Wire>) -> FrameReader {
@@ -71,9 +76,9 @@ impl FrameReader {
             self.input.drain(..self.start);
             self.start = 0;
             let laned = self.wire.lanes().is_some();
-            // It grows with what has come, not with what was announced; in larger steps where the server is one of this machine.
+            // In larger steps where the server is one of this machine.
             let step = if laned { LARGE_STEP } else { STEP };
-            self.input.reserve(missing.min(step.max(self.input.len())).max(4096));
+            make_room(&mut self.input, missing, step);
             // Within TLS there may be something that the socket does not know of any more; of lanes it knows nothing.
             let knows = !self.wire.is_tls() && !laned;
             if deadline.is_some() && knows && !self.wire.readable(&mut self.spin, deadline)? {

@@ -70,11 +70,11 @@ impl Client {
     pub(crate) fn begin(
         self: &Arc<Client>,
         doing: &'static str,
-        mut request: super::Request,
+        mut request: super::Request<'_>,
         late: Option<Late>,
     ) -> Result<Begun> {
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        proto::end(&mut request.out, 0, Kind::Request, request.op as u16, number, request.object);
+        let frame = request.frame(Kind::Request, number);
         {
             let mut state = lock(&self.state);
             if let Some(cause) = &state.dead {
@@ -82,7 +82,7 @@ impl Client {
             }
             state.pending.insert(number, Slot::default());
         }
-        let end = self.lay_down(&request.out);
+        let end = self.lay_down(frame);
         Ok(Begun { client: self.clone(), doing, number, end, late, counted: false, over: false })
     }
 

@@ -52,6 +52,7 @@ mod connect;
 mod frames;
 mod keeper;
 mod later;
+mod request;
 mod row;
 mod state;
 
@@ -59,6 +60,7 @@ pub(crate) use connect::connect;
 #[cfg(feature = "pool")]
 pub(crate) use later::Begun;
 use later::Futures;
+pub(crate) use request::Request;
 use state::{Slot, State};
 
 /// How long a client waits beyond a call's time for the server to say that it is over.
@@ -158,31 +160,6 @@ fn wake(waker: Waker) {
     }
 }
 
-/// A request that is being written.
-pub(crate) struct Request {
-    pub(crate) out: Vec<u8>,
-    op: Op,
-    object: u64,
-}
-
-impl Request {
-    pub(crate) fn new(op: Op, object: u64) -> Request {
-        let mut out = Vec::with_capacity(128);
-        proto::begin(&mut out);
-        Request { out, op, object }
-    }
-
-    pub(crate) fn u64(mut self, number: u64) -> Request {
-        proto::put_u64(&mut self.out, number);
-        self
-    }
-
-    pub(crate) fn bytes(mut self, bytes: &[u8]) -> Request {
-        proto::put_bytes(&mut self.out, bytes);
-        self
-    }
-}
-
 pub(crate) fn malformed(doing: &'static str, cause: impl fmt::Display) -> Error {
     Error::new(ErrorKind::Encoding, doing, format!("the server's reply is malformed: {cause}"))
 }
@@ -223,7 +200,7 @@ impl Client {
     pub(crate) fn call(
         &self,
         doing: &'static str,
-        request: Request,
+        request: Request<'_>,
         timeout: Option<Duration>,
     ) -> Result<Frame> {
         self.call_late(doing, request, timeout, None).map(|(frame, _)| frame)
@@ -233,12 +210,12 @@ impl Client {
     pub(crate) fn call_late(
         &self,
         doing: &'static str,
-        mut request: Request,
+        mut request: Request<'_>,
         timeout: Option<Duration>,
         late: Option<Late>,
     ) -> Result<(Frame, u64)> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        proto::end(&mut request.out, 0, Kind::Request, request.op as u16, number, request.object);
+        let frame = request.frame(Kind::Request, number);
         {
             let mut state = lock(&self.state);
             if let Some(cause) = &state.dead {
@@ -247,7 +224,7 @@ impl Client {
             state.pending.insert(number, Slot::default());
         }
         let deadline = timeout.map(|timeout| Deadline::after(timeout.saturating_add(SLACK)));
-        let outcome = match self.send(&request.out, deadline) {
+        let outcome = match self.send(frame, deadline) {
             Ok(Sent::Begun(end)) => self.wait(doing, number, deadline, late).map_err(|error| {
                 if error.is_server_gone() { error.in_flight(self.may_have(end)) } else { error }
             }),

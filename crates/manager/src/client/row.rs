@@ -13,7 +13,7 @@
 //! 3. What is laid down is sent by the one who is busy, by the next who sends or reads, or by a thread that waits for room
 //!    ([`Client::drain`]): it needs no further call.
 
-use super::{Client, FrameReader, Request, SLICE, lock};
+use super::{Client, FrameReader, Request, SLICE, lock, request::Parts};
 use crate::{
     proto::{self, Kind, Op},
     wire::{Wire, errno},
@@ -84,8 +84,8 @@ impl Row {
         }
     }
 
-    fn lay(&mut self, frame: &[u8]) {
-        self.bytes.extend_from_slice(frame);
+    fn lay(&mut self, frame: Parts<'_>) {
+        frame.copy(0, &mut self.bytes);
         self.laid += frame.len() as u64;
     }
 
@@ -148,13 +148,12 @@ impl Client {
     pub(crate) fn tell(&self, op: Op, object: u64, write: impl FnOnce(&mut Vec<u8>)) {
         let mut request = Request::new(op, object);
         write(&mut request.out);
-        proto::end(&mut request.out, 0, Kind::OneWay, op as u16, 0, object);
-        lock(&self.row).lay(&request.out);
+        lock(&self.row).lay(request.frame(Kind::OneWay, 0));
         self.flush();
     }
 
     /// Has a frame sent by whoever sends next, at once if nobody does; tells up to where it goes, as [`Sent::Begun`] does.
-    pub(super) fn lay_down(&self, frame: &[u8]) -> u64 {
+    pub(super) fn lay_down(&self, frame: Parts<'_>) -> u64 {
         let mut row = lock(&self.row);
         row.lay(frame);
         let end = match row.wire.lanes() {
@@ -188,7 +187,7 @@ impl Client {
             let wire = row.wire.clone();
             drop(row);
             let mut sent = from;
-            let pushed = self.push(&wire, &bytes, &mut sent, deadline);
+            let pushed = self.push(&wire, Parts::whole(&bytes), &mut sent, deadline);
             row = lock(&self.row);
             row.pushed = row.pushed.max(row.base + sent as u64);
             if !row.keeps && sent > bytes.len() / 2 {
@@ -284,7 +283,7 @@ impl Client {
     }
 
     /// Sends a frame. One that was begun is sent to its end, by whoever sends next.
-    pub(super) fn send(&self, frame: &[u8], deadline: Option<Deadline>) -> io::Result<Sent> {
+    pub(super) fn send(&self, frame: Parts<'_>, deadline: Option<Deadline>) -> io::Result<Sent> {
         let mut row = lock(&self.row);
         if row.keeps {
             row.lay(frame);
@@ -321,7 +320,7 @@ impl Client {
         let (before, wire) = (std::mem::take(&mut row.bytes), row.wire.clone());
         let (mut sent_before, mut sent) = (std::mem::take(&mut row.sent), 0);
         drop(row);
-        let mut outcome = self.push(&wire, &before, &mut sent_before, deadline);
+        let mut outcome = self.push(&wire, Parts::whole(&before), &mut sent_before, deadline);
         let mut rest = before[sent_before..].to_vec();
         if outcome.is_ok() && rest.is_empty() {
             outcome = self.push(&wire, frame, &mut sent, deadline);
@@ -329,7 +328,7 @@ impl Client {
         let (begun, whole) = (sent > 0, sent == frame.len());
         let end = wire.lanes().map_or(0, |lanes| lanes.written() + (frame.len() - sent) as u64);
         if begun {
-            rest.extend_from_slice(&frame[sent..]);
+            frame.copy(sent, &mut rest);
         }
         let tried = outcome.is_ok();
         let sent = match outcome {
@@ -353,19 +352,19 @@ impl Client {
         failed.map_or(Ok(Sent::Not), Err)
     }
 
-    /// Sends what the wire takes of `bytes[*at..]` until the deadline; tells whether all of that went out. How much it took is
+    /// Sends what the wire takes of `bytes` from `at` on until the deadline; tells whether all of that went out. How much it took is
     /// in `at`, of a wire that broke as well: the server may have that. At least once it is tried.
     fn push(
         &self,
         wire: &Arc<Wire>,
-        bytes: &[u8],
+        bytes: Parts<'_>,
         at: &mut usize,
         deadline: Option<Deadline>,
     ) -> io::Result<bool> {
         let mut first = true;
         loop {
             let outcome = match *at < bytes.len() {
-                true => wire.send(&bytes[*at..]),
+                true => wire.send(bytes.rest(*at)),
                 false if wire.flush()? => return Ok(true),
                 false => Err(Errno::AGAIN.into()),
             };

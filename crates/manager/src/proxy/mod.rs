@@ -60,7 +60,7 @@ impl Lease {
     }
 
     /// Calls without a result.
-    pub(crate) fn ask_nothing(&self, doing: &'static str, request: Request) -> crate::Result<()> {
+    pub(crate) fn ask_nothing(&self, doing: &'static str, request: Request<'_>) -> crate::Result<()> {
         self.ask(doing, request, |_| Ok(()))
     }
 }

@@ -22,7 +22,8 @@ impl Namespace {
     pub fn set<T: Serialize>(&self, name: &str, value: &T) -> Result<()> {
         const DOING: &str = "set an attribute";
         let request = self.proxy.request(Op::Put).bytes(&plain(DOING, name)?);
-        let request = self.proxy.with(DOING, request, &(type_name::<T>(), value))?;
+        let typed = (type_name::<T>(), value);
+        let request = self.proxy.with(DOING, request, &typed)?;
         self.proxy.ask_nothing(DOING, request)
     }
 

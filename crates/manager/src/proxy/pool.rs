@@ -6,7 +6,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     hosted::hosted,
     lease::{Answer, Proxy, plain},
-    proto::{Op, Reader},
+    proto::Op,
 };
 use procession_parcel::{Erased, Parcel};
 use procession_sys::Deadline;
@@ -82,7 +82,7 @@ impl PoolProxy {
         function: &[u8],
         chunk: usize,
         items: impl IntoIterator<Item = &'a A>,
-    ) -> Result<Request> {
+    ) -> Result<Request<'a>> {
         let mut request = self.proxy.request(Op::PoolRun).bytes(function).u64(chunk as u64).u64(0);
         let at = request.out.len() - 8;
         let mut count = 0_u64;
@@ -94,7 +94,7 @@ impl PoolProxy {
         Ok(request)
     }
 
-    fn begin<R>(&self, request: Request, read: fn(&mut Answer<'_>) -> Result<R>) -> Result<PoolTask<R>> {
+    fn begin<R>(&self, request: Request<'_>, read: fn(&mut Answer<'_>) -> Result<R>) -> Result<PoolTask<R>> {
         let begun = self.proxy.client(CALL)?.begin(CALL, request, None)?;
         Ok(PoolTask { begun, proxy: self.proxy.clone(), read, result: PhantomData })
     }
@@ -229,10 +229,9 @@ impl PoolProxy {
 }
 
 impl<R> PoolTask<R> {
-    fn read(&self, frame: &crate::client::Frame) -> Result<R> {
+    fn read(&self, frame: crate::client::Frame) -> Result<R> {
         let (site, client) = (&self.proxy.site, &self.begun.client);
-        let input = Reader::new(&frame.payload);
-        (self.read)(&mut Answer::new(CALL, site, client, input, self.begun.number))
+        (self.read)(&mut Answer::new(CALL, site, client, frame.payload, self.begun.number))
     }
 
     /// Waits for the result.
@@ -241,7 +240,7 @@ impl<R> PoolTask<R> {
     /// As the call's.
     pub fn get(mut self) -> Result<R> {
         match self.begun.wait(None) {
-            Some(reply) => self.read(&reply?),
+            Some(reply) => self.read(reply?),
             None => Err(Error::new(ErrorKind::Timeout, CALL, "no reply came")),
         }
     }
@@ -252,7 +251,7 @@ impl<R> PoolTask<R> {
     /// Itself. The inner error is the call's.
     pub fn get_timeout(mut self, timeout: Duration) -> std::result::Result<Result<R>, PoolTask<R>> {
         match self.begun.wait(Some(Deadline::after(timeout))) {
-            Some(reply) => Ok(reply.and_then(|reply| self.read(&reply))),
+            Some(reply) => Ok(reply.and_then(|reply| self.read(reply))),
             None => Err(self),
         }
     }
@@ -271,7 +270,7 @@ impl<R: 'static> IntoFuture for PoolTask<R> {
     fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move {
             let frame = std::future::poll_fn(|context| self.begun.poll(context.waker())).await?;
-            self.read(&frame)
+            self.read(frame)
         })
     }
 }

@@ -31,12 +31,11 @@ impl Peer {
     /// The client has so many of the frames that were said to it.
     pub(super) fn ack(&mut self, received: u64) -> Result<(), Malformed> {
         let behind = received.saturating_sub(self.acked);
-        let (frames, end) = proto::skip(&self.out[..self.sent], behind);
+        let (frames, end) = proto::skip(self.out.sent(), behind);
         if frames < behind || self.token.is_none() {
             return Err(Malformed(format!("it has received {received} replies, which cannot be")));
         }
-        self.out.drain(..end);
-        self.sent -= end;
+        self.out.received(end);
         self.acked += frames;
         Ok(())
     }
@@ -70,6 +69,7 @@ impl Server {
             return Err(Trouble::fault(ErrorKind::System, "the kernel has no random numbers"));
         }
         (peer.token, peer.grace, peer.silence) = (Some(token), grace, silence);
+        peer.out.keep();
         self.tokens.insert(token, number);
         Ok((token.to_vec(), grace))
     }
@@ -105,13 +105,13 @@ impl Server {
         };
         let Some(peer) = self.world.peers.get_mut(&old) else { return Ok(()) };
         // Some went out that never arrived, and some may not have gone out as far as we know.
-        let sent = std::mem::replace(&mut peer.sent, peer.out.len());
+        let sent = peer.out.set_sent(peer.out.len());
         if let Err(malformed) = peer.ack(received) {
             // Its old connection may go on.
-            peer.sent = sent;
+            peer.out.set_sent(sent);
             return Err(malformed.into());
         }
-        peer.sent = 0;
+        peer.out.set_sent(0);
         if let Some(until) = peer.away.take() {
             self.away.remove(&(until, old));
         }

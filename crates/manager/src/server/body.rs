@@ -16,6 +16,7 @@ use crate::{
     proto::{Op, Reader, Type},
     ship::{Done, Job, State},
 };
+use bytes::Bytes;
 use std::{any::Any, collections::VecDeque};
 
 /// A function to be run by the workers, and what becomes of what it leaves.
@@ -81,7 +82,7 @@ pub(crate) struct Deferred {
     pub(crate) caller: Caller,
     pub(crate) op: Op,
     pub(crate) replies: bool,
-    pub(crate) payload: Vec<u8>,
+    pub(crate) payload: Bytes,
 }
 
 pub(crate) struct Object {
@@ -187,16 +188,15 @@ impl Object {
     pub(crate) fn apply(&mut self, apply: &Apply, state: State) {
         match (&mut self.body, apply, state) {
             (Body::Map(map), Apply::Key(key), State::One(Some(new))) => {
-                let value = Value { bytes: new.into(), refs: None };
                 // There was a place for it, or as good as.
-                drop(map.insert(key, value));
+                drop(map.insert(key, Value::plain(new).incoming()));
             }
             (Body::Map(map), Apply::Key(key), State::One(None)) => drop(map.remove(key)),
             (Body::List(list), Apply::Index(index), State::One(Some(new))) => {
-                list.set(*index, Value { bytes: new.into(), refs: None });
+                list.set(*index, Value::plain(new));
             }
             (Body::List(list), Apply::All, State::Many(new)) => {
-                list.items = new.into_iter().map(|new| Value { bytes: new.into(), refs: None }).collect();
+                list.items = new.into_iter().map(Value::plain).collect();
             }
             #[cfg(feature = "pool")]
             (Body::Pool(pool), Apply::New, State::Object(made)) => pool.made(made),

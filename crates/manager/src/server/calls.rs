@@ -5,9 +5,10 @@ use super::body;
 use super::{Answer, OUTSTANDING, SMALL, Server, Trouble, trouble};
 use crate::{
     error::ErrorKind,
-    proto::{self, Header, Kind, Malformed, Op, Reader},
+    proto::{Header, Kind, Malformed, Op, Reader},
     server::{
         body::{Apply, Deferred, Run, Task},
+        value::Value,
         work::Call,
         world::{Caller, Grants, Reply, write_refusal},
     },
@@ -16,7 +17,12 @@ use crate::{
 
 impl Server {
     /// One request. An error closes the connection.
-    pub(super) fn frame(&mut self, conn: u64, header: &Header, payload: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn frame(
+        &mut self,
+        conn: u64,
+        header: &Header,
+        mut payload: Reader<'_>,
+    ) -> Result<(), Malformed> {
         if header.kind == Kind::Reply {
             return Err(Malformed("a reply, where only requests come".to_owned()));
         }
@@ -25,7 +31,7 @@ impl Server {
         let op = Op::of(header.method);
         // These are about the connection, and are not to wait for anything.
         match op {
-            Some(Op::Ack) => return peer.ack(Reader::new(payload).u64()?),
+            Some(Op::Ack) => return peer.ack(payload.u64()?),
             Some(Op::Bye) => {
                 peer.grace = 0;
                 return Ok(());
@@ -37,7 +43,7 @@ impl Server {
             (false, op) if op != Some(Op::Hello) => {
                 return Err(Malformed("the first request is not a greeting".to_owned()));
             }
-            (true, Some(Op::Lanes)) => return self.lanes(conn, header, payload),
+            (true, Some(Op::Lanes)) => return self.lanes(conn, header, &payload),
             _ => {}
         }
         let bytes = payload.len() as u64;
@@ -66,22 +72,27 @@ impl Server {
         Ok(())
     }
 
-    fn request(&mut self, caller: Caller, op: Op, replies: bool, payload: &[u8]) -> Result<(), Malformed> {
+    fn request(
+        &mut self,
+        caller: Caller,
+        op: Op,
+        replies: bool,
+        mut input: Reader<'_>,
+    ) -> Result<(), Malformed> {
         let Some(peer) = self.world.peers.get_mut(&caller.conn) else { return Ok(()) };
         if caller.object != 0
             && let Some(object) = self.objects.get_mut(&caller.object)
             && object.busy
         {
             peer.queue(&caller);
-            object.backlog.push_back(Deferred { caller, op, replies, payload: payload.to_vec() });
+            object.backlog.push_back(Deferred { caller, op, replies, payload: input.keep_rest() });
             return Ok(());
         }
         // What is said to this client meanwhile comes behind this reply.
         let (leased, has) = (peer.leases.contains_key(&caller.object), peer.received);
-        let mut out = std::mem::take(&mut peer.out);
+        let mut out = peer.out.take();
         let mut grants = Grants::new(&self.world.counts);
-        let at = proto::begin(&mut out);
-        let mut input = Reader::new(payload);
+        let at = out.begin();
         let mut reply = Reply::new(&mut out, &mut grants);
         let answer = if caller.object == 0 {
             self.admin(caller, op, &mut input, &mut reply)
@@ -93,7 +104,7 @@ impl Server {
         };
         let (mut work, mut broken) = (None, Ok(()));
         match answer {
-            Ok(Answer::Now) if replies => proto::end(&mut out, at, Kind::Reply, 0, caller.request, has),
+            Ok(Answer::Now) if replies => out.end(at, 0, caller.request, has),
             Ok(Answer::Now | Answer::Later) => out.truncate(at),
             Ok(Answer::Work(task)) => {
                 out.truncate(at);
@@ -111,7 +122,7 @@ impl Server {
         }
         if let Some(peer) = self.world.peers.get_mut(&caller.conn) {
             let between = std::mem::replace(&mut peer.out, out);
-            peer.out.extend_from_slice(&between);
+            peer.out.append(between);
         }
         self.world.dirty.push(caller.conn);
         self.world.grant(caller.conn, grants);
@@ -180,7 +191,7 @@ impl Server {
                 Ok(value) if replies => {
                     self.world.reply(caller.conn, caller.request, |reply| match apply {
                         Apply::New => reply.lease(caller.object),
-                        _ => reply.parts(&value, &[]),
+                        _ => reply.value(&Value::plain(value)),
                     });
                 }
                 Err(failure) if replies => {
@@ -201,7 +212,9 @@ impl Server {
         {
             let Some(peer) = self.world.peers.get_mut(&caller.conn) else { continue };
             peer.unqueue(&caller);
-            if let Err(malformed) = self.request(caller, op, replies, &payload) {
+            if let Err(malformed) =
+                self.request(caller, op, replies, Reader::within(&payload, Some(&payload)))
+            {
                 self.world.refuse(caller.conn, caller.request, &Trouble::Malformed(malformed));
                 self.flush(caller.conn);
                 self.end(caller.conn);

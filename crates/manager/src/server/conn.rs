@@ -4,9 +4,10 @@ use super::{HIGH, LARGE_STEP, SHARE, STEP, Server, TURN, Trouble, UNACKED, entry
 use crate::{
     error::ErrorKind,
     lanes::Lanes,
-    proto::{self, HEADER, Header, Malformed, Op},
-    wire::{Wire, errno},
+    proto::{HEADER, Header, LARGE, Malformed, Op, Reader},
+    wire::{Wire, errno, make_room},
 };
+use bytes::Bytes;
 use procession_sys::Deadline;
 use rustix::{
     event::epoll::{self, EventData, EventFlags},
@@ -54,6 +55,12 @@ impl Conn {
     }
 }
 
+/// Whether the first frame is whole, and large enough to be kept as it is.
+fn begins_large(input: &[u8]) -> bool {
+    let Some((header, rest)) = input.split_first_chunk::<HEADER>() else { return false };
+    Header::decode(header).is_ok_and(|header| header.len >= LARGE as u64 && header.len <= rest.len() as u64)
+}
+
 impl Server {
     pub(super) fn ready(&mut self, number: u64, flags: EventFlags) {
         if self.conns.get(&number).is_some_and(|conn| conn.wire.lanes().is_some()) {
@@ -80,9 +87,9 @@ impl Server {
         let missing = announced.map_or(STEP, |header| {
             usize::try_from(header.len).unwrap_or(STEP).saturating_add(HEADER).saturating_sub(have)
         });
-        // It grows with what has come, not with what was announced; in larger steps where few can do that, all of this user.
+        // In larger steps where few can do that, all of this user.
         let step = if conn.wire.lanes().is_some() { LARGE_STEP } else { STEP };
-        conn.input.reserve(missing.min(step.max(have)).max(4096));
+        make_room(&mut conn.input, missing, step);
         match conn.wire.recv(&mut conn.input, false) {
             Ok(0) => self.close(number),
             Ok(_) => {
@@ -112,8 +119,13 @@ impl Server {
     pub(super) fn go_on(&mut self, number: u64) {
         let Some(conn) = self.conns.get_mut(&number) else { return };
         let by_socket = conn.wire.lanes().is_none();
-        let input = std::mem::take(&mut conn.input);
-        let mut rest: &[u8] = &input;
+        let mut input = std::mem::take(&mut conn.input);
+        // A large frame's memory is where its value is kept.
+        let memory = (!self.is_full(number) && begins_large(&input)).then(|| {
+            input.shrink_to(input.len() + input.len() / 4);
+            Bytes::from(std::mem::take(&mut input))
+        });
+        let mut rest: &[u8] = memory.as_deref().unwrap_or(&input);
         let mut broken = None;
         let (mut done, mut share, mut yielded) = (0, None, false);
         while broken.is_none()
@@ -151,7 +163,7 @@ impl Server {
                 }
                 break;
             }
-            match self.frame(number, &header, payload) {
+            match self.frame(number, &header, Reader::within(payload, memory.as_ref())) {
                 Ok(()) => {
                     if by_socket && header.method == Op::Lanes as u16 && self.has_lanes(number) {
                         // Behind the word that it uses them are bells.
@@ -172,9 +184,13 @@ impl Server {
         }
         let left = rest.len();
         let full = self.is_full(number);
+        if memory.is_some() {
+            input = rest.to_vec();
+        } else {
+            input.drain(..input.len() - left);
+        }
         if let Some(conn) = self.conns.get_mut(&number) {
             conn.input = input;
-            conn.input.drain(..conn.input.len() - left);
             conn.held = (full || yielded) && left > 0;
             conn.yielded = yielded;
             if yielded {
@@ -186,7 +202,7 @@ impl Server {
 
     /// Whether a client has so many replies to read that nothing more is done for it.
     pub(super) fn is_full(&self, number: u64) -> bool {
-        self.world.peers.get(&number).is_none_or(|peer| peer.out.len() - peer.sent >= HIGH)
+        self.world.peers.get(&number).is_none_or(|peer| peer.out.unsent() >= HIGH)
     }
 
     /// Lends the memory of an empty input to the next one.
@@ -207,7 +223,7 @@ impl Server {
         let (Some(conn), Some(peer)) = (self.conns.get_mut(&number), self.world.peers.get(&number)) else {
             return;
         };
-        let unsent = peer.out.len() - peer.sent + conn.unsent();
+        let unsent = peer.out.unsent() + conn.unsent();
         let mut interest = EventFlags::empty();
         if conn.wire.lanes().is_some() {
             // Bells, for room as well, and the hang-up.
@@ -228,7 +244,7 @@ impl Server {
         };
         // The end is seen by reading.
         let _ = conn.wire.flush();
-        let keeps = peer.token.is_some();
+        let keeps = peer.out.keeps();
         let mut went = 0;
         loop {
             if went >= HIGH {
@@ -238,44 +254,44 @@ impl Server {
                 }
                 break;
             }
-            let (bytes, sent) = match conn.unsent() {
-                0 if peer.sent == peer.out.len() => break,
-                0 => (&peer.out, &mut peer.sent),
-                _ => (&conn.head, &mut conn.head_sent),
+            let (bytes, head) = match conn.unsent() {
+                0 => (peer.out.next(), false),
+                _ => (&conn.head[conn.head_sent..], true),
             };
-            match conn.wire.send(&bytes[*sent..]) {
-                Ok(taken) => {
-                    *sent += taken;
-                    went += taken;
-                }
+            if bytes.is_empty() {
+                break;
+            }
+            let taken = match conn.wire.send(bytes) {
+                Ok(taken) => taken,
                 Err(error) => match errno(&error) {
                     Some(Errno::INTR) => continue,
                     Some(Errno::AGAIN) => break,
                     _ if keeps => break,
-                    _ => *sent = bytes.len(),
+                    // Nobody will read it.
+                    _ if head => bytes.len(),
+                    _ => {
+                        peer.out.give_up();
+                        continue;
+                    }
                 },
+            };
+            if head {
+                conn.head_sent += taken;
+            } else {
+                peer.out.advance(taken);
             }
+            went += taken;
             conn.note_life();
         }
         if conn.unsent() == 0 {
             (conn.head, conn.head_sent) = (Vec::new(), 0);
         }
-        if keeps {
-            // One frame may be as long as it likes: it is received, or not.
-            if peer.sent > UNACKED && proto::skip(&peer.out, 1).1 + UNACKED < peer.sent {
-                self.note_refusal(number, "it does not say what it has received");
-                return self.end(number);
-            }
-        } else if peer.sent == peer.out.len() {
-            peer.sent = 0;
-            if peer.out.capacity() > STEP {
-                peer.out = Vec::new();
-            }
-            peer.out.clear();
-        } else if peer.out.len() > LARGE_STEP && peer.sent > peer.out.len() / 2 {
-            peer.out.drain(..peer.sent);
-            peer.sent = 0;
+        // One frame may be as long as it likes: it is received, or not.
+        if peer.out.is_behind(UNACKED) {
+            self.note_refusal(number, "it does not say what it has received");
+            return self.end(number);
         }
+        peer.out.tidy(STEP, LARGE_STEP);
         self.watch(number);
     }
 

@@ -3,8 +3,8 @@
 use super::{
     Answer, Trouble,
     body::{Apply, Run, Task},
-    map::Map,
-    value::{self, Value},
+    map::{Entry, Full, Map},
+    value::{self, Incoming, Value},
     world::{Reply, World},
 };
 use crate::{
@@ -53,68 +53,57 @@ pub(crate) fn map(
     world: &World,
 ) -> Result<Answer, Trouble> {
     let counts = &world.counts;
-    let full =
-        |_: Value| Trouble::fault(ErrorKind::Limit, "the dictionary has four thousand million entries");
+    let full = |Full| Trouble::fault(ErrorKind::Limit, "the dictionary has four thousand million entries");
     match op {
         Op::Len => reply.u64(map.len() as u64),
         Op::Clear => map.clear(),
-        Op::Get => match map.get(value::key(input)?) {
-            Some(seen) => {
-                reply.bool(true);
-                reply.parts(seen.value, seen.refs);
-            }
-            None => reply.bool(false),
-        },
+        Op::Get => reply.entry(map.get(value::key(input)?)),
         Op::Contains => {
             let key = value::key(input)?;
             reply.bool(map.get(key).is_some());
         }
         Op::Insert => {
-            let (key, value) = (value::key(input)?, Value::read(counts, input)?);
-            reply.option(map.insert(key, value).map_err(full)?.as_ref());
+            let (key, value) = (value::key(input)?, Incoming::read(counts, input)?);
+            reply.entry(map.insert(key, value).map_err(full)?.as_ref().map(Entry::seen));
         }
         Op::Put => {
-            let (key, value) = (value::key(input)?, Value::read(counts, input)?);
+            let (key, value) = (value::key(input)?, Incoming::read(counts, input)?);
             map.insert(key, value).map_err(full)?;
         }
         Op::GetOrInsert => {
-            let (key, value) = (value::key(input)?, Value::read(counts, input)?);
+            let (key, value) = (value::key(input)?, Incoming::read(counts, input)?);
             let inserts = map.get(key).is_none();
             if inserts {
                 map.insert(key, value).map_err(full)?;
             }
             reply.bool(inserts);
             if let Some(seen) = map.get(key) {
-                reply.parts(seen.value, seen.refs);
+                reply.seen(&seen);
             }
         }
         Op::Remove => {
             let key = value::key(input)?;
-            reply.option(map.remove(key).as_ref());
+            reply.entry(map.remove(key).as_ref().map(Entry::seen));
         }
         Op::PopItem => {
             let popped = map.pop();
             reply.bool(popped.is_some());
-            if let Some((key, value)) = popped {
-                reply.bytes(&key);
-                reply.value(&value);
+            if let Some(entry) = popped {
+                reply.bytes(entry.seen().key);
+                reply.seen(&entry.seen());
             }
         }
         Op::GetMany => {
             let begin = reply.len();
             for _ in 0..input.count(8)? {
-                let seen = map.get(value::key(input)?);
-                reply.bool(seen.is_some());
-                if let Some(seen) = seen {
-                    reply.parts(seen.value, seen.refs);
-                }
+                reply.entry(map.get(value::key(input)?));
                 bounded(reply, begin, world)?;
             }
         }
         Op::InsertMany => {
             // All of them or none.
             let count = input.count(24)?;
-            let read = |_| Ok::<_, Trouble>((value::key(input)?, Value::read(counts, input)?));
+            let read = |_| Ok::<_, Trouble>((value::key(input)?, Incoming::read(counts, input)?));
             let entries = (0..count).map(read).collect::<Result<Vec<_>, _>>()?;
             for (key, value) in entries {
                 map.insert(key, value).map_err(full)?;
@@ -130,7 +119,7 @@ pub(crate) fn map(
         Op::Compare => {
             let key = value::key(input)?;
             let expected = if input.u64()? == 0 { None } else { Some(input.bytes()?) };
-            let new = if input.u64()? == 0 { None } else { Some(Value::read(counts, input)?) };
+            let new = if input.u64()? == 0 { None } else { Some(Incoming::read(counts, input)?) };
             let equal = map.get(key).map(|seen| seen.value) == expected;
             if equal {
                 match new {
@@ -169,7 +158,7 @@ fn page(map: &Map, input: &mut Reader<'_>, reply: &mut Reply<'_>, world: &World)
             reply.bytes(seen.key);
         }
         if what & VALUES != 0 {
-            reply.parts(seen.value, seen.refs);
+            reply.seen(&seen);
         }
         entries += 1;
         if (reply.len() - begin) as u64 >= most {

@@ -144,3 +144,33 @@ fn say(server: &mut Server, end: &OwnedFd, conn: u64, bytes: &[u8]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{LARGE, Type};
+
+    #[test]
+    fn what_comes_with_a_large_frame_and_is_behind_it_is_kept() {
+        let _watchdog = procession_testkit::watchdog!();
+        let mut server = server(false);
+        let end = let_in(&mut server, true);
+        say(&mut server, &end, FIRST, &hello(&[]));
+        let mut list = Vec::new();
+        [Type::List as u64, 0, 1].into_iter().for_each(|word| proto::put_u64(&mut list, word));
+        proto::put_value(&mut list, &vec![7; LARGE - 5 * 8], &[]);
+        assert_eq!(list.len(), LARGE);
+        let mut frames = frame(Kind::Request, Op::Create as u16, 3, 0, &list);
+        frames.extend(frame(Kind::Request, Op::Ping as u16, 4, 0, &[]));
+        // Room for more than the first.
+        server.scratch = Vec::with_capacity(4 * LARGE);
+        for part in [&frames[..frames.len() - 5], &frames[frames.len() - 5..]] {
+            assert_eq!(rustix::net::send(&end, part, SendFlags::NOSIGNAL), Ok(part.len()));
+            server.read(FIRST);
+            server.settle();
+        }
+        let mut replies = [0; 4 * HEADER];
+        let came = rustix::net::recv(&end, &mut replies, RecvFlags::empty()).unwrap().0;
+        assert_eq!(proto::skip(&replies[..came], 9).0, 2, "replies");
+    }
+}

@@ -75,8 +75,13 @@ impl Server {
     }
 
     /// A client asks for lanes, or says that it uses them.
-    pub(super) fn lanes(&mut self, number: u64, header: &Header, payload: &[u8]) -> Result<(), Malformed> {
-        Reader::new(payload).end()?;
+    pub(super) fn lanes(
+        &mut self,
+        number: u64,
+        header: &Header,
+        payload: &Reader<'_>,
+    ) -> Result<(), Malformed> {
+        payload.end()?;
         if header.kind == Kind::Request {
             if let Err(text) = self.offer(number, header.request) {
                 self.world.refuse(number, header.request, &Trouble::fault(ErrorKind::Limit, text));
@@ -84,7 +89,7 @@ impl Server {
             return Ok(());
         }
         let Some(conn) = self.conns.get_mut(&number) else { return Ok(()) };
-        let unsent = self.world.peers.get(&number).is_none_or(|peer| peer.out.len() > peer.sent);
+        let unsent = self.world.peers.get(&number).is_none_or(|peer| peer.out.unsent() > 0);
         let Some(offer) = conn.offer.take_if(|_| !unsent) else {
             return Err(Malformed("it has no lanes, or has something to hear before".to_owned()));
         };
@@ -112,7 +117,7 @@ impl Server {
         if conn.offer.is_some() || conn.wire.lanes().is_some() {
             return refuse("it was offered some before");
         }
-        if peer.out.len() > peer.sent || !conn.head.is_empty() {
+        if peer.out.unsent() > 0 || !conn.head.is_empty() {
             return refuse("it has something to hear before");
         }
         if self.awake.count >= self.awake.most {
@@ -226,7 +231,7 @@ impl Server {
     /// Does what is to be done for a client by way of its lanes; whether they are to be looked at again.
     fn serve(&mut self, number: u64) -> bool {
         // Its replies first: they may be what keeps its requests waiting.
-        let waits = self.world.peers.get(&number).is_some_and(|peer| peer.out.len() > peer.sent);
+        let waits = self.world.peers.get(&number).is_some_and(|peer| peer.out.unsent() > 0);
         if waits {
             self.world.dirty.push(number);
             self.settle();

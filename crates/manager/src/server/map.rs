@@ -1,13 +1,14 @@
 //! A dictionary of encoded keys and values, in the order of insertion.
 //!
-//! An entry is one block of memory, key and value, in a row of entries; a table of their places, by hash, finds it. A
-//! removed entry leaves a hole, which the next growth closes.
+//! An entry is one block of memory, key and value, in a row of entries; a table of their places, by hash, finds it. A large value
+//! has memory of its own, which it may share. A removed entry leaves a hole, which the next growth closes.
 //!
 //! # Invariants
 //! 1. Each entry's place is in the table exactly once, on the path of its hash without an empty slot before it.
 //! 2. `version` changes whenever a key comes or goes. Places change only then.
 
-use super::value::{Refs, Value, ids};
+use super::value::{Incoming, Refs, ids};
+use bytes::Bytes;
 use std::hash::{BuildHasher as _, RandomState};
 
 const EMPTY: u32 = u32::MAX;
@@ -15,32 +16,49 @@ const HOLE: u32 = u32::MAX - 1;
 /// The most entries of one dictionary, holes included.
 const MOST: usize = (u32::MAX - 2) as usize;
 
-struct Entry {
+/// A key and its value.
+pub(crate) struct Entry {
     hash: u32,
+    /// Of a small value, whose key has as many bytes.
     key_len: u32,
-    /// The key, then the value.
-    data: Box<[u8]>,
+    data: Data,
     refs: Option<Box<Refs>>,
 }
 
+enum Data {
+    /// The key, then the value.
+    Together(Box<[u8]>),
+    /// Where the value is large. Boxed, since most are small.
+    Apart(Box<(Box<[u8]>, Bytes)>),
+}
+
 impl Entry {
-    fn new(hash: u32, key: &[u8], value: Value) -> Entry {
-        let mut data = Vec::with_capacity(key.len() + value.bytes.len());
-        data.extend_from_slice(key);
-        data.extend_from_slice(&value.bytes);
-        Entry { hash, key_len: key.len() as u32, data: data.into(), refs: value.refs }
+    fn new(hash: u32, key: &[u8], value: Incoming<'_>) -> Entry {
+        let data = match value.large {
+            None => {
+                let mut data = Vec::with_capacity(key.len() + value.bytes.len());
+                data.extend_from_slice(key);
+                data.extend_from_slice(value.bytes);
+                Data::Together(data.into())
+            }
+            Some(large) => Data::Apart(Box::new((key.into(), large))),
+        };
+        Entry { hash, key_len: key.len() as u32, data, refs: value.refs }
     }
 
     fn key(&self) -> &[u8] {
-        &self.data[..self.key_len as usize]
+        match &self.data {
+            Data::Together(data) => &data[..self.key_len as usize],
+            Data::Apart(apart) => &apart.0,
+        }
     }
 
-    fn seen(&self) -> Seen<'_> {
-        Seen { key: self.key(), value: &self.data[self.key_len as usize..], refs: ids(self.refs.as_deref()) }
-    }
-
-    fn into_value(self) -> Value {
-        Value { bytes: self.data[self.key_len as usize..].into(), refs: self.refs }
+    pub(crate) fn seen(&self) -> Seen<'_> {
+        let (value, large) = match &self.data {
+            Data::Together(data) => (&data[self.key_len as usize..], None),
+            Data::Apart(apart) => (&*apart.1, Some(&apart.1)),
+        };
+        Seen { key: self.key(), value, large, refs: ids(self.refs.as_deref()) }
     }
 }
 
@@ -49,8 +67,14 @@ impl Entry {
 pub(crate) struct Seen<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) value: &'a [u8],
+    /// The same, where it can be shared.
+    pub(crate) large: Option<&'a Bytes>,
     pub(crate) refs: &'a [u64],
 }
+
+/// There are as many entries as there may be.
+#[derive(Debug)]
+pub(crate) struct Full;
 
 #[derive(Default)]
 pub(crate) struct Map {
@@ -105,15 +129,14 @@ impl Map {
         self.entries[place].as_ref().map(Entry::seen)
     }
 
-    /// Puts a value; gives the one that was there. False if there is no room for one more.
-    pub(crate) fn insert(&mut self, key: &[u8], value: Value) -> Result<Option<Value>, Value> {
+    /// Puts a value; gives the entry that was there. An error if there is no room for one more.
+    pub(crate) fn insert(&mut self, key: &[u8], value: Incoming<'_>) -> Result<Option<Entry>, Full> {
         let hash = self.hash(key);
         if let Some((_, place)) = self.find(hash, key) {
-            let entry = Entry::new(hash, key, value);
-            return Ok(self.entries[place].replace(entry).map(Entry::into_value));
+            return Ok(self.entries[place].replace(Entry::new(hash, key, value)));
         }
         if self.len >= MOST || u32::try_from(key.len()).is_err() {
-            return Err(value);
+            return Err(Full);
         }
         self.grow();
         let place = self.entries.len() as u32;
@@ -154,9 +177,9 @@ impl Map {
         }
     }
 
-    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Value> {
+    pub(crate) fn remove(&mut self, key: &[u8]) -> Option<Entry> {
         let (slot, place) = self.find(self.hash(key), key)?;
-        self.take(slot, place).map(Entry::into_value)
+        self.take(slot, place)
     }
 
     fn take(&mut self, slot: usize, place: usize) -> Option<Entry> {
@@ -170,13 +193,12 @@ impl Map {
         entry
     }
 
-    /// Takes the last entry out: its key and value.
-    pub(crate) fn pop(&mut self) -> Option<(Box<[u8]>, Value)> {
+    /// Takes the last entry out.
+    pub(crate) fn pop(&mut self) -> Option<Entry> {
         let place = self.entries.len().checked_sub(1)?;
         let entry = self.entries[place].as_ref()?;
-        let key: Box<[u8]> = entry.key().into();
-        let (slot, place) = self.find(entry.hash, &key)?;
-        self.take(slot, place).map(|entry| (key, entry.into_value()))
+        let (slot, place) = self.find(entry.hash, entry.key())?;
+        self.take(slot, place)
     }
 
     pub(crate) fn clear(&mut self) {
@@ -194,10 +216,19 @@ impl Map {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::value::Value;
     use std::collections::BTreeMap;
 
-    fn value(number: u64) -> Value {
-        Value::plain(&number.to_le_bytes())
+    /// Some are large.
+    fn value(number: u64) -> Vec<u8> {
+        let mut value = number.to_le_bytes().to_vec();
+        value.resize(if number.is_multiple_of(500) { 100_000 } else { 8 }, 7);
+        value
+    }
+
+    fn insert(map: &mut Map, key: &[u8], value: Vec<u8>) -> Option<Vec<u8>> {
+        let old = map.insert(key, Value::plain(value).incoming()).unwrap();
+        old.map(|old| old.seen().value.to_vec())
     }
 
     #[test]
@@ -209,19 +240,19 @@ mod tests {
             let key = ((state >> 33) % 300).to_le_bytes().to_vec();
             match (state >> 20) % 7 {
                 0..=3 => {
-                    let old = map.insert(&key, value(round)).unwrap().map(|old| old.bytes.to_vec());
-                    assert_eq!(old, model.insert(key.clone(), round.to_le_bytes().to_vec()));
+                    let old = insert(&mut map, &key, value(round));
+                    assert_eq!(old, model.insert(key.clone(), value(round)));
                     if old.is_none() {
                         order.push(key);
                     }
                 }
                 4 | 5 => {
-                    let old = map.remove(&key).map(|old| old.bytes.to_vec());
+                    let old = map.remove(&key).map(|old| old.seen().value.to_vec());
                     assert_eq!(old, model.remove(&key));
                     order.retain(|other| *other != key);
                 }
                 _ => {
-                    let popped = map.pop().map(|(key, _)| key.to_vec());
+                    let popped = map.pop().map(|entry| entry.seen().key.to_vec());
                     assert_eq!(popped, order.pop());
                     popped.map(|key| model.remove(&key));
                 }

@@ -31,6 +31,7 @@ mod lanes;
 mod locks;
 mod map;
 mod numbers;
+mod out;
 #[cfg(feature = "pool")]
 mod pool;
 mod queue;

@@ -14,6 +14,7 @@
 
 use super::{
     Answer, Trouble,
+    value::Value,
     work::{Call, Completer},
     world::{Caller, Reply, Waiter, World},
 };
@@ -245,7 +246,7 @@ impl Hosted {
                     } else {
                         world.answer(waiter, |reply| {
                             reply.u64(values.len() as u64);
-                            values.iter().for_each(|value| reply.parts(value, &[]));
+                            values.into_iter().for_each(|value| reply.value(&Value::plain(value)));
                         });
                     }
                 }

@@ -7,9 +7,10 @@
 use super::Trouble;
 use crate::{
     error::ErrorKind,
-    proto::{Malformed, Reader},
+    proto::{LARGE, Malformed, Reader},
 };
-use std::{cell::RefCell, collections::HashMap, fmt, rc::Rc};
+use bytes::Bytes;
+use std::{cell::RefCell, collections::HashMap, fmt, ops::Deref, rc::Rc};
 
 #[derive(Default)]
 struct Table {
@@ -82,21 +83,89 @@ impl Drop for Refs {
     }
 }
 
+/// Bytes that are kept.
+#[derive(Clone)]
+pub(crate) enum Blob {
+    Small(Box<[u8]>),
+    /// Boxed, since most are small.
+    Large(Box<Bytes>),
+}
+
+impl Blob {
+    /// The same, where they can be shared.
+    pub(crate) fn large(&self) -> Option<&Bytes> {
+        match self {
+            Blob::Small(_) => None,
+            Blob::Large(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Blob::Small(bytes) => bytes,
+            Blob::Large(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Blob {
+    fn from(bytes: Vec<u8>) -> Blob {
+        if bytes.len() < LARGE { Blob::Small(bytes.into()) } else { Blob::Large(Box::new(bytes.into())) }
+    }
+}
+
+/// A value that came, and may be kept.
+pub(crate) struct Incoming<'a> {
+    pub(super) bytes: &'a [u8],
+    /// The same, where they can be kept as they are.
+    pub(super) large: Option<Bytes>,
+    pub(super) refs: Option<Box<Refs>>,
+}
+
+impl<'a> Incoming<'a> {
+    pub(crate) fn read(counts: &Counts, input: &mut Reader<'a>) -> Result<Incoming<'a>, Trouble> {
+        let (bytes, refs) = input.value()?;
+        let refs = counted(counts, refs)?;
+        let large = if bytes.len() < LARGE {
+            None
+        } else {
+            Some(input.keep(bytes).unwrap_or_else(|| Bytes::copy_from_slice(bytes)))
+        };
+        Ok(Incoming { bytes, large, refs })
+    }
+
+    fn keep(self) -> Value {
+        let bytes = match self.large {
+            None => Blob::Small(self.bytes.into()),
+            Some(large) => Blob::Large(Box::new(large)),
+        };
+        Value { bytes, refs: self.refs }
+    }
+}
+
 /// A value as a client encoded it.
 pub(crate) struct Value {
-    pub(crate) bytes: Box<[u8]>,
+    pub(crate) bytes: Blob,
     pub(crate) refs: Option<Box<Refs>>,
 }
 
 impl Value {
-    #[cfg(test)]
-    pub(crate) fn plain(bytes: &[u8]) -> Value {
+    /// One that refers to nothing.
+    pub(crate) fn plain(bytes: Vec<u8>) -> Value {
         Value { bytes: bytes.into(), refs: None }
     }
 
+    /// As what came in a request.
+    pub(crate) fn incoming(&mut self) -> Incoming<'_> {
+        Incoming { bytes: &self.bytes, large: self.bytes.large().cloned(), refs: self.refs.take() }
+    }
+
     pub(crate) fn read(counts: &Counts, input: &mut Reader<'_>) -> Result<Value, Trouble> {
-        let (bytes, refs) = input.value()?;
-        Ok(Value { bytes: bytes.into(), refs: counted(counts, refs)? })
+        Incoming::read(counts, input).map(Incoming::keep)
     }
 
     /// `count` values, as they follow each other.

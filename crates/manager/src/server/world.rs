@@ -7,13 +7,12 @@
 
 use super::{
     Bounds, LEAST, Trouble,
+    map::Seen,
+    out::Out,
     value::{Counts, Value},
     work::Completer,
 };
-use crate::{
-    error::ErrorKind,
-    proto::{self, FOREVER, Kind},
-};
+use crate::{error::ErrorKind, proto::FOREVER};
 use procession_sys::Deadline;
 use std::{
     any::Any,
@@ -29,9 +28,7 @@ pub(crate) struct Peer {
     /// Whether it is of this tree, so that its references to functions are honoured.
     pub(crate) trusted: bool,
     pub(crate) greeted: bool,
-    pub(crate) out: Vec<u8>,
-    /// How much of `out` was sent.
-    pub(crate) sent: usize,
+    pub(crate) out: Out,
     /// How often each object was leased to it.
     pub(crate) leases: HashMap<u64, u64>,
     /// Requests that wait.
@@ -132,17 +129,17 @@ impl Drop for Grants {
 
 /// A reply that is being written.
 pub(crate) struct Reply<'a> {
-    out: &'a mut Vec<u8>,
+    out: &'a mut Out,
     grants: &'a mut Grants,
 }
 
 impl<'a> Reply<'a> {
-    pub(crate) fn new(out: &'a mut Vec<u8>, grants: &'a mut Grants) -> Reply<'a> {
+    pub(crate) fn new(out: &'a mut Out, grants: &'a mut Grants) -> Reply<'a> {
         Reply { out, grants }
     }
 
     pub(crate) fn u64(&mut self, number: u64) {
-        proto::put_u64(self.out, number);
+        self.out.put_u64(number);
     }
 
     pub(crate) fn bool(&mut self, flag: bool) {
@@ -150,16 +147,22 @@ impl<'a> Reply<'a> {
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        proto::put_bytes(self.out, bytes);
+        self.out.put_bytes(bytes);
     }
 
-    pub(crate) fn parts(&mut self, bytes: &[u8], refs: &[u64]) {
-        proto::put_value(self.out, bytes, refs);
+    fn grant(&mut self, refs: &[u64]) {
         refs.iter().for_each(|&object| self.grants.add(object));
     }
 
+    /// An entry's value.
+    pub(crate) fn seen(&mut self, seen: &Seen<'_>) {
+        self.out.put_value(seen.value, seen.large, seen.refs);
+        self.grant(seen.refs);
+    }
+
     pub(crate) fn value(&mut self, value: &Value) {
-        self.parts(&value.bytes, value.ids());
+        self.out.put_value(&value.bytes, value.bytes.large(), value.ids());
+        self.grant(value.ids());
     }
 
     /// A value, or that there is none.
@@ -170,6 +173,14 @@ impl<'a> Reply<'a> {
         }
     }
 
+    /// The value of an entry, or that there is none.
+    pub(crate) fn entry(&mut self, entry: Option<Seen<'_>>) {
+        self.bool(entry.is_some());
+        if let Some(seen) = entry {
+            self.seen(&seen);
+        }
+    }
+
     /// How much was written so far.
     pub(crate) fn len(&self) -> usize {
         self.out.len()
@@ -177,12 +188,11 @@ impl<'a> Reply<'a> {
 
     /// A place for a number that is known later.
     pub(crate) fn later(&mut self) -> usize {
-        self.u64(0);
-        self.out.len() - 8
+        self.out.later()
     }
 
     pub(crate) fn fill(&mut self, at: usize, number: u64) {
-        self.out[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        self.out.fill(at, number);
     }
 
     pub(crate) fn lease(&mut self, object: u64) {
@@ -309,9 +319,9 @@ impl World {
     pub(crate) fn reply(&mut self, conn: u64, request: u64, write: impl FnOnce(&mut Reply<'_>)) -> bool {
         let Some(peer) = self.peers.get_mut(&conn) else { return false };
         let mut grants = Grants::new(&self.counts);
-        let at = proto::begin(&mut peer.out);
+        let at = peer.out.begin();
         write(&mut Reply::new(&mut peer.out, &mut grants));
-        proto::end(&mut peer.out, at, Kind::Reply, 0, request, peer.received);
+        peer.out.end(at, 0, request, peer.received);
         self.dirty.push(conn);
         self.grant(conn, grants);
         true
@@ -321,7 +331,7 @@ impl World {
     #[cfg_attr(not(feature = "pool"), allow(dead_code, reason = "only pools have such"))]
     pub(crate) fn may_keep(&self, conn: u64, bytes: u64) -> Result<(), String> {
         let Some(peer) = self.peers.get(&conn) else { return Ok(()) };
-        let (unread, limit) = ((peer.out.len() - peer.sent) as u64, self.max_unread);
+        let (unread, limit) = (peer.out.unsent() as u64, self.max_unread);
         if unread.saturating_add(bytes) <= limit {
             return Ok(());
         }
@@ -354,13 +364,13 @@ impl World {
     }
 }
 
-pub(crate) fn write_refusal(out: &mut Vec<u8>, request: u64, trouble: &Trouble, has: u64) {
-    let at = proto::begin(out);
-    proto::put_bytes(out, trouble.text().as_bytes());
+pub(crate) fn write_refusal(out: &mut Out, request: u64, trouble: &Trouble, has: u64) {
+    let at = out.begin();
+    out.put_bytes(trouble.text().as_bytes());
     if let Trouble::Fault(fault) = trouble
         && let Some(more) = &fault.more
     {
-        proto::put_bytes(out, more);
+        out.put_bytes(more);
     }
-    proto::end(out, at, Kind::Reply, trouble.kind().status(), request, has);
+    out.end(at, trouble.kind().status(), request, has);
 }

@@ -12,6 +12,7 @@ mod gone;
 mod hosted;
 mod hostile;
 mod lanes;
+mod large;
 mod leases;
 mod lifecycle;
 #[cfg(feature = "pool")]

@@ -13,14 +13,14 @@ use std::{
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(20);
 
-fn manager() -> (Manager, SocketAddr) {
+pub(crate) fn manager() -> (Manager, SocketAddr) {
     let manager = Manager::builder().address(("127.0.0.1", 0)).authkey("key").start().unwrap();
     let Some(Address::Tcp(address)) = manager.public_address().cloned() else { panic!("no port") };
     (manager, address)
 }
 
 /// Quick attempts, and many of them.
-fn quick() -> Reconnect {
+pub(crate) fn quick() -> Reconnect {
     Reconnect::default().attempts(1000).pauses(Duration::from_millis(1), SHORT)
 }
 

@@ -87,6 +87,21 @@ pub fn encoded_len<T: Serialize + ?Sized>(value: &T) -> Result<usize, Error> {
     size(value, None).map_err(|fault| encode_error::<T>(fault))
 }
 
+/// The bytes of a value that is a byte string or a text (`Vec<u8>`, [`Bytes`](crate::Bytes), `[u8]`, `String`, `str`), and nothing
+/// of others: its encoding is their number, as that of a `usize`, and then they. So who writes one into a ring need not copy it
+/// before.
+///
+/// ```
+/// use procession_parcel::codec;
+///
+/// assert_eq!(codec::byte_string("text"), Some(&b"text"[..]));
+/// assert_eq!(codec::byte_string(&[1_u16, 2]), None);
+/// ```
+#[must_use]
+pub fn byte_string<T: ?Sized>(value: &T) -> Option<&[u8]> {
+    crate::bytes::string_of(value)
+}
+
 /// Decodes a value from the whole of `bytes`.
 ///
 /// # Errors

@@ -396,7 +396,7 @@ mod tests {
         }
         memory.write(&frame(Kind::Request, Op::Ping as u16, 3, 0, &[]), true);
         // Three steps of one, as the server takes them.
-        server.world.peers.get_mut(&FIRST).expect("the client").out = vec![0; 3 * HIGH + 1];
+        server.world.peers.get_mut(&FIRST).expect("the client").out.put_bytes(&vec![0; 3 * HIGH]);
         server.world.dirty.push(FIRST);
         let (memory, over) = (&memory, &AtomicBool::new(false));
         std::thread::scope(|scope| {
