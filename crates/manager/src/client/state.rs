@@ -5,8 +5,8 @@ use crate::{
     proto::{Header, Op, Reader},
     wire::Wire,
 };
+use rustc_hash::FxHashMap;
 use std::{
-    collections::HashMap,
     sync::{Arc, Condvar},
     task::Waker,
 };
@@ -28,7 +28,7 @@ pub(super) struct Slot {
 
 pub(super) struct State {
     pub(super) reader: Option<FrameReader>,
-    pub(super) pending: HashMap<u64, Slot>,
+    pub(super) pending: FxHashMap<u64, Slot>,
     pub(super) dead: Option<String>,
     /// Why the wire is broken, until there is another one. Nobody reads then.
     pub(super) down: Option<String>,
@@ -42,7 +42,7 @@ impl State {
     pub(super) fn new(wire: Arc<Wire>) -> State {
         State {
             reader: Some(FrameReader::new(wire)),
-            pending: HashMap::new(),
+            pending: FxHashMap::default(),
             dead: None,
             down: None,
             received: 0,

@@ -150,8 +150,10 @@ impl Server {
                 break;
             }
             done += 1;
-            share = share.or_else(|| Some(Deadline::after(TURN)));
             rest = behind;
+            if share.is_none() && !rest.is_empty() {
+                share = Some(Deadline::after(TURN));
+            }
             if header.method == Op::Resume as u16 {
                 let outcome = match rest.is_empty() {
                     true => self.come_back(number, payload),

@@ -17,7 +17,9 @@
 //! # Invariants
 //! 1. Nothing in the loop waits but the epoll; what spins for lanes does so for a short time.
 //! 2. An object exists exactly as long as its count is not zero (`value`); after each step the dead ones are taken out.
-//! 3. A connection in `conns` is in `World::peers` as well. A peer without a connection is in `away`.
+//! 3. Tables whose numbers are the server's own are hashed by a multiplication. Those of numbers that clients choose are not: they
+//!    could choose them so that all fall into one place.
+//! 4. A connection in `conns` is in `World::peers` as well. A peer without a connection is in `away`.
 
 mod admin;
 mod away;
@@ -49,6 +51,7 @@ use lanes::Awake;
 use numbers::Numbers;
 use procession_channel::net::Listener;
 use procession_sys::Deadline;
+use rustc_hash::FxHashMap;
 use rustix::{
     buffer::spare_capacity,
     event::epoll::{self, CreateFlags, EventData, EventFlags},
@@ -143,7 +146,7 @@ pub(crate) struct Server {
     identity: [u8; 16],
     /// TLS at the public address.
     secure: Option<Secure>,
-    conns: HashMap<u64, Conn>,
+    conns: FxHashMap<u64, Conn>,
     /// How many of them came by the public address, and how many may.
     publics: usize,
     most_publics: usize,
@@ -158,7 +161,7 @@ pub(crate) struct Server {
     /// Why connections were refused: the last ones; and how many.
     refusals: VecDeque<String>,
     refused: u64,
-    objects: HashMap<u64, Object>,
+    objects: FxHashMap<u64, Object>,
     names: HashMap<String, u64>,
     /// The types whose methods go by name.
     pub(crate) known: Known,
@@ -209,7 +212,7 @@ impl Server {
             bounds,
             identity,
             secure,
-            conns: HashMap::new(),
+            conns: FxHashMap::default(),
             publics: 0,
             most_publics: bounds.max_connections.unwrap_or_else(entry::most_connections),
             pending: BTreeSet::new(),
@@ -218,7 +221,7 @@ impl Server {
             tokens: HashMap::new(),
             refusals: VecDeque::new(),
             refused: 0,
-            objects: HashMap::new(),
+            objects: FxHashMap::default(),
             names: HashMap::new(),
             known: Known::default(),
             tickets: HashMap::new(),

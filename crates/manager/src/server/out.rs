@@ -50,6 +50,9 @@ impl Out {
     /// Something else that nothing went out of yet.
     pub(super) fn append(&mut self, mut other: Out) {
         self.keeps |= other.keeps;
+        if other.len() == 0 {
+            return;
+        }
         let begin = self.bytes.len();
         self.bytes.append(&mut other.bytes);
         self.lent_len += other.lent_len;

@@ -10,11 +10,12 @@ use crate::{
     proto::{LARGE, Malformed, Reader},
 };
 use bytes::Bytes;
-use std::{cell::RefCell, collections::HashMap, fmt, ops::Deref, rc::Rc};
+use rustc_hash::FxHashMap;
+use std::{cell::RefCell, fmt, ops::Deref, rc::Rc};
 
 #[derive(Default)]
 struct Table {
-    counts: HashMap<u64, u64>,
+    counts: FxHashMap<u64, u64>,
     /// Objects that nobody refers to any more.
     dead: Vec<u64>,
 }

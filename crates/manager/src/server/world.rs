@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{error::ErrorKind, proto::FOREVER};
 use procession_sys::Deadline;
+use rustc_hash::FxHashMap;
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -30,7 +31,7 @@ pub(crate) struct Peer {
     pub(crate) greeted: bool,
     pub(crate) out: Out,
     /// How often each object was leased to it.
-    pub(crate) leases: HashMap<u64, u64>,
+    pub(crate) leases: FxHashMap<u64, u64>,
     /// Requests that wait.
     pub(crate) parked: HashMap<u64, Parked>,
     /// Objects that this client holds something of.
@@ -78,7 +79,7 @@ pub(crate) struct Caller {
 }
 
 pub(crate) struct World {
-    pub(crate) peers: HashMap<u64, Peer>,
+    pub(crate) peers: FxHashMap<u64, Peer>,
     pub(crate) counts: Counts,
     /// About how many bytes a reply may have that repeats what is kept, or a list that is repeated; and the requests of one
     /// client that wait.
@@ -218,7 +219,7 @@ impl Peer {
 impl World {
     pub(crate) fn new(bounds: &Bounds, completer: Completer) -> World {
         World {
-            peers: HashMap::new(),
+            peers: FxHashMap::default(),
             counts: Counts::default(),
             limit: bounds.max_frame.max(LEAST),
             max_unread: bounds.max_unread,
