@@ -6,7 +6,9 @@
 //! more, and is left to the epoll, in which its socket is. One that has had nothing for some rounds of the others ([`QUIET`]) is put to
 //! sleep alone. A bell wakes its lanes. So clients that are idle cost nothing, and a lone one costs a spin after its last call.
 //!
-//! While lanes are awake the epoll is looked at every [`LOOK`], since others are in a hurry as well.
+//! While lanes are awake the epoll is looked at every [`LOOK`], since others are in a hurry as well. Where several are, their
+//! clients on this processor get their turn then ([`Spin::give_way`]): else they would wait for the end of this one's slice, and
+//! sleep, and take a bell for each call.
 //!
 //! # Invariants
 //! 1. Lanes in use are in `Awake::lanes`, or asleep (the client rings), or their client does not take its replies (the last try to
@@ -28,6 +30,8 @@ use std::{os::fd::AsFd, sync::Arc, time::Duration};
 
 /// How long lanes are served before the epoll is looked at.
 const LOOK: Duration = Duration::from_micros(50);
+/// The same where several clients are awake, who may share this processor.
+const TURN_OF_MANY: Duration = Duration::from_micros(20);
 /// After so many looks at lanes without anything to do some sleep, though others are awake: so many rounds where two are awake, fewer
 /// where many are.
 const QUIET: usize = 16384;
@@ -165,7 +169,8 @@ impl Server {
         if self.awake.lanes.is_empty() {
             return false;
         }
-        let until = Deadline::after(LOOK);
+        let many = self.awake.lanes.len() > 1;
+        let until = Deadline::after(if many { TURN_OF_MANY } else { LOOK });
         loop {
             let Awake { lanes, spin, .. } = &mut self.awake;
             let has_work = || lanes.iter().any(|entry| entry.lanes.has_work());
@@ -180,7 +185,13 @@ impl Server {
             if self.awake.lanes.is_empty() {
                 return false;
             }
-            if self.over || !self.more.is_empty() || until.passed() {
+            if self.over || !self.more.is_empty() {
+                return true;
+            }
+            if until.passed() {
+                if many {
+                    self.awake.spin.give_way();
+                }
                 return true;
             }
         }
