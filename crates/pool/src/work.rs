@@ -6,10 +6,11 @@ use crate::{
     records::{Layout, Layouts},
 };
 use procession_parcel::{Erased, Outcome, Parcel, Task, codec::plain::Plain, function::Arguments};
+use rustc_hash::FxHasher;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt,
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{Hash, Hasher},
     marker::PhantomData,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -92,7 +93,7 @@ pub(crate) struct Encoding {
 
 impl Encoding {
     fn new(parcel: Parcel) -> Encoding {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FxHasher::default();
         parcel.bytes().hash(&mut hasher);
         Encoding { hash: hasher.finish(), parcel: Arc::new(parcel) }
     }

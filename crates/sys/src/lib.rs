@@ -9,6 +9,7 @@
 //! * [`poller`]: the same for descriptors;
 //! * [`ancillary`]: descriptors that come with messages;
 //! * [`PidFd`] and [`ProcessId`]: a process by a handle that cannot be reused, and by a name that can be printed;
+//! * [`pid()`]: this process's, without a system call;
 //! * [`hooks`]: what runs at the end of a process and around `fork`;
 //! * [`guardian`]: a helper that outlives this process and tidies up after it;
 //! * [`crash_point!`]: a named step of a protocol at which a test may kill the process;
@@ -31,6 +32,7 @@ pub mod futex;
 pub mod guardian;
 pub mod hooks;
 mod over_fork;
+mod pid;
 mod pidfd;
 pub mod planted;
 #[cfg(not(loom))]
@@ -42,5 +44,6 @@ pub mod waker;
 
 pub use clock::{Deadline, SLICE, shorten_slices, slice_length};
 pub use over_fork::OverFork;
+pub use pid::pid;
 pub use pidfd::{PidFd, ProcessExit, ProcessId};
 pub use spin::Spin;

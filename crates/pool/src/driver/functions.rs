@@ -6,10 +6,8 @@ use crate::{
     work::{Callable, Encoding, LetGo},
 };
 use procession_parcel::Erased;
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-};
+use rustc_hash::FxHashMap;
+use std::sync::{Arc, Weak};
 
 /// How many functions that no job uses and nobody holds stay defined, in case they are used again, and how many bytes
 /// they may have together, encoded.
@@ -19,8 +17,8 @@ const UNUSED_BYTES: usize = 4 << 20;
 /// The functions that the back knows.
 #[derive(Debug, Default)]
 pub(super) struct Functions {
-    by_encoding: HashMap<Encoding, FunctionId>,
-    entries: HashMap<FunctionId, Entry>,
+    by_encoding: FxHashMap<Encoding, FunctionId>,
+    entries: FxHashMap<FunctionId, Entry>,
     /// Those that no job uses and nobody holds, the longest unused first, and their bytes. They are few: what a user holds,
     /// which may be many, is not looked at before it is let go of.
     unused: Vec<FunctionId>,

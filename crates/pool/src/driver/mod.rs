@@ -196,7 +196,7 @@ impl Shared {
             view: View::default(),
             born: Deadline::now(),
             loads: loads.clone(),
-            owner: (std::process::id(), FORKS.load(Ordering::Relaxed)),
+            owner: (procession_sys::pid(), FORKS.load(Ordering::Relaxed)),
             others: Condvar::new(),
             parked: Condvar::new(),
             state: Mutex::new(State {
@@ -251,7 +251,7 @@ impl Shared {
     /// In a forked copy: sees to it that nothing of this is ever dropped, and says so. A copy that was made without
     /// `fork`, by a bare system call, is found here as well.
     pub(crate) fn leak_in_copy(self: &Arc<Shared>) -> bool {
-        let copy = !self.is_ours() || self.owner.0 != std::process::id();
+        let copy = !self.is_ours() || self.owner.0 != procession_sys::pid();
         if copy {
             std::mem::forget(self.clone());
         }

@@ -86,9 +86,9 @@ use procession_parcel::{Erased, Parcel};
 use procession_process::StartMethod;
 use procession_shm::HeapRing;
 use procession_sys::{Deadline, Spin};
+use rustc_hash::FxHashMap;
 use slot::{Alarm, Failures, Recipe, Slot};
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -138,7 +138,7 @@ pub(crate) struct Local {
     /// What reads the output of workers, if somebody wants it.
     reader: Option<Reader>,
     alarm: Arc<Alarm>,
-    functions: HashMap<FunctionId, Function>,
+    functions: FxHashMap<FunctionId, Function>,
     past: Past,
     /// The number of the next worker's name.
     next_number: u64,
@@ -181,7 +181,7 @@ impl Local {
             crowd: Crowd::new(now),
             reader,
             alarm: Arc::new(Alarm { rung: AtomicBool::new(false), bell, attendant: OnceLock::new() }),
-            functions: HashMap::new(),
+            functions: FxHashMap::default(),
             past: Past::default(),
             next_number: 1,
             next_look: now,

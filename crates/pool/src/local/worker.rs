@@ -38,8 +38,9 @@ use procession_parcel::{
 };
 use procession_process::{StartMethod, current_process};
 use procession_sys::{Deadline, crash_point};
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use std::{cell::Cell, collections::HashMap, convert::Infallible, io::Write, rc::Rc, time::Duration};
+use std::{cell::Cell, convert::Infallible, io::Write, rc::Rc, time::Duration};
 use telling::{Telling, call_specially};
 use watch::Watch;
 
@@ -124,7 +125,7 @@ pub(super) fn run(boot: Boot) {
         heap,
         traced: boot.traced,
         cargo,
-        functions: HashMap::new(),
+        functions: FxHashMap::default(),
         current: None,
         fragments: Fragments::default(),
         output: Vec::new(),
@@ -181,7 +182,7 @@ struct Worker {
     heap: Option<Heap>,
     traced: bool,
     cargo: Option<Cargo>,
-    functions: HashMap<FunctionId, Rc<Result<Erased, String>>>,
+    functions: FxHashMap<FunctionId, Rc<Result<Erased, String>>>,
     /// The one that was called last.
     current: Option<(FunctionId, Rc<Result<Erased, String>>)>,
     fragments: Fragments,
