@@ -49,6 +49,7 @@ use crate::{Deadline, sync::spin_loop};
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     thread::yield_now,
+    time::Duration,
 };
 
 /// The usual spin, in nanoseconds.
@@ -190,11 +191,10 @@ impl Spin {
     }
 
     /// Gives way to others once, though there is something to do: who waits for this side on the same processor has not to wait
-    /// for the end of its time slice then.
-    pub fn give_way(&self) {
-        if self.yields {
-            give_one_turn(&OTHERS, &clock, &yield_now);
-        }
+    /// for the end of its time slice then. Tells for how long: who keeps the processor for as long after that has his share.
+    pub fn give_way(&self) -> Duration {
+        let took = if self.yields { give_one_turn(&OTHERS, &clock, &yield_now) } else { 0 };
+        Duration::from_nanos(took)
     }
 
     /// Whether looking alone has ended the last wait, without a turn of others.
@@ -284,13 +284,16 @@ impl Spin {
     }
 }
 
-fn give_one_turn(others: &Others, now: &dyn Fn() -> u64, yield_now: &dyn Fn()) {
+/// For how long others ran; 0 where they are not given way to.
+fn give_one_turn(others: &Others, now: &dyn Fn() -> u64, yield_now: &dyn Fn()) -> u64 {
     let before = now();
-    if others.may_run(before) {
-        yield_now();
-        let after = now();
-        others.ran(after - before, after);
+    if !others.may_run(before) {
+        return 0;
     }
+    yield_now();
+    let after = now();
+    others.ran(after - before, after);
+    after - before
 }
 
 /// Lets others run, who may bring what is waited for; tells whether it is there.
@@ -534,9 +537,7 @@ mod tests {
         let machine = machine();
         let pass = |took: u64| {
             let turn = || machine.clock.set(machine.clock.get() + took);
-            let before = machine.clock.get();
-            give_one_turn(&machine.others, &|| machine.clock.get(), &turn);
-            machine.clock.get() - before
+            give_one_turn(&machine.others, &|| machine.clock.get(), &turn)
         };
         assert_eq!((pass(NOBODY), pass(3)), (NOBODY, 3));
         (0..STRIKES).for_each(|_| assert_eq!(pass(LONG + 1), LONG + 1));

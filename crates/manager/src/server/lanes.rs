@@ -8,7 +8,7 @@
 //!
 //! While lanes are awake the epoll is looked at every [`LOOK`], since others are in a hurry as well. Where several are, their
 //! clients on this processor get their turn then ([`Spin::give_way`]): else they would wait for the end of this one's slice, and
-//! sleep, and take a bell for each call.
+//! sleep, and take a bell for each call. Whoever has that turn, this side works for as long as it took before it gives the next.
 //!
 //! # Invariants
 //! 1. Lanes in use are in `Awake::lanes`, or asleep (the client rings), or their client does not take its replies (the last try to
@@ -41,6 +41,8 @@ const FEW: usize = 32;
 pub(super) struct Awake {
     lanes: Vec<Entry>,
     spin: Spin,
+    /// Until when this side keeps the processor.
+    mine: Deadline,
     /// How many connections have lanes, or were offered some, and how many may: each takes a descriptor that another client
     /// could connect with.
     count: usize,
@@ -56,7 +58,7 @@ struct Entry {
 impl Default for Awake {
     fn default() -> Awake {
         let most = MOST.min(entry::descriptors() / 8);
-        Awake { lanes: Vec::new(), spin: Spin::adaptive(), count: 0, most }
+        Awake { lanes: Vec::new(), spin: Spin::adaptive(), mine: Deadline::from_nanos(0), count: 0, most }
     }
 }
 
@@ -189,8 +191,8 @@ impl Server {
                 return true;
             }
             if until.passed() {
-                if many {
-                    self.awake.spin.give_way();
+                if many && self.awake.mine.passed() {
+                    self.awake.mine = Deadline::after(self.awake.spin.give_way());
                 }
                 return true;
             }
