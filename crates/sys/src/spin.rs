@@ -82,7 +82,7 @@ const LONG: u64 = 400_000;
 /// So many more count as one long turn than as one that is not, which takes it back.
 const WEIGHT: u64 = 4;
 /// So many long turns without any other in between are too many.
-const STRIKES: u64 = 8;
+const STRIKES: u64 = 4;
 /// For how many times the time lost by those nobody is given way to.
 const HOLD: u64 = 8;
 /// The same at the most.
