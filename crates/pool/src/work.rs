@@ -6,11 +6,10 @@ use crate::{
     records::{Layout, Layouts},
 };
 use procession_parcel::{Erased, Outcome, Parcel, Task, codec::plain::Plain, function::Arguments};
-use rustc_hash::FxHasher;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt,
-    hash::{Hash, Hasher},
+    hash::{DefaultHasher, Hash, Hasher},
     marker::PhantomData,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -93,7 +92,7 @@ pub(crate) struct Encoding {
 
 impl Encoding {
     fn new(parcel: Parcel) -> Encoding {
-        let mut hasher = FxHasher::default();
+        let mut hasher = DefaultHasher::new();
         parcel.bytes().hash(&mut hasher);
         Encoding { hash: hasher.finish(), parcel: Arc::new(parcel) }
     }

@@ -104,7 +104,7 @@ struct Others {
     known: AtomicU64,
     /// [`WEIGHT`] for each long turn, one less for each other.
     score: AtomicU64,
-    /// What the long turns took that this is of, in nanoseconds.
+    /// What the long turns took, in nanoseconds, as far as they are still counted.
     lost: AtomicU64,
 }
 
@@ -124,6 +124,8 @@ impl Others {
         if took <= LONG {
             if score > 0 {
                 self.score.store(score - 1, Ordering::Relaxed);
+                let lost = self.lost.load(Ordering::Relaxed);
+                self.lost.store(lost - lost / score, Ordering::Relaxed);
             }
             return;
         }
@@ -518,6 +520,26 @@ mod tests {
         // Only those are held against them that are still counted.
         let lost = machine.others.held.load(Ordering::Relaxed) - machine.clock.get();
         assert!(lost <= HOLD * (LONG + 1) * STRIKES * WEIGHT, "{lost}");
+    }
+
+    #[test]
+    fn what_was_lost_is_forgotten_as_its_turns_are() {
+        let others = Others::new();
+        let mut now = 0;
+        let mut ran = |took: u64| {
+            now += took;
+            others.ran(took, now);
+        };
+        // One that is never taken back, and then as many that are as one likes.
+        ran(LONG + 1);
+        (1..WEIGHT).for_each(|_| ran(NOBODY));
+        for _ in 0..1000 {
+            ran(LONG + 1);
+            (0..WEIGHT).for_each(|_| ran(NOBODY));
+        }
+        assert_eq!(others.score.load(Ordering::Relaxed), 1);
+        let lost = others.lost.load(Ordering::Relaxed);
+        assert!((1..=LONG).contains(&lost), "{lost}");
     }
 
     #[test]

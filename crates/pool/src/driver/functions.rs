@@ -7,7 +7,10 @@ use crate::{
 };
 use procession_parcel::Erased;
 use rustc_hash::FxHashMap;
-use std::sync::{Arc, Weak};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 /// How many functions that no job uses and nobody holds stay defined, in case they are used again, and how many bytes
 /// they may have together, encoded.
@@ -17,7 +20,8 @@ const UNUSED_BYTES: usize = 4 << 20;
 /// The functions that the back knows.
 #[derive(Debug, Default)]
 pub(super) struct Functions {
-    by_encoding: FxHashMap<Encoding, FunctionId>,
+    /// By what a user has sent, who may not be ours: its hash must not be one that can be aimed at.
+    by_encoding: HashMap<Encoding, FunctionId>,
     entries: FxHashMap<FunctionId, Entry>,
     /// Those that no job uses and nobody holds, the longest unused first, and their bytes. They are few: what a user holds,
     /// which may be many, is not looked at before it is let go of.
