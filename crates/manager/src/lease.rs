@@ -387,6 +387,8 @@ impl Answer<'_> {
             self.at = 0;
             let (mut bytes, start) = payload.into_parts();
             bytes.truncate(bytes.len() - NO_REFS);
+            // Small replies that came together before may have left room for many.
+            bytes.shrink_to(bytes.len() + bytes.len() / 4);
             return codec::decode_vec(bytes, start + from)
                 .map_err(|error| Error::encoding(self.doing, error));
         }

@@ -174,9 +174,9 @@ impl<'a> Reader<'a> {
         Reader { rest: payload, memory }
     }
 
-    /// Keeps some of what was read: together with the memory that it lies in, if that is at most twice as long.
-    pub(crate) fn keep(&self, bytes: &[u8]) -> Option<Bytes> {
-        self.memory.filter(|memory| bytes.len() >= memory.len() / 2).map(|memory| memory.slice_ref(bytes))
+    /// The memory that some of what was read lies in, if that is at most twice as long: it may be kept for its sake.
+    pub(crate) fn memory_of(&self, bytes: &[u8]) -> Option<&'a Bytes> {
+        self.memory.filter(|memory| bytes.len() >= memory.len() / 2)
     }
 
     /// How much is left.
@@ -186,7 +186,8 @@ impl<'a> Reader<'a> {
 
     /// Keeps all that is left.
     pub(crate) fn keep_rest(&self) -> Bytes {
-        self.keep(self.rest).unwrap_or_else(|| Bytes::copy_from_slice(self.rest))
+        let memory = self.memory_of(self.rest);
+        memory.map_or_else(|| Bytes::copy_from_slice(self.rest), |memory| memory.slice_ref(self.rest))
     }
 
     pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {

@@ -156,12 +156,14 @@ impl AsFd for Wire {
 /// announced: by as much, or by a step.
 pub(crate) fn make_room(input: &mut Vec<u8>, missing: usize, step: usize) {
     const SHORT: usize = 4096;
-    let more = missing.min(step.max(input.len()));
-    if input.len() < SHORT {
+    const PLENTY: usize = 32 << 10;
+    let (len, spare) = (input.len(), input.capacity() - input.len());
+    let more = missing.min(step.max(len));
+    if len < SHORT || missing == 0 {
         input.reserve(more.max(SHORT));
-    } else {
+    } else if spare < more.min(PLENTY) {
         // No more than that: a large frame would be moved for the sake of its last bytes.
-        input.reserve_exact(more.max(1));
+        input.reserve_exact(more);
     }
 }
 
@@ -176,5 +178,38 @@ pub(crate) fn wait(wire: &Wire, writes: bool, deadline: procession_sys::Deadline
         fd::writable(wire.as_fd(), Some(deadline))
     } else {
         fd::readable(wire.as_fd(), Some(deadline))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_for_a_frame_grows_seldom_and_to_what_it_needs() {
+        for (frame, step, piece) in [
+            (40 << 20, 16 << 20, 64 << 10),
+            (3_000_000, 64 << 10, 1500),
+            (100_000, 64 << 10, 64 << 10),
+            (5000, 64 << 10, 64 << 10),
+        ] {
+            let (mut input, mut grown) = (Vec::new(), 0);
+            while input.len() < frame {
+                let before = input.capacity();
+                let missing = frame - input.len();
+                make_room(&mut input, missing, step);
+                grown += usize::from(input.capacity() != before);
+                // Never far beyond what has come, whatever was announced.
+                assert!(input.capacity() <= 2 * (input.len() + step) + 8192);
+                let came = piece.min(input.capacity() - input.len()).min(frame - input.len());
+                assert!(came > 0);
+                input.resize(input.len() + came, 0);
+            }
+            assert!(grown <= 12, "{frame} bytes: {grown} times");
+            assert!(input.capacity() <= frame.max(4096), "{frame} bytes: {}", input.capacity());
+            // A whole one that waits: what is behind it comes in larger pieces than single bytes.
+            make_room(&mut input, 0, step);
+            assert!(input.capacity() - input.len() >= 4096);
+        }
     }
 }

@@ -212,9 +212,7 @@ impl Server {
         {
             let Some(peer) = self.world.peers.get_mut(&caller.conn) else { continue };
             peer.unqueue(&caller);
-            if let Err(malformed) =
-                self.request(caller, op, replies, Reader::within(&payload, Some(&payload)))
-            {
+            if let Err(malformed) = self.request(caller, op, replies, Reader::new(&payload)) {
                 self.world.refuse(caller.conn, caller.request, &Trouble::Malformed(malformed));
                 self.flush(caller.conn);
                 self.end(caller.conn);

@@ -9,7 +9,10 @@
 
 use super::value::{Incoming, Refs, ids};
 use bytes::Bytes;
-use std::hash::{BuildHasher as _, RandomState};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    num::NonZeroU32,
+};
 
 const EMPTY: u32 = u32::MAX;
 const HOLE: u32 = u32::MAX - 1;
@@ -19,11 +22,13 @@ const MOST: usize = (u32::MAX - 2) as usize;
 /// A key and its value.
 pub(crate) struct Entry {
     hash: u32,
-    /// Of a small value, whose key has as many bytes.
-    key_len: u32,
+    /// How many bytes the key has, and one more: so that no entry takes no memory of its own for that.
+    key_end: NonZeroU32,
     data: Data,
     refs: Option<Box<Refs>>,
 }
+
+const _: () = assert!(size_of::<Option<Entry>>() == 32);
 
 enum Data {
     /// The key, then the value.
@@ -33,8 +38,8 @@ enum Data {
 }
 
 impl Entry {
-    fn new(hash: u32, key: &[u8], value: Incoming<'_>) -> Entry {
-        let data = match value.large {
+    fn new(hash: u32, key: &[u8], key_end: NonZeroU32, value: Incoming<'_>) -> Entry {
+        let data = match value.large() {
             None => {
                 let mut data = Vec::with_capacity(key.len() + value.bytes.len());
                 data.extend_from_slice(key);
@@ -43,19 +48,23 @@ impl Entry {
             }
             Some(large) => Data::Apart(Box::new((key.into(), large))),
         };
-        Entry { hash, key_len: key.len() as u32, data, refs: value.refs }
+        Entry { hash, key_end, data, refs: value.refs }
+    }
+
+    fn key_len(&self) -> usize {
+        self.key_end.get() as usize - 1
     }
 
     fn key(&self) -> &[u8] {
         match &self.data {
-            Data::Together(data) => &data[..self.key_len as usize],
+            Data::Together(data) => &data[..self.key_len()],
             Data::Apart(apart) => &apart.0,
         }
     }
 
     pub(crate) fn seen(&self) -> Seen<'_> {
         let (value, large) = match &self.data {
-            Data::Together(data) => (&data[self.key_len as usize..], None),
+            Data::Together(data) => (&data[self.key_len()..], None),
             Data::Apart(apart) => (&*apart.1, Some(&apart.1)),
         };
         Seen { key: self.key(), value, large, refs: ids(self.refs.as_deref()) }
@@ -132,15 +141,16 @@ impl Map {
     /// Puts a value; gives the entry that was there. An error if there is no room for one more.
     pub(crate) fn insert(&mut self, key: &[u8], value: Incoming<'_>) -> Result<Option<Entry>, Full> {
         let hash = self.hash(key);
+        let key_end = u32::try_from(key.len() + 1).ok().and_then(NonZeroU32::new).ok_or(Full)?;
         if let Some((_, place)) = self.find(hash, key) {
-            return Ok(self.entries[place].replace(Entry::new(hash, key, value)));
+            return Ok(self.entries[place].replace(Entry::new(hash, key, key_end, value)));
         }
-        if self.len >= MOST || u32::try_from(key.len()).is_err() {
+        if self.len >= MOST {
             return Err(Full);
         }
         self.grow();
         let place = self.entries.len() as u32;
-        self.entries.push(Some(Entry::new(hash, key, value)));
+        self.entries.push(Some(Entry::new(hash, key, key_end, value)));
         self.enter(hash, place);
         self.len += 1;
         self.version += 1;

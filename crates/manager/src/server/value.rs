@@ -122,8 +122,8 @@ impl From<Vec<u8>> for Blob {
 /// A value that came, and may be kept.
 pub(crate) struct Incoming<'a> {
     pub(super) bytes: &'a [u8],
-    /// The same, where they can be kept as they are.
-    pub(super) large: Option<Bytes>,
+    /// The memory that they may be kept with.
+    memory: Option<&'a Bytes>,
     pub(super) refs: Option<Box<Refs>>,
 }
 
@@ -131,16 +131,20 @@ impl<'a> Incoming<'a> {
     pub(crate) fn read(counts: &Counts, input: &mut Reader<'a>) -> Result<Incoming<'a>, Trouble> {
         let (bytes, refs) = input.value()?;
         let refs = counted(counts, refs)?;
-        let large = if bytes.len() < LARGE {
-            None
-        } else {
-            Some(input.keep(bytes).unwrap_or_else(|| Bytes::copy_from_slice(bytes)))
+        Ok(Incoming { bytes, memory: input.memory_of(bytes), refs })
+    }
+
+    /// Its bytes to be kept, where they are to be shared.
+    pub(super) fn large(&self) -> Option<Bytes> {
+        let keep = || match self.memory {
+            Some(memory) => memory.slice_ref(self.bytes),
+            None => Bytes::copy_from_slice(self.bytes),
         };
-        Ok(Incoming { bytes, large, refs })
+        (self.bytes.len() >= LARGE).then(keep)
     }
 
     fn keep(self) -> Value {
-        let bytes = match self.large {
+        let bytes = match self.large() {
             None => Blob::Small(self.bytes.into()),
             Some(large) => Blob::Large(Box::new(large)),
         };
@@ -162,7 +166,7 @@ impl Value {
 
     /// As what came in a request.
     pub(crate) fn incoming(&mut self) -> Incoming<'_> {
-        Incoming { bytes: &self.bytes, large: self.bytes.large().cloned(), refs: self.refs.take() }
+        Incoming { bytes: &self.bytes, memory: self.bytes.large(), refs: self.refs.take() }
     }
 
     pub(crate) fn read(counts: &Counts, input: &mut Reader<'_>) -> Result<Value, Trouble> {
