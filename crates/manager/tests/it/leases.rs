@@ -188,15 +188,18 @@ fn proxies_sent_and_used_leave_no_descriptors() {
             dict
         };
         let child = |method| Process::builder().start_method(method).spawn(echo, manager.dict().unwrap());
-        drop(child(StartMethod::ForkServer).unwrap().join().unwrap());
-        let before = Census::take();
         let connections = manager.stats().unwrap().connections;
+        let ended = || manager.stats().unwrap().connections == connections;
+        drop(child(StartMethod::ForkServer).unwrap().join().unwrap());
+        // Those of the first child as well.
+        eventually("the first connections end", LONG, ended);
+        let before = Census::take();
         for _ in 0..5 {
             let back = child(StartMethod::ForkServer).unwrap().join().unwrap();
             assert_eq!(back.get(&1).unwrap(), Some(1));
         }
         soon_objects(&manager, 0);
-        eventually("connections end", LONG, || manager.stats().unwrap().connections == connections);
+        eventually("connections end", LONG, ended);
         before.assert_settles(LONG);
     });
 }
