@@ -22,8 +22,9 @@ use bytes::Bytes;
 use std::fmt;
 
 pub(crate) const HEADER: usize = 32;
-/// Byte strings from this length on stay where they are, as far as that goes, and are not copied once more.
-pub(crate) const LARGE: usize = 64 << 10;
+/// Byte strings from this length on stay where they are, as far as that goes, and are not copied once more. A fuzzer comes there
+/// with the frames that it makes.
+pub(crate) const LARGE: usize = if cfg!(fuzzing) { 48 } else { 64 << 10 };
 const MAGIC: [u8; 2] = *b"pM";
 pub(crate) const VERSION: u8 = 1;
 

@@ -218,7 +218,9 @@ impl Map {
 
     /// The entries from a place on, each with the place behind it.
     pub(crate) fn from(&self, place: usize) -> impl Iterator<Item = (usize, Seen<'_>)> {
-        let rest = self.entries.get(place..).unwrap_or_default();
+        // Wherever a client means to go on.
+        let place = place.min(self.entries.len());
+        let rest = &self.entries[place..];
         (place + 1..).zip(rest).filter_map(|(next, entry)| entry.as_ref().map(|entry| (next, entry.seen())))
     }
 }
@@ -274,6 +276,7 @@ mod tests {
         for (key, value) in &model {
             assert_eq!(map.get(key).unwrap().value, &value[..]);
         }
+        assert_eq!((map.from(usize::MAX).count(), map.from(map.entries.len()).count()), (0, 0));
         map.clear();
         assert!(map.len() == 0 && map.get(&order[0]).is_none());
     }

@@ -60,8 +60,13 @@ fn a_pool_of_threads_is_seen_if_it_wants_to_be() {
         let pools = look(std::process::id()).unwrap_or_default();
         pools.into_iter().find(|pool| pool.workers.iter().any(|worker| worker.name.starts_with(name)))
     };
-    wait_until(|| named("SeenThread-").is_some_and(|pool| pool.total.in_hand == 1));
-    let seen = named("SeenThread-").unwrap();
+    // A look may meet a pool that ends just then, and give an error.
+    let mut seen = None;
+    wait_until(|| {
+        seen = named("SeenThread-").filter(|pool| pool.total.in_hand == 1);
+        seen.is_some()
+    });
+    let seen = seen.unwrap();
     assert_eq!((seen.pid, seen.workers.len(), seen.workers[0].pid), (std::process::id(), 2, None));
     assert!(named("HiddenThread-").is_none());
     door.open();
